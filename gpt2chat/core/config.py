@@ -1,0 +1,241 @@
+"""One frozen dataclass per subcommand: each setting with its default and its meaning."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gpt2chat.core.errors import ConfigError
+
+OFF = "off"
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "bf16", "fp32"]
+NllScope = Literal["response", "full"]
+Rank = Literal["all", "best"]
+
+
+def require(condition: bool, rule: str, value: object) -> None:
+    """Raise ConfigError with the rule and the value that breaks it."""
+    if not condition:
+        raise ConfigError(f"{rule}, not {value}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Settings of `gpt2chat prepare`."""
+
+    oasst1: str = "OpenAssistant/oasst1"
+    """OASST1 message rows: a Hub name, a file, a folder, a glob, or `off`."""
+    alpaca: str = "tatsu-lab/alpaca"
+    """Instruction, input and output rows: likewise."""
+    ultrafeedback: str = "trl-lib/ultrafeedback_binarized"
+    """Preference rows, chosen and rejected: likewise."""
+    chat: tuple[str, ...] = ()
+    """Files, folders or globs with conversations of one's own."""
+    preference: tuple[str, ...] = ()
+    """Files, folders or globs with preference pairs of one's own."""
+    sample: bool = False
+    """Read the bundled sample instead of the three sources above."""
+    out: Path = Path("data")
+    """Folder to write."""
+    lang: str = "en"
+    """Language of OASST1's messages to keep, or `all`."""
+    oasst1_rank: Rank = "all"
+    """Keep every reply of OASST1, or the best-ranked of each set of siblings only."""
+    holdout: float = 0.05
+    """Share of a source that is held out for validation where it has no validation split."""
+    max_length: int = 1024
+    """Longest sample, in tokens."""
+    strict: bool = False
+    """Stop at the first record that cannot be used."""
+    seed: int = 0
+    """Decides which groups are held out, and the order of the training rows."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.holdout < 1, "--holdout must be at least 0 and below 1", self.holdout)
+        require(self.max_length >= 64, "--max-length must be at least 64", self.max_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings that `sft` and `orpo` share."""
+
+    model: str
+    """What to start from: a run, a folder, a Hub name or `starter`."""
+    data: Path = Path("data")
+    """Folder that `prepare` wrote."""
+    out: Path
+    """Run folder to write."""
+    epochs: float
+    """Passes over the training shards."""
+    lr: float
+    """Highest learning rate of AdamW."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = 0.1
+    """AdamW's, on matrices and embeddings; biases and norms have none."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    batch_tokens: int | None = None
+    """Most tokens in one packed row; 4,096 on a CPU, 32,768 on a GPU where it is not given."""
+    batch_size: int | None = None
+    """Most samples (pairs, for ORPO) in one packed row; no limit where it is not given."""
+    grad_accum: int = 1
+    """Packed rows per optimizer step."""
+    max_length: int = 1024
+    """Longest sample, in tokens."""
+    limit: int | None = None
+    """Train on this many samples (pairs) only."""
+    eval_samples: int = 256
+    """Held-out samples (pairs) that the validation loss is measured on; 0 for none."""
+    evals: int = 4
+    """Validations in the run, evenly spaced; the last comes at the end."""
+    device: Device = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+    precision: Precision = "auto"
+    """bf16 autocast, or float32 throughout; auto takes bf16 where the device is fast at it."""
+    resume: bool = False
+    """Go on from the newest checkpoint in `out`."""
+    overwrite: bool = False
+    """Replace the run that `out` holds."""
+    seed: int = 0
+    """Of packing, data order, dropout and new token rows."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, "--epochs must be above 0", self.epochs)
+        require(self.lr > 0, "--lr must be above 0", self.lr)
+        require(0 <= self.warmup < 1, "--warmup must be at least 0 and below 1", self.warmup)
+        require(self.weight_decay >= 0, "--weight-decay must be at least 0", self.weight_decay)
+        require(self.max_grad_norm > 0, "--max-grad-norm must be above 0", self.max_grad_norm)
+        require(self.grad_accum >= 1, "--grad-accum must be at least 1", self.grad_accum)
+        require(self.max_length >= 64, "--max-length must be at least 64", self.max_length)
+        require(self.eval_samples >= 0, "--eval-samples must be at least 0", self.eval_samples)
+        require(self.evals >= 1, "--evals must be at least 1", self.evals)
+        if self.batch_tokens is not None:
+            rule = "--batch-tokens must be at least --max-length"
+            require(self.batch_tokens >= self.max_length, rule, self.batch_tokens)
+        if self.batch_size is not None:
+            require(self.batch_size >= 1, "--batch-size must be at least 1", self.batch_size)
+        if self.limit is not None:
+            require(self.limit >= 1, "--limit must be at least 1", self.limit)
+        if self.resume and self.overwrite:
+            raise ConfigError("--resume goes on and --overwrite starts over: give one of them.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(TrainConfig):
+    """Settings of `gpt2chat sft`."""
+
+    model: str = "gpt2"
+    out: Path = Path("runs/sft")
+    epochs: float = 3.0
+    lr: float = 2e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrpoConfig(TrainConfig):
+    """Settings of `gpt2chat orpo`."""
+
+    model: str = ""
+    """Empty: the newest finished `sft` run."""
+    out: Path = Path("runs/orpo")
+    epochs: float = 1.0
+    lr: float = 1e-4
+    beta: float = 0.1
+    """Weight λ of the odds-ratio term (TRL's `beta`, the paper's λ, its code's `alpha`)."""
+    nll_scope: NllScope = "response"
+    """What the likelihood term covers: the chosen reply, or its prompt too (paper's code, TRL)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_tokens is not None:
+            rule = "--batch-tokens must be at least twice --max-length, to hold a pair"
+            require(self.batch_tokens >= 2 * self.max_length, rule, self.batch_tokens)
+        require(self.beta >= 0, "--beta must be at least 0", self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Settings of `gpt2chat eval`."""
+
+    model: str = ""
+    """Empty: the newest finished run."""
+    against: str | None = None
+    """A second model, measured on the same samples."""
+    data: Path = Path("data")
+    """Folder that `prepare` wrote."""
+    out: Path | None = None
+    """File to write; `eval.json` in the model's folder where it is not given."""
+    ppl: bool = True
+    """Measure perplexity."""
+    speed: bool = True
+    """Measure tokens per second."""
+    preferences: bool = True
+    """Measure preference accuracy on the held-out pairs."""
+    limit: int | None = None
+    """Score at most this many samples of each kind."""
+    device: Device = "auto"
+    """Where to run."""
+    precision: Precision = "fp32"
+    """bf16 is faster, and moves perplexity in the third digit."""
+    seed: int = 0
+    """Of the bootstrap, and of the choice that `limit` makes."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            require(self.limit >= 1, "--limit must be at least 1", self.limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen. The defaults are those of the reference project's chat."""
+
+    temperature: float = 0.72
+    """0 takes the likeliest token."""
+    top_k: int = 36
+    """Only so many of the likeliest tokens; 0 for no limit."""
+    top_p: float = 0.96
+    """Only the likeliest tokens that reach this probability together."""
+    repetition_penalty: float = 1.1
+    """Divides the score of a token that stands in the reply already; 1 for none."""
+    max_new_tokens: int = 256
+    """Longest reply."""
+    seed: int | None = None
+    """Same seed, same reply; none draws one."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature >= 0, "--temperature must be at least 0", self.temperature)
+        require(self.top_k >= 0, "--top-k must be at least 0", self.top_k)
+        require(0 < self.top_p <= 1, "--top-p must be above 0 and at most 1", self.top_p)
+        rule = "--repetition-penalty must be above 0"
+        require(self.repetition_penalty > 0, rule, self.repetition_penalty)
+        rule = "--max-new-tokens must be from 1 to 960"
+        require(1 <= self.max_new_tokens <= 960, rule, self.max_new_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig:
+    """Settings of `gpt2chat chat`."""
+
+    model: str = ""
+    """Empty: the newest finished run."""
+    system: str | None = None
+    """System prompt; the template's own where it is not given."""
+    prompt: str | None = None
+    """Answer this once and leave."""
+    sampling: Sampling = field(default_factory=Sampling)
+    device: Device = "auto"
+    """Where to run."""
+
+
+def to_toml(settings: Any) -> str:
+    """Return a flat config as TOML that `--config` reads back. None has no line."""
+    lines: list[str] = []
+    for entry in dataclasses.fields(settings):
+        value = getattr(settings, entry.name)
+        if value is not None:
+            plain = str(value) if isinstance(value, Path) else value
+            # JSON's strings, numbers, booleans and arrays are TOML as they stand.
+            lines.append(f"{entry.name} = {json.dumps(plain)}")
+    return "\n".join(lines) + "\n"

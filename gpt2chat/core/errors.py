@@ -1,0 +1,73 @@
+"""Errors that a user can act on, each with the exit code it ends the program with.
+
+    Gpt2ChatError
+    ├── ConfigError         2  a setting is missing, unknown or out of range
+    ├── DataError           3  a file, record, shard or manifest is not what it claims to be
+    ├── CheckpointError     4  a model directory cannot be read or written
+    ├── HardwareError       5  the device is absent, or its memory too small
+    ├── StorageError        6  a folder cannot be written, or the disk is full
+    ├── NetworkError        7  a name on the Hugging Face Hub cannot be had
+    └── Interrupted       130  Ctrl-C; what was done so far is saved
+
+RowError is no end of the program: it says why one record of a source is left out, and `prepare`
+counts it. Anything else that escapes is a bug, and keeps its traceback.
+"""
+
+
+class Gpt2ChatError(Exception):
+    """Its text is shown to the user: the rule, the value, the next command to type."""
+
+    exit_code = 1
+
+
+class ConfigError(Gpt2ChatError):
+    """A setting is missing, unknown or out of range."""
+
+    exit_code = 2
+
+
+class DataError(Gpt2ChatError):
+    """A file, record, shard or manifest is not what it claims to be."""
+
+    exit_code = 3
+
+
+class CheckpointError(Gpt2ChatError):
+    """A model directory cannot be read or written."""
+
+    exit_code = 4
+
+
+class HardwareError(Gpt2ChatError):
+    """The device is absent, or its memory too small."""
+
+    exit_code = 5
+
+
+class StorageError(Gpt2ChatError):
+    """A folder cannot be written, or the disk is full."""
+
+    exit_code = 6
+
+
+class NetworkError(Gpt2ChatError):
+    """A name on the Hugging Face Hub cannot be had."""
+
+    exit_code = 7
+
+
+class Interrupted(Gpt2ChatError):
+    """Ctrl-C; the text says what was saved and how to go on."""
+
+    exit_code = 130
+
+
+class RowError(Exception):
+    """One record cannot become a sample.
+
+    `reason` is the short phrase under which `prepare` counts it, such as "empty reply".
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
