@@ -1,0 +1,41 @@
+"""A model directory that plain transformers loads: weights, configs, tokenizer, template."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from gpt2chat.core.files import storage
+from gpt2chat.core.template import BOS, CHAT_TEMPLATE, END_OF_TURN, PAD
+from gpt2chat.core.tokens import load_tokenizer
+
+
+def chat_tokenizer(window: int) -> PreTrainedTokenizerFast:
+    """Return the tokenizer for transformers, TRL and vLLM, with the template in Jinja.
+
+    Unlike ours it reads the name of a special token in text as that token, which is how rendered
+    text becomes ids there.
+    """
+    plain = Tokenizer.from_str(load_tokenizer().to_str())
+    plain.encode_special_tokens = False
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain,
+        bos_token=BOS,
+        eos_token=END_OF_TURN,
+        pad_token=PAD,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=window,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def save_model(model: GPT2LMHeadModel, folder: Path) -> None:
+    """Write a plain `GPT2LMHeadModel` directory: safetensors, tied embeddings, no code of ours.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(folder)
+        chat_tokenizer(model.config.n_positions).save_pretrained(folder)

@@ -1,0 +1,54 @@
+"""Saved models are plain GPT-2 folders that transformers loads and renders chats with."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gpt2chat.core.checkpoint import save_model
+from gpt2chat.core.model import load_model
+from gpt2chat.core.tokens import EOT_ID, STOP_IDS, encode_conversation
+from tests.conftest import talk, tiny_model
+
+
+def test_transformers_loads_the_folder_to_the_same_weights(tiny_folder: Path):
+    loaded = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    assert type(loaded).__name__ == "GPT2LMHeadModel"
+    expected = tiny_model().state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in loaded.state_dict().items())
+    assert loaded.lm_head.weight is loaded.transformer.wte.weight
+
+
+def test_saving_and_loading_with_us_changes_nothing(tiny_folder: Path):
+    weights = load_model(str(tiny_folder)).state_dict()
+    assert all(
+        torch.equal(weight, weights[name]) for name, weight in tiny_model().state_dict().items()
+    )
+
+
+def test_the_config_says_what_other_tools_read(tiny_folder: Path):
+    config = json.loads((tiny_folder / "config.json").read_text())
+    assert config["architectures"] == ["GPT2LMHeadModel"]
+    assert config["n_ctx"] == config["n_positions"] == 1024
+    generation = json.loads((tiny_folder / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == list(STOP_IDS)
+
+
+def test_a_model_that_was_packed_for_training_is_saved_without_a_trace_of_it(tmp_path: Path):
+    save_model(tiny_model(packed=True), tmp_path)
+    assert "packed" not in (tmp_path / "config.json").read_text()
+    AutoModelForCausalLM.from_pretrained(tmp_path)(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+def test_the_saved_tokenizer_renders_the_ids_of_training(tiny_folder: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    conversation = talk("Hi!", "Hello.", "Name a colour.", "Blue.")
+    rendered = tokenizer.apply_chat_template(
+        conversation.as_dicts(), return_dict=True, return_assistant_tokens_mask=True
+    )
+    encoded = encode_conversation(conversation)
+    assert rendered["input_ids"] == encoded.ids
+    trained = [int(label != -100) for label in encoded.labels]
+    assert rendered["assistant_masks"] == trained
+    assert tokenizer.eos_token_id == EOT_ID != tokenizer.pad_token_id

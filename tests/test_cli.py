@@ -1,0 +1,71 @@
+"""The program as a whole: help, version, exit codes, and what it does not load."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gpt2chat import __version__
+from gpt2chat.cli import app
+from gpt2chat.core.errors import Gpt2ChatError
+
+HEAVY = {
+    "torch", "transformers", "datasets", "trl", "peft", "rich", "prompt_toolkit",
+    "matplotlib", "tokenizers", "huggingface_hub", "accelerate", "numpy",
+}  # fmt: skip
+
+
+def gpt2chat(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gpt2chat", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.mark.parametrize("command", ["", "prepare", "sft", "orpo", "eval", "chat"])
+def test_help_loads_no_heavy_library(command: str):
+    arguments = [argument for argument in (command, "--help") if argument]
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "gpt2chat", *arguments],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in process.stderr.splitlines()}
+    assert not loaded & HEAVY
+    assert "Usage: " in process.stdout
+
+
+def test_version_is_printed():
+    assert gpt2chat("--version").stdout == f"gpt2chat {__version__}\n"
+
+
+def test_a_setting_out_of_range_is_one_line_and_exit_code_2(tmp_path: Path):
+    process = gpt2chat("sft", "--lr", "0", cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stderr == "error: --lr must be above 0, not 0.0.\n"
+    assert process.stdout == ""
+
+
+def test_an_unknown_flag_is_exit_code_2(tmp_path: Path):
+    assert gpt2chat("sft", "--nope", cwd=tmp_path).returncode == 2
+
+
+def test_commands_before_prepare_name_the_command_to_type(tmp_path: Path):
+    process = gpt2chat("orpo", cwd=tmp_path)
+    assert process.returncode == 4
+    assert "No finished sft run under runs/. Type gpt2chat sft first" in process.stderr
+    assert process.stderr.count("\n") == 1
+
+
+def test_every_error_has_an_exit_code_of_its_own():
+    codes = [error.exit_code for error in Gpt2ChatError.__subclasses__()]
+    assert len(set(codes)) == len(codes)
+    assert not {0, 1} & set(codes)
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("gpt2chat.core.runs.pick_model", broken)
+    result = CliRunner().invoke(app, ["orpo"])
+    assert isinstance(result.exception, RuntimeError)

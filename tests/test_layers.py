@@ -1,0 +1,75 @@
+"""Imports go one way, and the light modules stay light."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "gpt2chat"
+
+# A core module imports only from modules before it.
+ORDER = [
+    *("errors", "config", "files", "conversations", "template", "tokens", "runs"),
+    *("sources", "shards", "prepare"),
+    *("packing", "model", "losses", "checkpoint", "trainer", "callbacks", "curve", "card"),
+    *("training", "generate", "session", "scoring", "statistics", "evaluate"),
+]
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules() -> list[Path]:
+    return sorted((PACKAGE / "core").glob("[a-z]*.py"))
+
+
+def test_every_core_module_has_its_place_in_the_order():
+    assert sorted(ORDER) == [path.stem for path in modules()]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_a_core_module_imports_only_what_stands_before_it(path: Path):
+    before = ORDER[: ORDER.index(path.stem)]
+    prefix = "gpt2chat.core."
+    names = {name.removeprefix(prefix).split(".")[0] for name in imports(path) if prefix in name}
+    assert names <= set(before)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_the_core_knows_nothing_of_the_terminal(path: Path):
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert not roots & {"typer", "rich", "prompt_toolkit"}
+    terminal = {"cli", "options", "report", "repl", "commands"}
+    assert not {
+        name
+        for name in imports(path)
+        if name.split(".")[1:2]
+        and name.split(".")[0] == "gpt2chat"
+        and name.split(".")[1] in terminal
+    }
+
+
+@pytest.mark.parametrize(("library", "owner"), [("rich", "report"), ("prompt_toolkit", "repl")])
+def test_one_module_imports_each_terminal_library(library: str, owner: str):
+    users = {
+        path.stem
+        for path in PACKAGE.rglob("*.py")
+        if any(name.split(".")[0] == library for name in imports(path))
+    }
+    assert users == {owner}
+
+
+def test_one_module_imports_trl():
+    users = {
+        path.stem
+        for path in PACKAGE.rglob("*.py")
+        if any(name.split(".")[0] == "trl" for name in imports(path))
+    }
+    assert users == {"trainer"}

@@ -1,0 +1,86 @@
+"""Packed rows: every sample whole, none seen by another."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt2chat.core.packing import pack, pack_row
+from gpt2chat.core.tokens import Encoded
+from tests.conftest import tiny_model
+
+SAMPLES = [
+    Encoded([5, 6, 7, 8, 9], 2),
+    Encoded([11, 12, 13], 1),
+    Encoded(list(range(100, 140)), 30),
+]
+
+
+def packed_logits(samples: list[Encoded]) -> torch.Tensor:
+    row = pack_row(samples)
+    with torch.no_grad():
+        return (
+            tiny_model(packed=True)
+            .double()(
+                input_ids=row.input_ids,
+                position_ids=row.position_ids,
+                cu_seq_lens_q=row.cu_seq_lens_q,
+                max_length_q=row.max_length_q,
+                use_cache=False,
+            )
+            .logits[0]
+        )
+
+
+def test_packed_logits_equal_those_of_each_sample_alone():
+    logits, alone = packed_logits(SAMPLES), tiny_model().double()
+    with torch.no_grad():
+        expected = [alone(input_ids=torch.tensor([sample.ids])).logits[0] for sample in SAMPLES]
+    torch.testing.assert_close(logits, torch.cat(expected), rtol=0, atol=1e-12)
+
+
+def test_changing_one_sample_leaves_the_logits_of_the_others_as_they_were():
+    changed = [Encoded([40, 41, 42, 43, 44], 2), *SAMPLES[1:]]
+    assert torch.equal(packed_logits(SAMPLES)[5:], packed_logits(changed)[5:])
+
+
+def test_a_row_trains_exactly_the_replies():
+    row = pack_row(SAMPLES)
+    assert row.targets.tolist() == [7, 8, 9, 12, 13, *range(130, 140)]
+    assert row.input_ids[0, row.kept].tolist() == [6, 7, 8, 11, 12, *range(129, 139)]
+    assert row.segments.tolist() == [0] * 3 + [1] * 2 + [2] * 10
+
+
+def test_positions_restart_at_each_sample():
+    row = pack_row(SAMPLES)
+    assert row.position_ids[0].tolist() == [*range(5), *range(3), *range(40)]
+    assert row.cu_seq_lens_q.tolist() == [0, 5, 8, 48]
+    assert row.max_length_q == 40
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    sizes=st.lists(st.integers(1, 50), max_size=200),
+    capacity=st.integers(50, 300),
+    most=st.none() | st.integers(1, 9),
+    seed=st.integers(0, 9),
+)
+def test_packing_keeps_every_item_once_and_the_limits(
+    sizes: list[int], capacity: int, most: int | None, seed: int
+):
+    rows = pack(sizes, capacity, most, seed)
+    assert sorted(item for row in rows for item in row) == list(range(len(sizes)))
+    assert all(sum(sizes[item] for item in row) <= capacity for row in rows)
+    assert all(len(row) <= (most or len(row)) for row in rows)
+    assert rows == pack(sizes, capacity, most, seed)
+
+
+def test_rows_of_real_lengths_are_nearly_full():
+    sizes = [30 + (index * 7919) % 700 for index in range(1000)]
+    rows = pack(sizes, 4096, None, 0)
+    assert sum(sizes) / (4096 * len(rows)) > 0.95
+
+
+def test_an_item_larger_than_a_row_is_refused():
+    with pytest.raises(ValueError, match="60 tokens in rows of 50"):
+        pack([10, 60], 50, None, 0)
