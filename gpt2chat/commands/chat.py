@@ -1,0 +1,6 @@
+"""`gpt2chat chat`."""
+
+
+def chat() -> None:
+    """Placeholder."""
+    raise NotImplementedError

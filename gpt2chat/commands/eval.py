@@ -1,0 +1,6 @@
+"""`gpt2chat eval`."""
+
+
+def evaluate() -> None:
+    """Placeholder."""
+    raise NotImplementedError

@@ -1,0 +1,6 @@
+"""`gpt2chat prepare`."""
+
+
+def prepare() -> None:
+    """Placeholder."""
+    raise NotImplementedError

@@ -1,0 +1,138 @@
+"""Flags that subcommands share: one name, one help text each; and `--config`."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from gpt2chat.core.config import Device, Precision, TrainConfig
+from gpt2chat.core.errors import ConfigError
+
+
+def read_defaults(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a TOML file stand in for flags; a flag that is given still wins.
+
+    Raises:
+        ConfigError: The file cannot be read, or has a setting that the subcommand has not.
+    """
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config {path} cannot be read: {error}.") from error
+    unknown = values.keys() - {parameter.name for parameter in context.command.params}
+    if unknown:
+        raise ConfigError(f"--config {path} has unknown settings: {', '.join(sorted(unknown))}.")
+    context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+Settings = TypeVar("Settings", bound=TrainConfig)
+
+
+def resumed(context: typer.Context, settings: Settings) -> Settings:
+    """Return the settings of the run that `--resume` goes on with, or `settings` as they are.
+
+    The device may change between the two starts of a run; nothing else may.
+
+    Raises:
+        ConfigError: The folder holds no run, or a flag differs from the run's own setting.
+    """
+    if not settings.resume:
+        return settings
+    path = settings.out / "run.toml"
+    try:
+        run = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--resume: {settings.out} holds no run to go on with.") from error
+    changes: dict[str, object] = {}
+    for entry in dataclasses.fields(settings):
+        if entry.name in ("resume", "overwrite", "out", "device", "precision"):
+            continue
+        given, saved = context.params[entry.name], run.get(entry.name)
+        source = context.get_parameter_source(entry.name)
+        if source is not None and source.name == "COMMANDLINE" and str(given) != str(saved):
+            flag = "--" + entry.name.replace("_", "-")
+            raise ConfigError(
+                f"--resume goes on with {flag} {saved} of {path}, not {given}. "
+                f"Leave {flag} out, or start over with --overwrite."
+            )
+        changes[entry.name] = Path(str(saved)) if entry.name == "data" else saved
+    return dataclasses.replace(settings, **changes)
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="TOML file of settings, such as a run's run.toml; flags win over it.",
+        is_eager=True,
+        callback=read_defaults,
+        show_default=False,
+    ),
+]
+Data = Annotated[Path, typer.Option("--data", help="Folder that `prepare` wrote.")]
+DeviceName = Annotated[Device, typer.Option("--device", help="auto takes a GPU if there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
+PrecisionName = Annotated[
+    Precision, typer.Option("--precision", help="bf16 autocast, or float32 throughout.")
+]
+
+# Training: the names of Hugging Face's TrainingArguments are taken too.
+Out = Annotated[Path, typer.Option("--out", "--output-dir", help="Run folder to write.")]
+Epochs = Annotated[
+    float, typer.Option("--epochs", "--num-train-epochs", help="Passes over the data.")
+]
+LearningRate = Annotated[
+    float, typer.Option("--lr", "--learning-rate", help="Highest learning rate of AdamW.")
+]
+Warmup = Annotated[
+    float, typer.Option("--warmup", "--warmup-ratio", help="Share of the steps spent warming up.")
+]
+WeightDecay = Annotated[float, typer.Option("--weight-decay", help="AdamW's, on matrices.")]
+MaxGradNorm = Annotated[float, typer.Option("--max-grad-norm", help="Clip gradients to this.")]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-tokens",
+        help="Most tokens in one packed row: 4096 on a CPU, 32768 on a GPU if not given.",
+        show_default=False,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        "--per-device-train-batch-size",
+        help="Most samples in one packed row; no limit if not given.",
+        show_default=False,
+    ),
+]
+GradAccum = Annotated[
+    int,
+    typer.Option(
+        "--grad-accum",
+        "--gradient-accumulation-steps",
+        help="Packed rows per optimizer step.",
+    ),
+]
+MaxLength = Annotated[
+    int, typer.Option("--max-length", "--max-seq-length", help="Longest sample, in tokens.")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", help="Take so many samples only.", show_default=False),
+]
+EvalSamples = Annotated[
+    int,
+    typer.Option("--eval-samples", help="Held-out samples for the validation loss; 0 for none."),
+]
+Evals = Annotated[int, typer.Option("--evals", help="Validations in the run, evenly spaced.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")]
