@@ -1,0 +1,44 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make the environment first.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test check format docs
+
+help:
+	@echo 'make demo    the whole pipeline, offline, on the bundled sample and base model'
+	@echo 'make test    all tests'
+	@echo 'make check   linter, formatter, types, tests'
+	@echo 'make docs    write docs/commands.md from --help'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpt2chat needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)
+	rm -rf demo && mkdir demo
+	cd demo && $(BIN)/gpt2chat prepare --sample
+	cd demo && $(BIN)/gpt2chat sft --model starter --epochs 1
+	cd demo && $(BIN)/gpt2chat orpo
+	cd demo && $(BIN)/gpt2chat eval --ppl --against runs/sft --against starter --limit 250
+	cd demo && $(BIN)/gpt2chat chat --seed 0 --prompt 'What can I cook with potatoes?'
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not gpu and not network'
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -m 'not gpu and not network'
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(READY)
+	$(BIN)/python docs/commands.py
