@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gpt2chat.core.checkpoint import save_model
 from gpt2chat.core.conversations import Conversation, Message
 from gpt2chat.core.model import set_ids
-from gpt2chat.core.packing import PACKED
+from gpt2chat.core.packing import PACKED, PackedGPT2
 from gpt2chat.core.tokens import VOCAB, WINDOW
 
 MakeModel = Callable[..., GPT2LMHeadModel]
@@ -31,7 +31,8 @@ def tiny_model(
         attn_pdrop=0.0,
     )
     torch.manual_seed(seed)
-    model = GPT2LMHeadModel._from_config(config, attn_implementation=PACKED if packed else "sdpa")  # pyright: ignore[reportPrivateUsage]
+    kind = PackedGPT2 if packed else GPT2LMHeadModel
+    model = kind._from_config(config, attn_implementation=PACKED if packed else "sdpa")  # pyright: ignore[reportPrivateUsage]
     return set_ids(model.eval())
 
 

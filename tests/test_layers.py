@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "gpt2chat"
 ORDER = [
     *("errors", "config", "files", "conversations", "template", "tokens", "runs"),
     *("sources", "shards", "prepare"),
-    *("packing", "model", "losses", "checkpoint", "trainer", "callbacks", "curve", "card"),
+    *("losses", "packing", "model", "checkpoint", "trainer", "callbacks", "curve", "card"),
     *("training", "generate", "session", "scoring", "statistics", "evaluate"),
 ]
 

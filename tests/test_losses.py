@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpt2chat.core.losses import log_odds, odds_ratio_losses, segment_means, token_logps
+from gpt2chat.core.losses import (
+    CPU_CHUNK,
+    head_logps,
+    log_odds,
+    odds_ratio_losses,
+    segment_means,
+    token_logps,
+)
 
 
 def logp(*probabilities: float) -> Tensor:
@@ -21,6 +28,45 @@ def test_token_logps_are_the_log_softmax_at_the_targets():
 
 def test_token_logps_of_bfloat16_logits_are_float32():
     assert token_logps(torch.randn(2, 7).bfloat16(), torch.tensor([1, 2])).dtype == torch.float32
+
+
+def head(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """Return hidden states of more rows than a chunk has, a head and targets."""
+    torch.manual_seed(0)
+    hidden = torch.randn(2 * CPU_CHUNK + 3, 5, dtype=dtype, requires_grad=True)
+    weight = torch.randn(7, 5, dtype=dtype, requires_grad=True)
+    return hidden, weight, torch.randint(0, 7, (len(hidden),))
+
+
+def test_head_logps_equal_those_of_the_logits():
+    hidden, weight, targets = head()
+    expected = token_logps(hidden @ weight.t(), targets)
+    torch.testing.assert_close(head_logps(hidden, weight, targets), expected)
+
+
+def test_the_gradient_of_head_logps_is_that_of_the_plain_form():
+    hidden, weight, targets = head()
+    share = torch.randn(len(hidden), dtype=torch.float64)
+    plain = torch.autograd.grad(token_logps(hidden @ weight.t(), targets) @ share, (hidden, weight))
+    ours = torch.autograd.grad(head_logps(hidden, weight, targets) @ share, (hidden, weight))
+    torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-12)
+
+
+def test_head_logps_under_autocast_are_float32_and_close():
+    hidden, weight, targets = head(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        logps = head_logps(hidden, weight, targets)
+    logps.sum().backward()
+    assert logps.dtype == torch.float32
+    assert hidden.grad is not None
+    assert hidden.grad.dtype == torch.float32
+    expected = token_logps(hidden @ weight.t(), targets)
+    torch.testing.assert_close(logps, expected, rtol=0.05, atol=0.05)
+
+
+def test_a_row_without_trained_tokens_has_no_log_probabilities():
+    hidden, weight, targets = head()
+    assert head_logps(hidden[:0], weight, targets[:0]).shape == (0,)
 
 
 def test_segment_means_are_each_segments_own():

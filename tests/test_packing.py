@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt2chat.core.losses import token_logps
 from gpt2chat.core.packing import pack, pack_row
 from gpt2chat.core.tokens import Encoded
 from tests.conftest import tiny_model
@@ -18,18 +19,16 @@ SAMPLES = [
 
 def packed_logits(samples: list[Encoded]) -> torch.Tensor:
     row = pack_row(samples)
+    model = tiny_model(packed=True).double()
     with torch.no_grad():
-        return (
-            tiny_model(packed=True)
-            .double()(
-                input_ids=row.input_ids,
-                position_ids=row.position_ids,
-                cu_seq_lens_q=row.cu_seq_lens_q,
-                max_length_q=row.max_length_q,
-                use_cache=False,
-            )
-            .logits[0]
-        )
+        hidden = model.transformer(
+            row.input_ids,
+            position_ids=row.position_ids,
+            cu_seq_lens_q=row.cu_seq_lens_q,
+            max_length_q=row.max_length_q,
+            use_cache=False,
+        ).last_hidden_state[0]
+        return model.lm_head(hidden)
 
 
 def test_packed_logits_equal_those_of_each_sample_alone():
@@ -37,6 +36,20 @@ def test_packed_logits_equal_those_of_each_sample_alone():
     with torch.no_grad():
         expected = [alone(input_ids=torch.tensor([sample.ids])).logits[0] for sample in SAMPLES]
     torch.testing.assert_close(logits, torch.cat(expected), rtol=0, atol=1e-12)
+
+
+def test_the_model_returns_the_log_probabilities_of_the_trained_tokens():
+    row = pack_row(SAMPLES)
+    logps = tiny_model(packed=True).double()(
+        row.input_ids,
+        row.position_ids,
+        row.cu_seq_lens_q,
+        row.max_length_q,
+        row.kept,
+        row.targets,
+    )
+    expected = token_logps(packed_logits(SAMPLES)[row.kept], row.targets)
+    torch.testing.assert_close(logps, expected, rtol=0, atol=1e-12)
 
 
 def test_changing_one_sample_leaves_the_logits_of_the_others_as_they_were():

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -29,6 +30,21 @@ def chat_tokenizer(window: int) -> PreTrainedTokenizerFast:
     )
 
 
+def plain(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
+    """Return a `GPT2LMHeadModel` with the weights of one that was trained on packed rows.
+
+    A folder names the class it was saved from, and other programs know that one only.
+    """
+    if type(model) is GPT2LMHeadModel:
+        return model
+    with torch.device("meta"):
+        copy = GPT2LMHeadModel(model.config)
+    copy.load_state_dict(model.state_dict(), assign=True)
+    copy.tie_weights()
+    copy.generation_config = model.generation_config
+    return copy
+
+
 def save_model(model: GPT2LMHeadModel, folder: Path) -> None:
     """Write a plain `GPT2LMHeadModel` directory: safetensors, tied embeddings, no code of ours.
 
@@ -37,5 +53,5 @@ def save_model(model: GPT2LMHeadModel, folder: Path) -> None:
     """
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(folder)
+        plain(model).save_pretrained(folder)
         chat_tokenizer(model.config.n_positions).save_pretrained(folder)

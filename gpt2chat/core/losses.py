@@ -3,9 +3,71 @@
 Letters: log P(y) of a reply is the mean log-probability of its tokens, in nats.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CPU_CHUNK = 32
+"""Rows of logits widened to float32 at a time: 6 MB, which stay in a core's cache."""
+GPU_CHUNK = 4096
+"""On a GPU few large kernels matter more: 0.8 GB."""
+
+
+class _HeadLogps(torch.autograd.Function):
+    """Head and log-softmax in one, so that the logits never stand in memory in float32.
+
+    The logits are kept from forward to backward in the dtype of the product and become their own
+    gradient there, chunk by chunk. So there is one backward only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        logits = hidden @ weight.t()
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        parts = [rows.to(wide).logsumexp(-1) for rows in logits.split(chunk)]
+        lse = torch.cat(parts) if parts else logits.new_empty(0, dtype=wide)
+        ctx.save_for_backward(hidden, weight, targets, logits, lse)
+        ctx.chunk = chunk
+        return logits.gather(1, targets[:, None])[:, 0].to(wide) - lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        hidden, weight, targets, logits, lse = ctx.saved_tensors
+        # d log p(target) / d logits = onehot(target) - softmax(logits)
+        for start in range(0, len(hidden), ctx.chunk):
+            rows = slice(start, start + ctx.chunk)
+            share = gradient[rows, None]
+            softmax = logits[rows].to(lse.dtype).sub_(lse[rows, None]).exp_()
+            logits[rows] = softmax.mul_(-share).scatter_add_(1, targets[rows, None], share)
+        return logits @ weight, logits.t() @ hidden, None, None
+
+
+def head_logps(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Return the log-probability of each target under the head, in nats, at most 0.
+
+    The same as `token_logps(hidden @ weight.T, targets)`. On 2 CPU cores a training step with the
+    starter model takes a third less time with it (docs/measurements.md).
+
+    Args:
+        hidden: Final hidden states. Shape (tokens, width).
+        weight: The head's. Shape (vocab, width).
+        targets: Token ids. Shape (tokens,).
+
+    Returns:
+        Shape (tokens,), float32 whatever the dtype of the product (float64 for float64).
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    logps: Any = _HeadLogps.apply(
+        hidden, weight, targets, CPU_CHUNK if device == "cpu" else GPU_CHUNK
+    )
+    return logps
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from gpt2chat.core.config import Device, Precision
 from gpt2chat.core.errors import CheckpointError, HardwareError, NetworkError
-from gpt2chat.core.packing import PACKED
+from gpt2chat.core.packing import PACKED, PackedGPT2
 from gpt2chat.core.runs import local_folder
 from gpt2chat.core.template import BOS, PAD
 from gpt2chat.core.tokens import EOT_ID, GPT2_VOCAB, SPECIAL_IDS, STOP_IDS, VOCAB
@@ -64,7 +64,7 @@ def load_model(name: str, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadM
     Args:
         name: `starter`, a folder or a name on the Hugging Face Hub.
         seed: Of the drawn rows.
-        packed: Attend inside the samples of packed rows (core/packing.py), for training.
+        packed: The model that trains on packed rows (core/packing.py).
 
     Raises:
         CheckpointError: The folder is no GPT-2 model, or is damaged.
@@ -73,7 +73,7 @@ def load_model(name: str, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadM
     folder = local_folder(name) or download(name)
     check_folder(folder, name)
     try:
-        model = GPT2LMHeadModel.from_pretrained(
+        model = (PackedGPT2 if packed else GPT2LMHeadModel).from_pretrained(
             str(folder),
             dtype=torch.float32,
             use_safetensors=True,

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, GPT2LMHeadModel
 from transformers.masking_utils import AttentionMaskInterface
 
+from gpt2chat.core.losses import head_logps
 from gpt2chat.core.tokens import IGNORED, Encoded
 
 PACKED = "packed"
@@ -110,6 +111,35 @@ def pack_row(samples: Sequence[Encoded]) -> PackedRow:
         segments=samples_of[kept + 1],
         labels=labels[None],
     )
+
+
+class PackedGPT2(GPT2LMHeadModel):
+    """GPT-2 whose forward takes a packed row and returns what a loss needs of it.
+
+    The head belongs into the forward: there DDP and FSDP see its gradient.
+    """
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        cu_seq_lens_q: Tensor,
+        max_length_q: int,
+        kept: Tensor,
+        targets: Tensor,
+    ) -> Tensor:
+        """Return the log-probabilities of a row's trained tokens, in nats. Shape (K,), float32.
+
+        Args: as in PackedRow.
+        """
+        hidden: Tensor = self.transformer(
+            input_ids,
+            position_ids=position_ids,
+            use_cache=False,
+            cu_seq_lens_q=cu_seq_lens_q,
+            max_length_q=max_length_q,
+        ).last_hidden_state
+        return head_logps(hidden[0, kept], self.lm_head.weight, targets)
 
 
 def packed_attention(

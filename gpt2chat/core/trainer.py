@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from gpt2chat.core.config import NllScope, TrainConfig
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.losses import log_odds, odds_ratio_losses, segment_means, token_logps
+from gpt2chat.core.losses import log_odds, odds_ratio_losses, segment_means
 from gpt2chat.core.packing import pack_row
 from gpt2chat.core.runs import CHECKPOINTS
 from gpt2chat.core.tokens import Encoded
@@ -127,15 +127,14 @@ class PackedTrainer(SFTTrainer):
     def logps(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
         """Return the log-probabilities of a row's trained tokens, float32. Shape (tokens,)."""
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.autocast):
-            output = model(
+            return model(
                 input_ids=inputs["input_ids"],
                 position_ids=inputs["position_ids"],
                 cu_seq_lens_q=inputs["cu_seq_lens_q"],
                 max_length_q=inputs["max_length_q"],
-                logits_to_keep=inputs["kept"],
-                use_cache=False,
+                kept=inputs["kept"],
+                targets=inputs["targets"],
             )
-        return token_logps(output.logits[0], inputs["targets"])
 
     def compute_loss(
         self,
