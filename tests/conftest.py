@@ -1,19 +1,22 @@
 """Small real models and conversations that several test files use."""
 
-from collections.abc import Callable
+import gzip
+import itertools
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2chat.core.checkpoint import save_model
+from gpt2chat.core.config import PrepareConfig
 from gpt2chat.core.conversations import Conversation, Message
 from gpt2chat.core.model import set_ids
 from gpt2chat.core.packing import PACKED, PackedGPT2
-from gpt2chat.core.tokens import VOCAB, WINDOW
-
-MakeModel = Callable[..., GPT2LMHeadModel]
+from gpt2chat.core.prepare import prepare
+from gpt2chat.core.tokens import STARTER, VOCAB, WINDOW
 
 
 def tiny_model(
@@ -41,6 +44,55 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with the weights of `tiny_model`."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_model(tiny_model(), folder)
+    return folder
+
+
+SAMPLE = STARTER / "sample"
+
+
+def ignore(_: object) -> None:
+    """Listen to nothing."""
+
+
+def sample_rows(name: str, count: int) -> list[dict[str, Any]]:
+    """Return the first rows of a bundled sample file."""
+    with gzip.open(SAMPLE / name, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in itertools.islice(lines, count)]
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder made by `prepare` from 40 instructions and 24 short preference pairs."""
+    folder = tmp_path_factory.mktemp("data")
+    pairs = (
+        row
+        for row in sample_rows("ultrafeedback.jsonl.gz", 400)
+        if len(str(row["chosen"])) + len(str(row["rejected"])) < 1500
+    )
+    files = {
+        "chat.jsonl": sample_rows("instructions.train.jsonl.gz", 40),
+        "pairs.jsonl": list(itertools.islice(pairs, 24)),
+    }
+    for name, rows in files.items():
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = PrepareConfig(
+        oasst1="off",
+        alpaca="off",
+        ultrafeedback="off",
+        chat=(str(folder / "chat.jsonl"),),
+        preference=(str(folder / "pairs.jsonl"),),
+        holdout=0.25,
+        out=folder / "data",
+    )
+    prepare(settings, ignore)
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder made by `prepare --sample`."""
+    folder = tmp_path_factory.mktemp("sample") / "data"
+    prepare(PrepareConfig(sample=True, out=folder), ignore)
     return folder
 
 

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "gpt2chat"
 # A core module imports only from modules before it.
 ORDER = [
     *("errors", "config", "files", "conversations", "template", "tokens", "runs"),
-    *("sources", "shards", "prepare"),
+    *("records", "hub", "shapes", "oasst1", "shards", "rows", "writer", "journal"),
+    *("sources", "samples", "prepare"),
     *("losses", "packing", "model", "checkpoint", "trainer", "callbacks", "curve", "card"),
     *("training", "generate", "session", "scoring", "statistics", "evaluate"),
 ]

@@ -111,6 +111,7 @@ def trl_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[float, di
     from trl.experimental.orpo import ORPOConfig
     from trl.experimental.orpo import ORPOTrainer as TrlOrpoTrainer
 
+    model = tiny_model()
     prompts = [to_text(render(pair.prompt)) for pair in PAIRS]
     rows = {
         "prompt": prompts,
@@ -128,13 +129,13 @@ def trl_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[float, di
             disable_tqdm=True,
         )
     trainer = TrlOrpoTrainer(
-        model=tiny_model(),
+        model=model,
         args=args,
         train_dataset=Dataset.from_dict(rows),
         processing_class=chat_tokenizer(WINDOW),
     )
     batch = next(iter(trainer.get_train_dataloader()))
-    loss, metrics = trainer.get_batch_loss_metrics(trainer.model.eval(), batch)
+    loss, metrics = trainer.get_batch_loss_metrics(model.eval(), batch)
     return loss.item(), metrics
 
 
@@ -187,7 +188,11 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_and_names_the_samples
 
 def test_a_gradient_that_is_no_number_stops_before_the_weights(tmp_path: Path):
     model = tiny_model(packed=True)
-    model.transformer.ln_f.weight.register_hook(lambda gradient: gradient * torch.nan)
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * torch.nan
+
+    model.transformer.ln_f.weight.register_hook(spoil)
     before = model.transformer.wte.weight.clone()
     with pytest.raises(DataError, match="gradient is not finite at step 1"):
         make(sft_rows([0]), tmp_path, model=model).train()

@@ -119,6 +119,11 @@ def _train(
     if not everything:
         raise DataError(f"{settings.data} has no rows for {command}. Type gpt2chat prepare.")
     training, left_out = _chosen(everything, settings.max_length, settings.limit)
+    if not training:
+        raise DataError(
+            f"None of the {left_out} rows of {settings.data} fits --max-length "
+            f"{settings.max_length}. Give a higher one."
+        )
     held_out, _ = _chosen(items("validation"), settings.max_length, settings.eval_samples)
     model = load_model(settings.model, settings.seed, packed=True)
     _check_window(model, settings)

@@ -1,0 +1,185 @@
+"""Training runs: what they write, resume to the same losses, and stop without losing anything."""
+
+import json
+import os
+import shutil
+import signal
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from gpt2chat.core.callbacks import Step
+from gpt2chat.core.checkpoint import save_model
+from gpt2chat.core.config import OrpoConfig, SftConfig
+from gpt2chat.core.errors import ConfigError, DataError, Interrupted, StorageError
+from gpt2chat.core.shards import read_pairs
+from gpt2chat.core.training import TrainResult, train_orpo, train_sft
+from tests.conftest import ignore, tiny_model
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model with dropout, so that resuming must restore the random state too."""
+    folder = tmp_path_factory.mktemp("dropout")
+    save_model(tiny_model(dropout=0.1), folder)
+    return str(folder)
+
+
+def config(model: str, data: Path, out: Path, **changes: Any) -> SftConfig:
+    values: dict[str, Any] = {
+        "model": model, "data": data, "out": out, "epochs": 2, "lr": 1e-2, "batch_size": 6,
+        "evals": 2, "precision": "fp32", "device": "cpu", **changes,
+    }  # fmt: skip
+    return SftConfig(**values)
+
+
+def interrupt_in(number: int) -> Callable[[Step], None]:
+    """Press Ctrl-C in a step, which is when the one before it was told."""
+
+    def on_step(step: Step) -> None:
+        if step.step == number - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_step
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def unbroken(model: str, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A finished SFT run."""
+    return train_sft(config(model, tiny_data, tmp_path_factory.mktemp("runs") / "sft"), ignore)
+
+
+def test_a_finished_run_has_all_its_files(unbroken: TrainResult):
+    names = {path.name for path in unbroken.out.iterdir()}
+    assert names == {
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json", "loss.png",
+        "metrics.jsonl", "model.safetensors", "result.json", "run.toml", "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+
+
+def test_transformers_loads_a_finished_run(unbroken: TrainResult):
+    logits = AutoModelForCausalLM.from_pretrained(unbroken.out)(torch.tensor([[1, 2, 3]])).logits
+    assert torch.isfinite(logits).all()
+    config = json.loads((unbroken.out / "config.json").read_text())
+    assert config["architectures"] == ["GPT2LMHeadModel"]
+
+
+def test_training_lowers_the_loss(unbroken: TrainResult):
+    losses = [line["loss"] for line in lines(unbroken.out) if "loss" in line]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_the_weights_that_are_kept_are_those_of_the_lowest_validation_loss(unbroken: TrainResult):
+    validations = {line["step"]: line["eval_loss"] for line in lines(unbroken.out)
+                   if "eval_loss" in line}  # fmt: skip
+    assert len(validations) == 2
+    assert unbroken.validation_loss == min(validations.values())
+    assert validations[unbroken.best_step] == unbroken.validation_loss
+
+
+def test_the_loss_curve_is_a_picture(unbroken: TrainResult):
+    assert (unbroken.out / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_model_card_says_what_the_run_did(unbroken: TrainResult):
+    card = (unbroken.out / "README.md").read_text()
+    assert f"{unbroken.samples:,} conversations" in card
+    assert "lr = 0.01" in card
+
+
+def test_the_settings_that_are_written_repeat_the_run(unbroken: TrainResult, tmp_path: Path):
+    values = tomllib.loads((unbroken.out / "run.toml").read_text())
+    values |= {"data": Path(values["data"]), "out": tmp_path / "again"}
+    again = train_sft(SftConfig(**values), ignore)
+    assert losses_of(again.out) == losses_of(unbroken.out)
+
+
+def losses_of(run: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line.get("loss", line.get("eval_loss"))) for line in lines(run)]
+
+
+@pytest.mark.parametrize("step", [2, 5, 8])
+def test_an_interrupted_run_resumes_to_the_losses_of_an_unbroken_one(
+    unbroken: TrainResult, model: str, tiny_data: Path, tmp_path: Path, step: int
+):
+    out = tmp_path / "sft"
+    with pytest.raises(Interrupted, match=f"saved at step {step} of .*gpt2chat sft --resume"):
+        train_sft(config(model, tiny_data, out), interrupt_in(step))
+    assert not (out / "result.json").exists()
+
+    train_sft(config(model, tiny_data, out, resume=True), ignore)
+    ours, theirs = losses_of(out), losses_of(unbroken.out)
+    assert [step for step, _ in ours] == [step for step, _ in theirs]
+    assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], rel=1e-6)
+
+
+def test_orpo_writes_a_run_and_measures_preferences(
+    unbroken: TrainResult, tiny_data: Path, tmp_path: Path
+):
+    settings = OrpoConfig(
+        model=str(unbroken.out), data=tiny_data, out=tmp_path / "orpo", lr=1e-2, epochs=4,
+        precision="fp32", device="cpu", batch_size=4,
+    )  # fmt: skip
+    steps: list[Step] = []
+    result = train_orpo(settings, steps.append)
+    assert result.samples > 10
+    assert set(result.validation) >= {"nll", "odds_ratio_loss", "accuracy", "margin"}
+    assert steps[-1].metrics["log_odds_ratio"] > steps[0].metrics["log_odds_ratio"]
+    assert steps[-1].steps == result.steps
+
+
+def test_nothing_is_written_where_the_data_is_missing(model: str, tmp_path: Path):
+    with pytest.raises(DataError, match="gpt2chat prepare"):
+        train_sft(config(model, tmp_path / "nothing", tmp_path / "sft"), ignore)
+    assert not (tmp_path / "sft").exists()
+
+
+def test_shards_changed_by_hand_are_refused_by_name(tiny_data: Path, model: str, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    shard = next(data.glob("sft/train-*"))
+    shard.write_text(shard.read_text().replace("the", "teh"))
+    with pytest.raises(DataError, match=shard.name):
+        train_sft(config(model, data, tmp_path / "sft"), ignore)
+
+
+def test_samples_longer_than_max_length_are_left_out_and_counted(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    settings = OrpoConfig(
+        model=model, data=tiny_data, out=tmp_path / "orpo", max_length=200, eval_samples=0
+    )
+    result = train_orpo(settings, ignore)
+    pairs = len(read_pairs(tiny_data, "train"))
+    assert 0 < result.samples < pairs
+    assert result.samples + result.left_out == pairs
+    assert result.validation_loss is None
+
+
+def test_all_samples_too_long_is_one_line(unbroken: TrainResult, tiny_data: Path, tmp_path: Path):
+    settings = OrpoConfig(
+        model=str(unbroken.out), data=tiny_data, out=tmp_path / "orpo", max_length=64
+    )
+    with pytest.raises(DataError, match="--max-length 64"):
+        train_orpo(settings, ignore)
+
+
+def test_more_positions_than_the_model_has_are_refused(model: str, tiny_data: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="1024 positions"):
+        train_sft(config(model, tiny_data, tmp_path / "sft", max_length=2048), ignore)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(model: str, tiny_data: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="Cannot write"):
+        train_sft(config(model, tiny_data, tmp_path / "file" / "sft"), ignore)
