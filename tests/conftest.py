@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gpt2chat.core.model import set_ids
 from gpt2chat.core.packing import PACKED, PackedGPT2
 from gpt2chat.core.prepare import prepare
 from gpt2chat.core.tokens import STARTER, VOCAB, WINDOW
+from tests.hub_server import Hub
 
 
 def tiny_model(
@@ -48,6 +50,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SAMPLE = STARTER / "sample"
+
+
+@pytest.fixture
+def hub() -> Generator[Hub]:
+    """A Hugging Face Hub on the loopback interface, with nothing in it."""
+    server = Hub()
+    yield server
+    server.close()
 
 
 def ignore(_: object) -> None:

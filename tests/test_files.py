@@ -4,6 +4,7 @@ import errno
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from gpt2chat.core.errors import StorageError
 from gpt2chat.core.files import replaced_folder, storage, write_text
@@ -37,9 +38,48 @@ def test_an_error_leaves_the_old_folder(tmp_path: Path):
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "old"]
 
 
+def test_a_link_goes_on_pointing_to_the_folder_that_is_replaced(tmp_path: Path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    for _ in range(2):
+        with replaced_folder(tmp_path / "data") as folder:
+            (folder / "file").touch()
+    assert (tmp_path / "data").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["file"]
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path):
+    (tmp_path / "data").write_text("mine")
+    with pytest.raises(StorageError, match="Cannot write"), replaced_folder(tmp_path / "data"):
+        pass
+    assert (tmp_path / "data").read_text() == "mine"
+
+
+def test_a_folder_that_was_set_aside_when_a_run_was_killed_comes_back(tmp_path: Path):
+    (tmp_path / ".data.replaced").mkdir()
+    with pytest.raises(RuntimeError), replaced_folder(tmp_path / "data"):
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path):
     with pytest.raises(StorageError, match="No space left to write"), storage(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_device_is_one_line(tmp_path: Path):
+    with pytest.raises(StorageError, match="No space left"), storage(tmp_path):
+        Path("/dev/full").write_text("text")
+
+
+def test_a_full_disk_in_the_words_of_safetensors_is_one_line(tmp_path: Path):
+    with pytest.raises(StorageError, match="No space left"), storage(tmp_path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+
+def test_any_other_error_stays_what_it_is(tmp_path: Path):
+    with pytest.raises(KeyError), storage(tmp_path):
+        raise KeyError
 
 
 def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path):

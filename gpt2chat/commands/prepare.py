@@ -1,6 +1,98 @@
 """`gpt2chat prepare`."""
 
+from pathlib import Path
+from typing import Annotated
 
-def prepare() -> None:
-    """Placeholder."""
-    raise NotImplementedError
+import typer
+
+from gpt2chat import options
+from gpt2chat.core.config import PrepareConfig, Rank
+
+HUB = "A Hub name, a file, a folder, a glob, or `off`"
+Oasst1 = Annotated[str, typer.Option("--oasst1", help=f"OASST1's message rows. {HUB}.")]
+Alpaca = Annotated[str, typer.Option("--alpaca", help=f"Instruction, input and output. {HUB}.")]
+Ultrafeedback = Annotated[
+    str, typer.Option("--ultrafeedback", help=f"Chosen and rejected replies. {HUB}.")
+]
+Chat = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--chat",
+        metavar="FILE",
+        help="Conversations of your own (may be given again): messages, prompt/completion, "
+        "ShareGPT or Alpaca records in JSONL, JSON or Parquet.",
+    ),
+]
+Preferences = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preference",
+        metavar="FILE",
+        help="Preference pairs of your own (may be given again): prompt, chosen and rejected.",
+    ),
+]
+Sample = Annotated[
+    bool, typer.Option("--sample", help="Read the bundled sample: no network is needed.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; what stands there is replaced.")]
+Language = Annotated[str, typer.Option("--lang", help="Language of OASST1 to keep, or `all`.")]
+RankChoice = Annotated[
+    Rank, typer.Option("--oasst1-rank", help="Train on all replies of OASST1, or the best-ranked.")
+]
+Holdout = Annotated[
+    float,
+    typer.Option("--holdout", help="Share to hold out of a source that has no validation split."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unusable record.")]
+Show = Annotated[
+    int, typer.Option("--show", min=0, help="Print so many samples, trained tokens in colour.")
+]
+
+
+def prepare(
+    oasst1: Oasst1 = PrepareConfig.oasst1,
+    alpaca: Alpaca = PrepareConfig.alpaca,
+    ultrafeedback: Ultrafeedback = PrepareConfig.ultrafeedback,
+    chat: Chat = None,
+    preference: Preferences = None,
+    sample: Sample = PrepareConfig.sample,
+    out: Out = PrepareConfig.out,
+    lang: Language = PrepareConfig.lang,
+    oasst1_rank: RankChoice = PrepareConfig.oasst1_rank,
+    holdout: Holdout = PrepareConfig.holdout,
+    max_length: options.MaxLength = PrepareConfig.max_length,
+    strict: Strict = PrepareConfig.strict,
+    seed: options.Seed = PrepareConfig.seed,
+    show: Show = 0,
+    json: options.Json = False,
+    config: options.ConfigFile = None,
+) -> None:
+    """Turn conversations and preferences into templated training shards.
+
+    Reads OASST1, Alpaca and UltraFeedback from the Hugging Face Hub unless told otherwise.
+    """
+    settings = PrepareConfig(
+        oasst1=oasst1,
+        alpaca=alpaca,
+        ultrafeedback=ultrafeedback,
+        chat=tuple(chat or ()),
+        preference=tuple(preference or ()),
+        sample=sample,
+        out=out,
+        lang=lang,
+        oasst1_rank=oasst1_rank,
+        holdout=holdout,
+        max_length=max_length,
+        strict=strict,
+        seed=seed,
+    )
+    from gpt2chat.report import prepare_progress, show_prepare, show_samples
+
+    with prepare_progress() as listener:
+        # From here on the tokenizer is loaded: the settings are sound, so the wait is worth it.
+        from gpt2chat.core.prepare import first_samples
+        from gpt2chat.core.prepare import prepare as write_shards
+
+        result = write_shards(settings, listener)
+    show_prepare(result, json=json)
+    show_samples(first_samples(result, show), json=json)

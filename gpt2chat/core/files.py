@@ -7,22 +7,42 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpt2chat.core.errors import StorageError
+from gpt2chat.core.errors import Gpt2ChatError, StorageError
+
+REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.EBUSY, errno.ENAMETOOLONG),
+)
+"""What the system says of a path that is not one's own to write, or no folder."""
 
 
 @contextmanager
 def storage(path: Path) -> Generator[None]:
-    """Turn what the system says against writing to `path` into one line."""
+    """Turn what the system says against writing to `path` into one line.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if _is_full(error, path):
             message = f"No space left to write {path}. Free some, or give --out on another disk."
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        elif isinstance(error, OSError) and error.errno in REFUSALS:
             message = f"Cannot write {path}: {error.strerror}. Give --out a folder of your own."
         else:
             raise
         raise StorageError(message) from error
+
+
+def _is_full(error: Exception, path: Path) -> bool:
+    """Say whether an error comes of a full disk; safetensors and torch have errors of their own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, Gpt2ChatError):
+        return False
+    there = next((folder for folder in (path, *path.parents) if folder.exists()), Path())
+    return "No space left" in str(error) or shutil.disk_usage(there).free < 2**16
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,15 +69,21 @@ def replaced_folder(folder: Path) -> Generator[Path]:
     """Give an empty folder to fill, which becomes `folder` at the end, or is removed on an error.
 
     Raises:
-        StorageError: The disk is full or the folder cannot be written.
+        StorageError: The disk is full, the folder cannot be written, or a file stands in its place.
     """
-    beside = folder.with_name(folder.name + ".partial")
     with storage(folder):
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        # Through a link, so that it goes on pointing to what was written.
+        folder = folder.resolve()
+        beside = folder.with_name(f".{folder.name}.partial")
+        old = folder.with_name(f".{folder.name}.replaced")
+        if old.is_dir() and not folder.exists():
+            old.rename(folder)  # a run was killed between the two renames below
         remove(beside)
         beside.mkdir(parents=True)
         try:
             yield beside
-            old = folder.with_name(folder.name + ".old")
             remove(old)
             if folder.exists():
                 folder.rename(old)

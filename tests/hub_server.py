@@ -1,0 +1,238 @@
+"""A Hugging Face Hub on the loopback interface: as much of the API as the libraries ask for."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Kind = Literal["datasets", "models"]
+
+MISSING = "RepoNotFound", "Repository not found"
+GATED = "GatedRepo", "Access to this repository is restricted"
+
+
+class Hub:
+    """Repositories in memory and the server that hands them out. Close it when done."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[tuple[Kind, str], dict[str, bytes]] = {}
+        self.gated: set[tuple[Kind, str]] = set()
+        self.requests: list[str] = []
+        hub = self
+
+        class Handler(_Handler):
+            repositories = hub
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """What `HF_ENDPOINT` is set to."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def add_dataset(self, name: str, files: Mapping[str, Path]) -> None:
+        """Serve a data set: paths in its repository to files on disk."""
+        contents = {path: file.read_bytes() for path, file in files.items()}
+        self.repositories["datasets", name] = contents
+
+    def add_model(self, name: str, folder: Path) -> None:
+        """Serve a model: every file of a folder."""
+        files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        self.repositories["models", name] = {path: p.read_bytes() for path, p in files.items()}
+
+    def add_gated(self, name: str, kind: Kind = "datasets") -> None:
+        """Know a repository by name and refuse its files."""
+        self.repositories[kind, name] = {}
+        self.gated.add((kind, name))
+
+    def env(self, folder: Path) -> dict[str, str]:
+        """Return the environment of a process that is to use this Hub, its caches in `folder`."""
+        return hub_environment(self.url, folder)
+
+    def revision(self, kind: Kind, name: str) -> str:
+        """Return the commit of a repository: a hash of what is in it."""
+        digest = hashlib.sha1()
+        for path, content in sorted(self.repositories[kind, name].items()):
+            digest.update(path.encode() + b"\0" + hashlib.sha1(content).digest())
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def hub_environment(url: str, folder: Path) -> dict[str, str]:
+    """Return the environment of a process whose Hub is at `url`, its caches in `folder`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return {
+        **kept,
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    repositories: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        self.repositories.requests.append(f"{self.command} {self.path}")
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(size)
+        url = urlsplit(self.path)
+        parts = unquote(url.path).strip("/").split("/")
+        if parts[0] == "api" and len(parts) >= 3 and parts[1] in ("datasets", "models"):
+            self._answer_api(parts[1], parts[2:], url.query, body)  # pyright: ignore[reportArgumentType]
+        elif "resolve" in parts:
+            at = parts.index("resolve")
+            kind: Kind = "datasets" if parts[0] == "datasets" else "models"
+            name = "/".join(parts[1 if kind == "datasets" else 0 : at])
+            self._answer_file(kind, name, "/".join(parts[at + 2 :]))
+        else:
+            self._send(404, b"{}")
+
+    def _answer_api(self, kind: Kind, rest: list[str], query: str, body: bytes) -> None:
+        words = ("revision", "tree", "paths-info", "refs")
+        at = next((i for i, part in enumerate(rest) if part in words), len(rest))
+        name = "/".join(rest[:at])
+        if (kind, name) not in self.repositories.repositories:
+            self._send(401, b"{}", *MISSING)
+            return
+        what = rest[at] if at < len(rest) else "revision"
+        files = self.repositories.repositories[kind, name]
+        below = "/".join(rest[at + 2 :])
+        match what:
+            case "revision":
+                self._send_json(self._info(kind, name))
+            case "refs":
+                commit = self.repositories.revision(kind, name)
+                main = {"name": "main", "ref": "refs/heads/main", "targetCommit": commit}
+                self._send_json({"branches": [main], "converts": [], "tags": []})
+            case "tree":
+                recursive = "true" in parse_qs(query).get("recursive", ["false"])[0].lower()
+                self._send_tree(files, below, recursive)
+            case _:
+                wanted = _wanted(body, self.headers.get("Content-Type") or "")
+                self._send_json([_entry(p, files[p]) for p in wanted if p in files])
+
+    def _send_tree(self, files: Mapping[str, bytes], below: str, recursive: bool) -> None:
+        prefix = f"{below}/" if below else ""
+        found = {path: content for path, content in files.items() if path.startswith(prefix)}
+        if not found and prefix:
+            self._send(404, b"{}", "EntryNotFound", f"{below} does not exist")
+            return
+        folders = {
+            prefix + path.removeprefix(prefix).split("/")[0]
+            for path in found
+            if "/" in path.removeprefix(prefix)
+        }
+        entries = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": p} for p in folders]
+        for path, content in found.items():
+            if recursive or "/" not in path.removeprefix(prefix):
+                entries.append(_entry(path, content))
+        self._send_json(entries)
+
+    def _info(self, kind: Kind, name: str) -> dict[str, Any]:
+        gated = (kind, name) in self.repositories.gated
+        files = self.repositories.repositories[kind, name]
+        return {
+            "_id": "0" * 24,
+            "id": name,
+            "sha": self.repositories.revision(kind, name),
+            "private": False,
+            "gated": "manual" if gated else False,
+            "disabled": False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "lastModified": "2024-01-01T00:00:00.000Z",
+            "createdAt": "2024-01-01T00:00:00.000Z",
+            "siblings": [{"rfilename": path} for path in files],
+        }
+
+    def _answer_file(self, kind: Kind, name: str, path: str) -> None:
+        if (kind, name) not in self.repositories.repositories:
+            self._send(401, b"{}", *MISSING)
+        elif (kind, name) in self.repositories.gated:
+            self._send(401, b"{}", *GATED)
+        elif path not in self.repositories.repositories[kind, name]:
+            self._send(404, b"{}", "EntryNotFound", f"{path} does not exist")
+        else:
+            content = self.repositories.repositories[kind, name][path]
+            commit = self.repositories.revision(kind, name)
+            headers = {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": commit}
+            self._send_file(content, headers)
+
+    def _send_file(self, content: bytes, headers: dict[str, str]) -> None:
+        asked = self.headers.get("Range")
+        headers["Accept-Ranges"] = "bytes"
+        if asked is None:
+            self._send(200, content, headers=headers)
+            return
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        begin = int(first or 0)
+        end = min(int(last or len(content) - 1), len(content) - 1)
+        headers["Content-Range"] = f"bytes {begin}-{end}/{len(content)}"
+        self._send(206, content[begin : end + 1], headers=headers)
+
+    def _send_json(self, value: Any) -> None:
+        self._send(200, json.dumps(value).encode(), headers={"Content-Type": "application/json"})
+
+    def _send(
+        self,
+        status: int,
+        body: bytes,
+        code: str = "",
+        message: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+            self.send_header("X-Error-Message", message)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _wanted(body: bytes, content_type: str) -> list[str]:
+    if "json" in content_type:
+        paths: Any = json.loads(body)["paths"]
+        return [paths] if isinstance(paths, str) else paths
+    return parse_qs(body.decode()).get("paths", [])
+
+
+def _entry(path: str, content: bytes) -> dict[str, Any]:
+    return {"type": "file", "oid": _oid(content), "size": len(content), "path": path}
+
+
+def _oid(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

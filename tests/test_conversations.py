@@ -1,0 +1,94 @@
+"""Messages, conversations and preferences are checked when they are made."""
+
+from typing import Any
+
+import pytest
+
+from gpt2chat.core.conversations import (
+    DEFAULT_SYSTEM,
+    Conversation,
+    Message,
+    Preference,
+    parse_messages,
+)
+from gpt2chat.core.errors import RowError
+from tests.conftest import talk
+
+
+def turns(roles: str) -> Conversation:
+    """Return a conversation from the first letters of its roles."""
+    names: dict[str, Any] = {"s": "system", "c": "context", "u": "user", "a": "assistant"}
+    return Conversation(tuple(Message(names[letter], letter) for letter in roles))
+
+
+@pytest.mark.parametrize("roles", ["u", "ua", "su", "cu", "scuaua", "au", "aua", "uuua", "uaua"])
+def test_these_orders_are_conversations(roles: str):
+    assert len(turns(roles).messages) == len(roles)
+
+
+@pytest.mark.parametrize("roles", ["", "a", "s", "us", "ccu", "uca", "csu", "uaa", "aa"])
+def test_these_orders_are_none(roles: str):
+    with pytest.raises(RowError):
+        turns(roles)
+
+
+@pytest.mark.parametrize("content", ["", " \n\t", "half a pair: \ud83d"])
+def test_a_message_needs_a_text_that_can_be_written(content: str):
+    with pytest.raises(RowError):
+        Message("user", content)
+
+
+def test_contents_are_stripped_at_both_ends():
+    assert Message("user", "\n Hi. \n").content == "Hi."
+
+
+def test_the_parts_of_a_conversation_are_found():
+    conversation = turns("scuaua")
+    assert (conversation.system, conversation.document) == ("s", Message("context", "c"))
+    assert [message.role for message in conversation.history] == ["user", "assistant"]
+    assert (conversation.user.content, conversation.reply) == ("u", Message("assistant", "a"))
+    assert conversation.prompt == turns("scuau")
+
+
+def test_without_a_system_message_there_is_the_default_one():
+    assert talk("Hi").system == DEFAULT_SYSTEM == turns("u").system
+
+
+def test_a_prompt_with_its_reply_put_back_is_the_conversation():
+    conversation = talk("a", "b", "c", "d")
+    assert conversation.prompt.with_reply("d") == conversation
+
+
+def test_the_history_can_be_changed_alone():
+    shorter = turns("scuaua").with_history(())
+    assert shorter == turns("scua")
+
+
+def test_each_reply_to_a_user_message_is_a_sample():
+    assert list(turns("auaua").samples()) == [turns("aua"), turns("auaua")]
+    assert list(turns("u").samples()) == []
+
+
+def test_messages_are_read_from_what_is_written():
+    conversation = turns("scua")
+    assert parse_messages(conversation.as_dicts()) == conversation
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, "Hi", [], ["Hi"], [{"role": "user"}], [{"role": "bot", "content": "Hi"}], [None]],
+)
+def test_what_is_no_list_of_messages_is_refused(value: object):
+    with pytest.raises(RowError):
+        parse_messages(value)
+
+
+@pytest.mark.parametrize(("chosen", "rejected"), [("", "b"), ("a", " "), ("a", " a\n")])
+def test_a_preference_has_two_different_replies(chosen: str, rejected: str):
+    with pytest.raises(RowError):
+        Preference(talk("Hi"), chosen, rejected)
+
+
+def test_a_preference_has_a_prompt_without_a_reply():
+    with pytest.raises(RowError):
+        Preference(talk("Hi", "Hello"), "a", "b")

@@ -1,0 +1,355 @@
+"""`gpt2chat prepare` as a user meets it: what it writes, what it says, what it refuses."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from gpt2chat.cli import app
+from gpt2chat.core.config import PrepareConfig
+from gpt2chat.core.journal import Progress
+from gpt2chat.core.prepare import PrepareResult, prepare
+from gpt2chat.core.records import read_file
+from gpt2chat.core.shards import read_manifest, read_pairs, read_samples
+from gpt2chat.core.tokens import encode_conversations
+from gpt2chat.core.writer import Spool
+from tests.conftest import ignore, sample_rows
+
+OFF = ("--oasst1", "off", "--alpaca", "off", "--ultrafeedback", "off")
+HI: dict[str, Any] = {"prompt": "Hi", "completion": "Hello"}
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> PrepareResult:
+    """What `prepare --sample` writes."""
+    out = tmp_path_factory.mktemp("sample") / "data"
+    return prepare(PrepareConfig(sample=True, out=out), ignore)
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["prepare", *arguments])
+
+
+def write(name: str, *rows: dict[str, Any] | str) -> str:
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    Path(name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return name
+
+
+def questions(number: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"What is {n} + 1?", "completion": f"{n + 1}"} for n in range(number)]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_the_sample_has_what_its_four_files_have(sample: PrepareResult):
+    manifest = sample.manifest
+    assert manifest.counts == {
+        "sft": {
+            "oasst1": {"train": 554, "validation": 1165},
+            "instructions": {"train": 1099},
+        },
+        "preference": {"ultrafeedback": {"train": 625, "validation": 155}},
+        "reference": {"oasst1": {"validation": 1831}},
+    }
+    assert manifest.dropped["ultrafeedback"] == {"score tie": 110, "longer than the window": 104}
+    assert sum(manifest.dropped["ultrafeedback"].values()) + 625 + 155 == 994
+    assert manifest.dropped["oasst1"]["no whole path to a root"] == 2
+
+
+def test_every_row_of_the_sample_fits_the_window_and_its_counts_are_true(sample: PrepareResult):
+    for split in ("train", "validation"):
+        samples = read_samples(sample.out, split)
+        encoded = encode_conversations(sample.conversation for sample in samples)
+        assert max(map(len, encoded)) <= 1024
+        tokens = sample.manifest.tokens["sft"][split]
+        assert sum(one.prompt_length for one in encoded) == tokens["prompt"]
+        assert sum(map(len, encoded)) == tokens["prompt"] + tokens["trained"]
+        assert sum(sample.manifest.lengths["sft"][split]) == len(samples)
+
+
+def test_ids_are_unique_and_nothing_measured_on_is_trained_on(sample: PrepareResult):
+    train, validation = (read_samples(sample.out, split) for split in ("train", "validation"))
+    ids = [one.id for one in (*train, *validation)]
+    assert len(ids) == len(set(ids))
+    exchanges = [
+        {(one.conversation.user, one.conversation.reply) for one in split}
+        for split in (train, validation)
+    ]
+    assert not exchanges[0] & exchanges[1]
+
+
+def test_no_prompt_of_the_pairs_is_on_both_sides(sample: PrepareResult):
+    prompts = [
+        {pair.preference.prompt for pair in read_pairs(sample.out, split)}
+        for split in ("train", "validation")
+    ]
+    assert prompts[0]
+    assert not prompts[0] & prompts[1]
+
+
+def test_the_reference_set_keeps_long_and_repeated_conversations(sample: PrepareResult):
+    conversations = [
+        one.conversation for one in read_samples(sample.out, "validation", "reference")
+    ]
+    assert len(conversations) == 1831
+    assert len(set(conversations)) < 1831
+    assert max(map(len, encode_conversations(conversations))) > 1024
+
+
+def test_every_reply_of_oasst1_is_kept_or_counted_once():
+    file = "oasst1.jsonl"
+    write(file, *sample_rows("oasst1.validation.jsonl.gz", 2022))
+    result = prepare(config(oasst1=file, holdout=0.3), ignore)
+    kept = sum(result.manifest.counts["sft"]["oasst1"].values())
+    assert kept + sum(result.manifest.dropped["oasst1"].values()) == 1243
+    groups = [{one.group for one in read_samples(result.out, split)}
+              for split in ("train", "validation")]  # fmt: skip
+    assert not groups[0] & groups[1]
+
+
+def config(**settings: Any) -> PrepareConfig:
+    off: dict[str, Any] = {"oasst1": "off", "alpaca": "off", "ultrafeedback": "off"}
+    return PrepareConfig(**{**off, **settings})
+
+
+def test_the_same_input_gives_the_same_bytes_and_another_seed_another_order():
+    files = (write("chat.jsonl", *questions(40), "broken"),)
+    trees: list[dict[str, bytes]] = []
+    for seed in (0, 0, 1):
+        trees.append(tree(prepare(config(chat=files, seed=seed, holdout=0), ignore).out))
+    assert trees[0] == trees[1]
+    shard = "sft/train-00000-of-00001.jsonl"
+    assert trees[0][shard] != trees[2][shard]
+    assert sorted(trees[0][shard].split(b"\n")) == sorted(trees[2][shard].split(b"\n"))
+
+
+def test_the_result_is_on_stdout_and_what_was_picked_on_stderr():
+    result = invoke(*OFF, "--chat", write("my.jsonl", *questions(20)), "--out", "d")
+    assert result.exit_code == 0
+    assert (
+        result.stderr
+        == "my.jsonl: my.jsonl (train), 5% held out\nmy.jsonl: shape prompt/completion\n"
+    )
+    assert "Written: d. Next: gpt2chat sft --data d" in result.stdout
+
+
+def test_json_is_the_result_for_other_programs():
+    result = invoke(*OFF, "--chat", write("my.jsonl", *questions(5)), "--holdout", "0", "--json")
+    assert json.loads(result.stdout)["manifest"]["counts"] == {"sft": {"my.jsonl": {"train": 5}}}
+
+
+def test_show_prints_trained_and_untrained_tokens_in_two_colours():
+    write("my.jsonl", HI)
+    command = [sys.executable, "-m", "gpt2chat", "prepare", *OFF, "--chat", "my.jsonl"]
+    environment = {**os.environ, "FORCE_COLOR": "1", "NO_COLOR": "", "TERM": "xterm"}
+    process = subprocess.run(
+        [*command, "--holdout", "0", "--show", "3"],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    assert "\x1b[32mHello<|eot_id|>\x1b[0m" in process.stdout
+    assert "\x1b[90mHi<|eot_id|>" in process.stdout
+
+
+def test_duplicates_go_and_what_is_measured_on_is_not_trained_on():
+    train = write("train.jsonl", *questions(6), *questions(2))
+    valid = write("valid.jsonl", questions(1)[0], questions(1)[0])
+    result = prepare(config(chat=(train, valid)), ignore)
+    assert result.manifest.counts["sft"] == {
+        "train.jsonl": {"train": 5},
+        "valid.jsonl": {"validation": 1},
+    }
+    assert result.manifest.dropped == {
+        "train.jsonl": {"duplicate": 2, "also in validation": 1},
+        "valid.jsonl": {"duplicate": 1},
+    }
+
+
+def test_what_is_longer_than_the_window_is_dropped_or_loses_early_turns():
+    turns = [{"role": role, "content": role * 10} for role in ("user", "assistant") * 8]
+    rows = ({"messages": turns}, {"prompt": "Hi", "completion": "word " * 200})
+    file = write("chat.jsonl", rows[0]), write("long.jsonl", rows[1])
+    result = prepare(config(chat=file, max_length=64, holdout=0), ignore)
+    # Of eight replies in a row, all but the first lose their history, and are alike without it.
+    assert result.manifest.counts["sft"] == {"chat.jsonl": {"train": 1}}
+    assert result.manifest.dropped == {
+        "chat.jsonl": {"duplicate": 7},
+        "long.jsonl": {"longer than the window": 1},
+    }
+    assert result.manifest.window == 64
+
+
+def test_a_broken_record_is_kept_aside_with_its_line_and_the_rest_goes_on():
+    write("chat.jsonl", HI, '{"prompt": "Hi', {"prompt": "Hi", "completion": ""})
+    result = invoke(*OFF, "--chat", "chat.jsonl", "--holdout", "0")
+    assert result.exit_code == 0
+    rejected = [record.value for record in read_file(Path("data/rejected.jsonl"))]
+    assert [(row["file"], row["line"]) for row in rejected] == [
+        ("chat.jsonl", 2),
+        ("chat.jsonl", 3),
+    ]
+    assert rejected[0]["text"] == '{"prompt": "Hi'
+    assert rejected[1]["reason"] == "empty assistant message"
+
+
+def failure(result: Any, code: int, *said: str) -> None:
+    """Assert that a command ended with one line that says this, and wrote nothing."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert all(text in line for text in said), line
+    assert not Path("data").exists()
+    assert not list(Path().glob(".data*"))
+
+
+def test_strict_stops_at_the_first_broken_record():
+    write("chat.jsonl", HI, '{"prompt": "Hi')
+    result = invoke(*OFF, "--chat", "chat.jsonl", "--strict")
+    failure(result, 3, "chat.jsonl, line 2: not JSON")
+
+
+@pytest.mark.parametrize(
+    ("row", "flag", "said"),
+    [
+        ({"text": "Hi"}, "--chat", ("fields text", "prompt, completion")),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "b"}, "--chat", ("with --preference",)),
+        ({"message_id": "1", "text": "Hi", "role": "prompter"}, "--chat", ("with --oasst1",)),
+        (HI, "--preference", ("with --chat",)),
+        (HI, "--oasst1", ("with --chat",)),
+        ({}, "--chat", ("fields none",)),
+    ],
+)
+def test_an_unknown_shape_is_refused_with_its_line_and_what_was_expected(
+    row: dict[str, Any], flag: str, said: tuple[str, ...]
+):
+    result = invoke(*OFF, flag, write("a.jsonl", "broken", row))
+    failure(result, 3, "a.jsonl, line 2: unknown shape", *said)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ((), "my.jsonl is empty"),
+        (("broken", "{"), "none of its 2 records can be used. my.jsonl, line 1: not JSON"),
+        (({"prompt": "Hi", "completion": ""},), "my.jsonl, line 1: empty assistant message"),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_used_is_refused(rows: tuple[Any, ...], said: str):
+    failure(invoke(*OFF, "--chat", write("my.jsonl", *rows)), 3, said)
+
+
+def test_a_missing_file_is_named_with_its_flag():
+    failure(invoke(*OFF, "--preference", "no.jsonl"), 3, "--preference no.jsonl: there is no such")
+
+
+def test_everything_off_is_refused():
+    failure(invoke(*OFF), 2, "Every source is off")
+
+
+def test_the_sample_and_a_source_exclude_each_other():
+    failure(invoke("--sample", "--alpaca", "off"), 2, "--sample stands in for")
+
+
+def test_nothing_left_to_train_on_is_refused_with_the_reasons():
+    write("oasst1.jsonl", *sample_rows("oasst1.validation.jsonl.gz", 20))
+    result = invoke(*OFF, "--oasst1", "oasst1.jsonl", "--lang", "fi")
+    failure(result, 3, "No training rows are left", "another language")
+
+
+def test_a_sample_longer_than_the_window_alone_leaves_nothing():
+    file = write("my.jsonl", {"prompt": "Hi", "completion": "word " * 2000})
+    failure(invoke(*OFF, "--chat", file, "--holdout", "0"), 3, "1 longer than the window")
+
+
+def test_a_folder_with_files_of_ones_own_is_not_replaced():
+    chat = write("chat.jsonl", HI)
+    Path("thesis").mkdir()
+    write("thesis/chapter.txt", "words")
+    result = invoke(*OFF, "--chat", chat, "--out", "thesis")
+    failure(result, 2, "thesis holds files that prepare did not write")
+    assert Path("thesis/chapter.txt").read_text() == "words\n"
+    assert invoke(*OFF, "--chat", chat, "--out", ".").exit_code == 2
+
+
+def test_a_file_put_beside_the_shards_is_not_lost():
+    chat = write("chat.jsonl", HI)
+    prepare(config(chat=(chat,), holdout=0), ignore)
+    write("data/notes.txt", "words")
+    result = invoke(*OFF, "--chat", chat)
+    assert result.exit_code == 2
+    assert "data holds files that prepare did not write, such as notes.txt" in result.stderr
+    assert Path("data/notes.txt").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line():
+    chat = write("chat.jsonl", HI)
+    failure(invoke(*OFF, "--chat", chat, "--out", f"{chat}/data"), 6, "Cannot write", "--out")
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line():
+    chat = write("chat.jsonl", HI)
+    failure(invoke(*OFF, "--chat", chat, "--out", chat), 6, "Cannot write", "--out")
+    assert Path(chat).read_text() == json.dumps(HI) + "\n"
+
+
+def test_a_full_disk_leaves_the_old_folder(monkeypatch: pytest.MonkeyPatch):
+    settings = config(chat=(write("chat.jsonl", *questions(5)),), holdout=0)
+    before = tree(prepare(settings, ignore).out)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Spool, "write", full)
+    result = invoke(*OFF, "--chat", "chat.jsonl")
+    assert result.exit_code == 6
+    assert "No space left to write data" in result.stderr
+    assert tree(Path("data")) == before
+
+
+def test_ctrl_c_leaves_the_old_folder_and_nothing_beside_it():
+    settings = config(chat=(write("chat.jsonl", *questions(5)),), holdout=0)
+    before = tree(prepare(settings, ignore).out)
+
+    def press(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings, press)
+    assert tree(Path("data")) == before
+    assert sorted(path.name for path in Path().iterdir()) == ["chat.jsonl", "data"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_leaves_no_half_and_the_next_is_whole(sent: signal.Signals):
+    command = [sys.executable, "-u", "-m", "gpt2chat", "prepare", "--sample"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(sent)
+        _, said = process.communicate()
+    assert not Path("data").exists()
+    if sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert said.decode().splitlines()[-1] == "error: Interrupted; nothing was changed."
+    assert invoke(*OFF, "--chat", write("chat.jsonl", HI), "--holdout", "0").exit_code == 0
+    assert read_manifest(Path("data")).rows("sft", "train") == 1
+    assert sorted(path.name for path in Path().iterdir()) == ["chat.jsonl", "data"]

@@ -1,0 +1,107 @@
+"""Rows fit the window by whole early turns, and none that would train wrongly is written."""
+
+import json
+
+import pytest
+
+from gpt2chat.core.conversations import Conversation, Preference
+from gpt2chat.core.rows import Row, check, pair_rows, sample_rows
+from gpt2chat.core.shards import Pair, Sample
+from gpt2chat.core.tokens import Encoded, encode_conversation
+from tests.conftest import talk
+
+LONG = talk("first " * 40, "second " * 40, "Hi", "Hello")
+WINDOW = 64
+
+
+def one(conversation: Conversation, window: int | None = WINDOW) -> Row | None:
+    return sample_rows([Sample("id", "source", "group", conversation)], window)[0]
+
+
+def pair(prompt: Conversation, chosen: str, rejected: str) -> Row | None:
+    return pair_rows([Pair("id", "source", "group", Preference(prompt, chosen, rejected))], WINDOW)[
+        0
+    ]
+
+
+def test_a_row_has_the_messages_the_rendered_text_and_the_token_counts():
+    row = one(talk("Hi", "Hello"))
+    assert row is not None
+    fields = json.loads(row.line)
+    assert list(fields) == [
+        "id", "source", "group", "messages",
+        "prompt", "completion", "prompt_tokens", "completion_tokens",
+    ]  # fmt: skip
+    assert fields["messages"] == talk("Hi", "Hello").as_dicts()
+    assert fields["completion"] == "Hello<|eot_id|>"
+    assert (fields["prompt_tokens"], fields["completion_tokens"]) == (row.prompt_tokens, 2)
+    assert row.length == len(encode_conversation(talk("Hi", "Hello")))
+
+
+def test_early_turns_are_dropped_whole_where_a_sample_is_too_long():
+    row = one(LONG)
+    assert row is not None
+    assert row.shortened
+    assert json.loads(row.line)["messages"] == talk("Hi", "Hello").as_dicts()
+
+
+def test_a_sample_that_is_too_long_without_its_history_is_no_row():
+    assert one(talk("Hi", "Hello " * 80)) is None
+    assert one(talk("Hi " * 80, "Hello")) is None
+
+
+def test_without_a_window_any_length_is_a_row():
+    row = one(LONG, window=None)
+    assert row is not None
+    assert not row.shortened
+    assert row.length > WINDOW
+
+
+def test_both_sides_of_a_pair_keep_the_prompt_that_the_longer_one_leaves_room_for():
+    row = pair(talk("early " * 5, "turn", "Hi"), "Hello", "Hello " * 20)
+    assert row is not None
+    assert row.shortened
+    assert json.loads(row.line)["messages"] == talk("Hi").as_dicts()
+    assert row.length <= WINDOW
+
+
+@pytest.mark.parametrize("replies", [("Hello", "Hello " * 80), ("Hello " * 80, "Hello")])
+def test_a_pair_with_one_side_too_long_is_no_row(replies: tuple[str, str]):
+    assert pair(talk("Hi"), *replies) is None
+
+
+def test_control_tokens_typed_as_text_are_told():
+    typed, plain = one(talk("What is <|eot_id|>?", "A token.")), one(talk("Hi", "Hello"))
+    assert typed is not None
+    assert plain is not None
+    assert (typed.typed_control, plain.typed_control) == (True, False)
+    told = pair(talk("Hi"), "It is <|endoftext|>", "Hello")
+    assert told is not None
+    assert told.typed_control
+
+
+def test_rows_that_share_their_last_exchange_share_a_hash_and_no_other():
+    long, short = one(LONG, window=None), one(talk("Hi", "Hello"))
+    assert long is not None
+    assert short is not None
+    assert long.exchange_hash == short.exchange_hash
+    assert long.text_hash != short.text_hash
+
+
+@pytest.mark.parametrize(
+    ("ids", "prompt_length", "rule"),
+    [
+        ([1, 2, 9, 50261], 2, "not the beginning"),
+        ([1, 2, 3], 3, "no token is trained"),
+        ([1, 2, 3, 4], 3, "end of turn is not trained"),
+        ([1, 2, 3, 50264, 50261], 3, "outside the vocabulary"),
+        ([1, 2, 3, 4, 5, 50261], 3, "longer than the window"),
+    ],
+)
+def test_a_row_that_would_train_wrongly_stops_the_run(
+    ids: list[int], prompt_length: int, rule: str
+):
+    prompt = Encoded([1, 2, 3], 3)
+    check("x", Encoded([1, 2, 3, 50261], 3), prompt, window=5)
+    with pytest.raises(RuntimeError, match=f"row x: .*{rule}"):
+        check("x", Encoded(ids, prompt_length), prompt, window=5)

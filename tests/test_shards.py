@@ -1,0 +1,140 @@
+"""Shards are read as they were written, or refused by name."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2chat.core.errors import DataError
+from gpt2chat.core.shards import (
+    MANIFEST,
+    VERSION,
+    manifest_text,
+    read_manifest,
+    read_pairs,
+    read_samples,
+)
+from gpt2chat.core.template import render, to_text
+from gpt2chat.core.tokens import encode_conversation
+
+
+@pytest.fixture
+def data(tiny_data: Path, tmp_path: Path) -> Path:
+    """A copy of a small data folder, free to be broken."""
+    for file in tiny_data.rglob("*"):
+        if file.is_file():
+            copy = tmp_path / "data" / file.relative_to(tiny_data)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    return tmp_path / "data"
+
+
+def lines(data: Path, kind: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in sorted((data / kind).glob("train-*"))
+            for line in file.read_text(encoding="utf-8").splitlines()]  # fmt: skip
+
+
+def test_samples_come_back_as_they_are_rendered(data: Path):
+    for sample, row in zip(read_samples(data, "train"), lines(data, "sft"), strict=True):
+        assert to_text(render(sample.conversation)) == row["prompt"] + row["completion"]
+        assert (sample.id, sample.source, sample.group) == (row["id"], row["source"], row["group"])
+        encoded = encode_conversation(sample.conversation)
+        sizes = (row["prompt_tokens"], row["prompt_tokens"] + row["completion_tokens"])
+        assert (encoded.prompt_length, len(encoded)) == sizes
+
+
+def test_pairs_come_back_as_they_are_rendered(data: Path):
+    for pair, row in zip(read_pairs(data, "train"), lines(data, "preference"), strict=True):
+        for side, reply in (
+            ("chosen", pair.preference.chosen),
+            ("rejected", pair.preference.rejected),
+        ):
+            whole = pair.preference.prompt.with_reply(reply)
+            assert to_text(render(whole)) == row["prompt"] + row[side]
+            assert len(encode_conversation(whole)) == row["prompt_tokens"] + row[f"{side}_tokens"]
+
+
+def test_training_and_validation_rows_are_told_apart(data: Path):
+    train, validation = read_samples(data, "train"), read_samples(data, "validation")
+    assert train
+    assert validation
+    assert not {sample.id for sample in train} & {sample.id for sample in validation}
+
+
+def test_the_manifest_is_read_back_as_it_was_written(data: Path):
+    manifest = read_manifest(data)
+    assert manifest.window == 1024
+    assert manifest_text(manifest) == (data / MANIFEST).read_text(encoding="utf-8")
+    assert manifest.rows("sft", "train") == len(read_samples(data, "train"))
+
+
+def test_without_a_manifest_the_command_to_type_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as error:
+        read_samples(Path("data"), "train")
+    said = "No manifest.json in data. Type gpt2chat prepare first, or name the folder with --data."
+    assert str(error.value) == said
+
+
+def test_a_shard_changed_by_hand_is_refused_by_name(data: Path):
+    shard = data / "sft" / "train-00000-of-00001.jsonl"
+    shard.write_text(shard.read_text().replace("the", "teh", 1))
+    with pytest.raises(DataError, match=f"{shard} is not as prepare wrote it.*gpt2chat prepare"):
+        read_samples(data, "train")
+    assert read_pairs(data, "train")
+
+
+def test_a_shard_that_is_gone_is_refused_by_name(data: Path):
+    shard = data / "preference" / "train-00000-of-00001.jsonl"
+    shard.unlink()
+    with pytest.raises(DataError, match=f"{shard} is named in the manifest.*gpt2chat prepare"):
+        read_pairs(data, "train")
+
+
+def rewrite(data: Path, **values: Any) -> None:
+    manifest = json.loads((data / MANIFEST).read_text())
+    (data / MANIFEST).write_text(json.dumps({**manifest, **values}))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"template": "0" * 16}, "another chat template"),
+        ({"tokenizer": "0" * 16}, "another tokenizer"),
+        ({"version": VERSION + 1}, "no manifest of prepare"),
+        ({"more": 1}, "no manifest of prepare"),
+        ({"shards": [{"path": "x"}]}, "no manifest of prepare"),
+        ({"shards": None}, "no manifest of prepare"),
+    ],
+)
+def test_a_manifest_of_another_kind_is_refused(data: Path, values: dict[str, Any], said: str):
+    rewrite(data, **values)
+    with pytest.raises(DataError, match=f"{said}.*Type gpt2chat prepare again"):
+        read_samples(data, "train")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "{}"])
+def test_what_is_no_manifest_is_refused(data: Path, text: str):
+    (data / MANIFEST).write_text(text)
+    with pytest.raises(DataError, match="no manifest of prepare"):
+        read_manifest(data)
+
+
+def without(data: Path, split: str) -> None:
+    kept = [asdict(shard) for shard in read_manifest(data).shards if shard.split != split]
+    rewrite(data, shards=kept)
+
+
+def test_no_training_rows_is_an_error_and_no_validation_rows_is_none(data: Path):
+    without(data, "validation")
+    assert read_samples(data, "validation") == []
+    assert read_pairs(data, "validation") == []
+    without(data, "train")
+    with pytest.raises(DataError, match="has no training samples"):
+        read_samples(data, "train")
+    with pytest.raises(DataError, match="has no training pairs"):
+        read_pairs(data, "train")

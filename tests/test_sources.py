@@ -1,0 +1,67 @@
+"""Flags become sources: files found, Hub names told from paths, the bundled sample."""
+
+from pathlib import Path
+
+import pytest
+
+from gpt2chat.core.config import PrepareConfig
+from gpt2chat.core.errors import ConfigError, DataError
+from gpt2chat.core.sources import SAMPLE, Source, find_sources
+
+
+def found(**settings: object) -> list[Source]:
+    off = {"oasst1": "off", "alpaca": "off", "ultrafeedback": "off"}
+    return find_sources(PrepareConfig(**{**off, **settings}))  # pyright: ignore[reportArgumentType]
+
+
+def touch(folder: Path, name: str) -> str:
+    (folder / name).touch()
+    return str(folder / name)
+
+
+def test_by_default_three_names_on_the_hub_are_read():
+    sources = find_sources(PrepareConfig())
+    assert [(source.name, source.content) for source in sources] == [
+        ("oasst1", "oasst1"), ("alpaca", "chat"), ("ultrafeedback", "preference"),
+    ]  # fmt: skip
+    assert all(source.files is None for source in sources)
+
+
+def test_everything_off_is_refused_with_what_to_give():
+    with pytest.raises(ConfigError, match="Every source is off.*--sample"):
+        found()
+
+
+def test_a_path_on_disk_wins_over_a_name_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    touch(tmp_path / "owner" / "name", "train.jsonl")
+    monkeypatch.chdir(tmp_path)
+    assert found(alpaca="owner/name")[0].files == {"train": (Path("owner/name/train.jsonl"),)}
+
+
+@pytest.mark.parametrize("value", ["alpaca.jsonl", "data/alpaca.parquet", "./alpaca", "/no/alpaca"])
+def test_what_looks_like_a_path_and_is_not_there_is_a_missing_file(value: str):
+    with pytest.raises(DataError, match=f"--alpaca {value}: there is no such file"):
+        found(alpaca=value)
+
+
+def test_own_files_are_never_looked_up_on_the_hub():
+    with pytest.raises(DataError, match="--chat owner/name: there is no such file"):
+        found(chat=("owner/name",))
+
+
+def test_a_source_with_a_validation_split_has_nothing_held_out(tmp_path: Path):
+    files = (touch(tmp_path, "train.jsonl"), touch(tmp_path, "valid.jsonl"))
+    assert [source.holdout for source in found(chat=files, holdout=0.3)] == [0, 0]
+    assert [source.holdout for source in found(chat=files[:1], holdout=0.3)] == [0.3]
+
+
+def test_the_sample_is_four_files_with_their_licences_beside_them():
+    sources = find_sources(PrepareConfig(sample=True))
+    names = [file.name for source in sources for files in (source.files or {}).values()
+             for file in files]  # fmt: skip
+    assert sorted(names) == sorted(file.name for file in SAMPLE.glob("*.gz"))
+    licences = (SAMPLE / "LICENSES.md").read_text(encoding="utf-8")
+    assert all(name in licences for name in names)
