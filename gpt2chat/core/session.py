@@ -1,0 +1,241 @@
+"""The history of one chat, and what of it fits the window."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from gpt2chat.core.conversations import Conversation, Message, Role, parse_messages
+from gpt2chat.core.errors import DataError, RowError
+from gpt2chat.core.files import write_text
+from gpt2chat.core.template import START_HEADER, Span, render, to_text
+from gpt2chat.core.tokens import WINDOW, encode, encode_conversation, encode_text, fit_window
+
+SHORTEST_REPLY = 64
+"""Tokens that a message must leave for its reply."""
+
+
+class Prompt(NamedTuple):
+    """What the model reads to answer the latest message."""
+
+    ids: list[int]
+    left: int
+    """Messages that this turn pushed out of the window."""
+
+
+class Session:
+    """One chat. The system prompt, the document and the latest message always stay in the window;
+    the oldest exchange leaves it first. What has left is still saved.
+    """
+
+    def __init__(self, system: str | None = None, window: int = WINDOW):
+        """Begin an empty chat; `system` is the template's own where it is not given.
+
+        Raises:
+            DataError: The system prompt is empty, or takes more than half the window.
+        """
+        self.window = window
+        self._head: list[Message] = []
+        self._turns: list[Message] = []
+        self._before: list[Message] = []
+        self._left = 0
+        if system is not None:
+            self.set_system(system)
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """All user and assistant messages, oldest first, those that left the window too."""
+        return tuple(self._turns)
+
+    @property
+    def system(self) -> str:
+        """The system prompt, the template's own where none is set."""
+        return self._conversation(Message("user", "?")).system
+
+    @property
+    def document(self) -> str | None:
+        """The document in the context block."""
+        return next((part.content for part in self._head if part.role == "context"), None)
+
+    def set_system(self, text: str | None) -> None:
+        """Set the system prompt from the next turn on; None for the template's own.
+
+        Raises:
+            DataError: It is empty, or takes more than half the window.
+        """
+        self._set_head("system", text, "The system prompt")
+
+    def set_document(self, text: str | None) -> None:
+        """Put a document into the context block from the next turn on; None takes it out.
+
+        Raises:
+            DataError: It is empty, or takes more than half the window.
+        """
+        self._set_head("context", text, "The context")
+
+    def ask(self, text: str, max_new_tokens: int) -> Prompt:
+        """Add a user message and return what the model reads.
+
+        The history makes room for a reply of `max_new_tokens`, up to half the window. A message
+        that alone leaves less room than that has a shorter reply, 64 tokens at least.
+
+        Raises:
+            DataError: The message is empty or too long for the window. Nothing has changed.
+        """
+        message = _message("user", text, "The message")
+        return self._prompt([*self._turns, message], max_new_tokens)
+
+    def answer(self, text: str) -> bool:
+        """Add the reply, whole or as far as it came, and return whether there was one.
+
+        Where it is empty, all is as it was before the message, or before the retry.
+        """
+        if not text.strip():
+            self._turns = self._before
+            return False
+        self._turns = [*self._turns, Message("assistant", text)]
+        return True
+
+    def retry(self, max_new_tokens: int) -> Prompt:
+        """Drop the latest reply and return what the model reads to give another.
+
+        Raises:
+            DataError: There is no message to answer.
+        """
+        turns = self._turns[:-1] if self._replied else self._turns
+        if not turns or turns[-1].role != "user":
+            raise DataError("There is no message to answer again. Write one first.")
+        return self._prompt(turns, max_new_tokens)
+
+    def undo(self) -> str:
+        """Take back the latest message of the user with its reply, and return its text.
+
+        Raises:
+            DataError: There is none.
+        """
+        users = [at for at, message in enumerate(self._turns) if message.role == "user"]
+        if not users:
+            raise DataError("There is nothing to undo.")
+        taken = self._turns[users[-1]]
+        self._turns, self._left = self._turns[: users[-1]], 0
+        return taken.content
+
+    def clear(self) -> None:
+        """Forget all messages; the system prompt and the document stay."""
+        self._turns, self._left = [], 0
+
+    @property
+    def used(self) -> int:
+        """Tokens of the window that the chat takes as it stands, the latest reply included."""
+        if self._replied:
+            conversation = self._conversation(*self._turns[self._left :])
+            return min(len(encode_conversation(conversation)), self.window)
+        spans = render(self._conversation(*self._turns, Message("user", "?")))
+        # All before the headers of that message and of its reply.
+        headers = [at for at, span in enumerate(spans) if span == Span(START_HEADER, control=True)]
+        return len(encode(spans[: headers[-2]]).ids)
+
+    def rendered(self) -> str:
+        """Return the text that the latest reply was given to, control tokens by name.
+
+        Raises:
+            DataError: There is no message yet.
+        """
+        turns = self._turns[:-1] if self._replied else self._turns
+        if not turns or turns[-1].role != "user":
+            raise DataError("There is no prompt to show. Write a message first.")
+        return to_text(render(self._conversation(*turns[self._left :])))
+
+    def save(self, path: Path) -> None:
+        """Write the chat as one line of JSON, which `gpt2chat prepare --chat` reads too.
+
+        Raises:
+            DataError: There is nothing to save, or the file is there and is no saved chat.
+            StorageError: The file cannot be written.
+        """
+        if not self._turns:
+            raise DataError("There is nothing to save. Write a message first.")
+        if path.exists():
+            try:
+                read_chat(path)
+            except DataError:
+                raise DataError(f"{path} is no saved chat. Give another name.") from None
+        messages = [
+            {"role": message.role, "content": message.content}
+            for message in (*self._head, *self._turns)
+        ]
+        write_text(path, json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+    def load(self, path: Path) -> None:
+        """Replace the chat by a saved one.
+
+        Raises:
+            DataError: The file is no saved chat, or what always stays takes more than half the
+                window. Nothing has changed.
+        """
+        conversation = read_chat(path)
+        head = [part for part in conversation.messages if part.role in ("system", "context")]
+        for part in head:
+            self._check_head(part, f"The {part.role} of {path}")
+        self._head, self._turns, self._left = head, list(conversation.turns), 0
+
+    @property
+    def _replied(self) -> bool:
+        return [message.role for message in self._turns[-2:]] == ["user", "assistant"]
+
+    def _conversation(self, *turns: Message) -> Conversation:
+        return Conversation((*self._head, *turns))
+
+    def _set_head(self, role: Role, text: str | None, what: str) -> None:
+        others = [part for part in self._head if part.role != role]
+        if text is not None:
+            message = _message(role, text, what)
+            self._check_head(message, what)
+            # The system prompt stands before the document.
+            others = [message, *others] if role == "system" else [*others, message]
+        self._head = others
+
+    def _check_head(self, message: Message, what: str) -> None:
+        tokens, most = len(encode_text(message.content)), self.window // 2
+        if tokens > most:
+            raise DataError(f"{what} has {tokens:,} tokens; at most {most:,} fit. Shorten it.")
+
+    def _prompt(self, turns: list[Message], max_new_tokens: int) -> Prompt:
+        whole = self._conversation(*turns)
+        fitted = fit_window(whole, self.window - min(max_new_tokens, self.window // 2))
+        if fitted is None:
+            fitted = whole.with_history(())
+            over = len(encode_conversation(fitted)) - (self.window - SHORTEST_REPLY)
+            if over > 0:
+                tokens = len(encode_text(turns[-1].content))
+                raise DataError(
+                    f"The message has {tokens:,} tokens; {max(tokens - over, 0):,} fit beside the "
+                    f"system prompt, the context and a reply of {SHORTEST_REPLY}. Shorten it."
+                )
+        left = len(whole.turns) - len(fitted.turns)
+        pushed = max(left - self._left, 0)
+        self._before, self._turns, self._left = self._turns, turns, left
+        return Prompt(encode_conversation(fitted).ids, pushed)
+
+
+def read_chat(path: Path) -> Conversation:
+    """Return a chat that `Session.save` wrote, or a plain JSON list of messages.
+
+    Raises:
+        DataError: The file cannot be read, or is neither.
+    """
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            value = cast(dict[str, Any], value).get("messages")
+        return parse_messages(value)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RowError, RecursionError) as error:
+        raise DataError(f"{path} is no saved chat: {error}.") from error
+
+
+def _message(role: Role, text: str, what: str) -> Message:
+    try:
+        return Message(role, text)
+    except RowError as error:
+        raise DataError(f"{what} cannot be used: {error.reason}.") from error

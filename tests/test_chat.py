@@ -1,0 +1,159 @@
+"""`gpt2chat chat -p` and piped input: the answer on stdout, all else on stderr, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gpt2chat.cli import app
+from gpt2chat.commands.chat import is_base
+from gpt2chat.core.config import Sampling
+from gpt2chat.core.errors import ConfigError
+from gpt2chat.core.tokens import STARTER
+
+Chat = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def chat(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chat:
+    """Runs `gpt2chat chat` with the tiny model in an empty folder; returns code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(
+        *arguments: str, stdin: str | bytes = "", model: str | None = str(tiny_folder)
+    ) -> tuple[int, str, str]:
+        named = [] if model is None else ["--model", model]
+        flags = [*named, "--max-new-tokens", "8", "--seed", "1", *arguments]
+        result = CliRunner().invoke(app, ["chat", *flags], input=stdin)
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+def test_a_prompt_is_answered_once_on_stdout(chat: Chat, tiny_folder: Path):
+    code, out, err = chat("-p", "Hello")
+    assert code == 0
+    assert out.strip()
+    assert out.endswith("\n")
+    assert err.startswith(f"model: {tiny_folder}\n8 tokens, cut at the limit")
+
+
+def test_the_same_seed_gives_the_same_answer(chat: Chat):
+    assert chat("-p", "Hello")[1] == chat("-p", "Hello")[1] != chat("-p", "Hello", "--seed", "2")[1]
+
+
+def test_piped_text_is_the_message(chat: Chat):
+    assert chat(stdin="Hello\n")[1] == chat("-p", "Hello")[1]
+    assert chat(stdin="\ufeffHello".encode())[1] == chat("-p", "Hello")[1]
+
+
+def test_piped_text_follows_the_prompt_after_an_empty_line(chat: Chat):
+    assert chat("-p", "Shorten:", stdin="A text.\n")[1] == chat("-p", "Shorten:\n\nA text.")[1]
+
+
+def test_the_system_prompt_changes_the_answer(chat: Chat):
+    assert chat("-p", "Hello", "--system", "Shout.")[1] != chat("-p", "Hello")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "code", "line"),
+    [
+        ((), "", 3, "The message is empty. Give -p some text, or pipe some in."),
+        (("-p", " "), " \n", 3, "The message is empty."),
+        ((), b"\xff\xfe", 3, "Standard input is not UTF-8 text"),
+        ((), "word " * 2000, 3, "The message has 2,000 tokens; 932 fit beside"),
+        (("-p", "x", "--system", " "), "", 3, "The system prompt cannot be used: empty"),
+        (("-p", "x", "--top-p", "0"), "", 2, "--top-p must be above 0 and at most 1, not 0.0."),
+        (("-p", "x", "--temperature", "nan"), "", 2, "--temperature must be from 0 to 100"),
+        (("-p", "x", "--max-new-tokens", "961"), "", 2, "--max-new-tokens must be from 1 to 960"),
+        (("-p", "x", "--seed", "-1"), "", 2, "--seed must be at least 0"),
+        (("-p", "x", "--model", "./none"), "", 4, "--model ./none: there is no such folder."),
+    ],
+)
+def test_a_mistake_is_one_line_and_its_exit_code(
+    chat: Chat, arguments: tuple[str, ...], stdin: str | bytes, code: int, line: str
+):
+    got, out, err = chat(*arguments, stdin=stdin)
+    assert (got, out) == (code, "")
+    assert err.splitlines()[-1].startswith(f"error: {line}")
+    assert err.count("error") == 1
+
+
+def test_without_a_run_the_command_to_type_is_named(chat: Chat):
+    code, out, err = chat("-p", "Hello", model=None)
+    assert (code, out) == (4, "")
+    assert "Type gpt2chat sft first" in err
+
+
+def test_the_newest_finished_run_answers(chat: Chat, tiny_folder: Path, tmp_path: Path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    for name, day in (("sft", "2026-01-02"), ("orpo", "2026-01-03")):
+        (runs / name).mkdir()
+        for file in tiny_folder.iterdir():
+            (runs / name / file.name).write_bytes(file.read_bytes())
+        result = {"command": name, "finished": f"{day}T00:00:00+00:00"}
+        (runs / name / "result.json").write_text(json.dumps(result))
+    _, out, err = chat("-p", "Hello", model=None)
+    assert f"model: {Path('runs', 'orpo')} (newest finished run)" in err
+    assert out == chat("-p", "Hello")[1]
+
+
+def test_settings_come_from_a_file_too(chat: Chat, tmp_path: Path):
+    (tmp_path / "chat.toml").write_text("temperature = 0.0\ntop_k = 1\n")
+    assert chat("-p", "Hi", "--config", "chat.toml") != chat("-p", "Hi")
+    assert chat("-p", "Hi", "--config", "chat.toml")[1] == chat("-p", "Hi", "--temperature", "0")[1]
+
+
+def test_a_model_without_the_template_is_called_a_base_model(tiny_folder: Path):
+    assert is_base("starter")
+    assert is_base(str(STARTER))
+    assert is_base("openai-community/gpt2")
+    assert not is_base(str(tiny_folder))
+    assert not is_base("someone/gpt2-chat")
+
+
+def test_ctrl_c_leaves_with_130_and_one_line(tiny_folder: Path, tmp_path: Path):
+    # The long reply has begun when its first bytes are there, and cannot have ended.
+    command = [sys.executable, "-m", "gpt2chat", "chat", "--model", str(tiny_folder), "-p", "Hi"]
+    process = subprocess.Popen(
+        [*command, "--max-new-tokens", "960", "--top-k", "0"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path,
+    )  # fmt: skip
+    assert process.stdout is not None
+    os.read(process.stdout.fileno(), 1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.decode().splitlines()[1:] == ["error: Interrupted; nothing was changed."]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [("temperature", "0.5", 0.5), ("--top-k", "3", 3), ("seed", "none", None), ("seed", "7", 7)],
+)
+def test_a_setting_is_read_from_text(name: str, text: str, value: object):
+    changed = Sampling(seed=1).with_setting(name, text)
+    assert getattr(changed, name.strip("-").replace("-", "_")) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("heat", "1", "There is no setting heat. There are temperature, top_k,"),
+        ("top_k", "1.5", "top_k must be a whole number, not 1.5."),
+        ("top_p", "much", "top_p must be a number, not much."),
+        ("top_p", "2", "--top-p must be above 0 and at most 1, not 2.0."),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(name: str, text: str, message: str):
+    with pytest.raises(ConfigError) as error:
+        Sampling().with_setting(name, text)
+    assert str(error.value).startswith(message)

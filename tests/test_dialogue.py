@@ -1,0 +1,196 @@
+"""What each line typed in a chat does, and that no line ends it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpt2chat import report
+from gpt2chat.core.config import Sampling
+from gpt2chat.core.errors import CheckpointError
+from gpt2chat.core.generate import Generator
+from gpt2chat.core.session import Session
+from gpt2chat.dialogue import HELP, Dialogue, is_open, unquoted
+from tests.conftest import tiny_model
+
+GENERATOR = Generator(tiny_model(), torch.device("cpu"))
+Capture = pytest.CaptureFixture[str]
+Said = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def dialogue() -> Dialogue:
+    sampling = Sampling(max_new_tokens=6, seed=0)
+    return Dialogue(Session(), sampling, "tiny", lambda: GENERATOR)
+
+
+@pytest.fixture
+def said(dialogue: Dialogue, capsys: Capture) -> Said:
+    """Types lines; returns what the last one wrote to stdout and to stderr."""
+
+    def say(*lines: str) -> tuple[str, str]:
+        for line in lines:
+            capsys.readouterr()
+            dialogue.turn(line)
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    return say
+
+
+def contents(dialogue: Dialogue) -> list[str]:
+    return [message.content for message in dialogue.session.turns]
+
+
+def test_a_message_is_answered_on_stdout_and_counted_on_stderr(dialogue: Dialogue, said: Said):
+    out, err = said("Hello")
+    assert contents(dialogue) == ["Hello", out.strip()]
+    assert "6 tokens, cut at the limit" in err
+
+
+def test_messages_in_three_quotes_and_after_a_space_are_messages(dialogue: Dialogue, said: Said):
+    said('"""\n/help\n  me\n"""', " /usr/bin is what?", "\n \n")
+    assert contents(dialogue)[::2] == ["/help\n  me", "/usr/bin is what?"]
+
+
+def test_a_retry_gives_another_reply_and_repeats_from_the_same_seed(dialogue: Dialogue, said: Said):
+    first, second, third = said("Hello")[0], said("/retry")[0], said("/retry")[0]
+    assert len({first, second, third}) == 3
+    assert said("/clear", "Hello", "/retry")[0] == second
+    assert contents(dialogue) == ["Hello", second.strip()]
+
+
+def test_undo_and_clear_take_messages_back(dialogue: Dialogue, said: Said):
+    said("one", "two")
+    assert said("/undo")[1] == "Taken back: two\n"
+    assert contents(dialogue)[0] == "one"
+    said("/clear")
+    assert contents(dialogue) == []
+
+
+def test_the_window_rolls_and_says_so(dialogue: Dialogue, said: Said):
+    notices = [said("word " * 440)[1] for _ in range(3)]
+    assert "left the window" not in notices[0] + notices[1]
+    assert notices[2].startswith("The oldest 2 messages left the window.\n")
+    assert len(dialogue.session.turns) == 6
+
+
+def test_the_system_prompt_and_the_document_are_shown_and_changed(dialogue: Dialogue, said: Said):
+    assert said("/system")[1].startswith("The system prompt: You are a helpful assistant")
+    assert said("/system Be brief.")[1] == "The system prompt: Be brief.\n"
+    assert said("/system default") == said("/system")
+    assert said("/context A page.")[1] == "The document: A page.\n"
+    assert said("/context off")[1] == "The document: none\n"
+
+
+def test_a_document_is_read_from_a_file(dialogue: Dialogue, said: Said, tmp_path: Path):
+    (tmp_path / "page.txt").write_text("A page.\nIts end.", encoding="utf-8")
+    assert said(f"/context @{tmp_path / 'page.txt'}")[1] == "The document: A page. Its end.\n"
+    assert dialogue.session.document == "A page.\nIts end."
+
+
+def test_sampling_is_shown_and_changed(dialogue: Dialogue, said: Said):
+    assert "temperature         0.9" in said("/set temperature 0.9")[1]
+    assert said("/set top-k=5") == said("/set")
+    assert dialogue.sampling == Sampling(temperature=0.9, top_k=5, max_new_tokens=6, seed=0)
+
+
+def test_show_prints_the_prompt_that_the_model_read(said: Said):
+    shown = said("/system Say :smile: [b]", "Hi", "/show")[1].replace("\n", "")
+    assert shown.startswith("<|beginoftext|><|start_header_id|>system<|end_header_id|>Say :smile:")
+    assert shown.endswith("Hi<|eot_id|><|start_header_id|>assistant<|end_header_id|>")
+
+
+def test_a_chat_is_saved_and_loaded(dialogue: Dialogue, said: Said, tmp_path: Path):
+    path = tmp_path / "my chat.json"
+    assert said("Hello", f"/save {path}")[1].startswith("Saved 2 messages to ")
+    before = contents(dialogue)
+    assert said("/clear", f"/load {path}")[1].startswith("Loaded 2 messages from ")
+    assert contents(dialogue) == before
+
+
+def test_help_names_every_command(dialogue: Dialogue, said: Said):
+    listed = {usage.split()[0] for usage, _ in HELP}
+    assert set(dialogue.commands) <= listed
+    assert all(word in said("/help")[1] for word in listed)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("/", "There is no command /."),
+        ("/nope now", "There is no command /nope. Type /help"),
+        ("/undo", "There is nothing to undo."),
+        ("/retry", "There is no message to answer again."),
+        ("/show", "There is no prompt to show."),
+        ("/set heat 1", "There is no setting heat."),
+        ("/set temperature", "Give a name and a value"),
+        ("/set temperature -1", "--temperature must be from 0 to 100, not -1.0."),
+        ("/save", "/save needs a file, such as /save chat.json."),
+        ("/save chat.json", "There is nothing to save."),
+        ("/load", "/load needs a file"),
+        ("/load ~nobody-here/chat.json", "~nobody-here/chat.json cannot be read"),
+        ("/context @", "/context needs a file"),
+        ("/context @none.txt", "none.txt: No such file or directory."),
+        ("/context @.", ".: Is a directory."),
+        ("/system " + "word " * 600, "The system prompt has 600 tokens; at most 512 fit."),
+        ("word " * 2000, "The message has 2,000 tokens"),
+        ('"""\n"""', "The message cannot be used: empty user message."),
+        ("\ud800", "The message cannot be used: text with a lone surrogate."),
+    ],
+)
+def test_a_mistake_is_one_line_and_the_chat_goes_on(
+    dialogue: Dialogue, said: Said, line: str, error: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    out, err = said(line)
+    assert out == ""
+    assert err.startswith(f"error: {error}")
+    assert err.count("\n") == 1
+    assert contents(dialogue) == []
+
+
+def test_ctrl_c_keeps_the_reply_as_far_as_it_came(dialogue: Dialogue, said: Said):
+    passes = iter(range(3))
+
+    def count(*_: Any) -> None:
+        if next(passes, None) is None:
+            raise KeyboardInterrupt
+
+    hook = GENERATOR.model.transformer.register_forward_pre_hook(count)
+    out, err = said("Hello")
+    hook.remove()
+    assert err.startswith("3 tokens, stopped by Ctrl-C")
+    assert contents(dialogue) == ["Hello", out.strip()]
+
+
+def test_ctrl_c_before_the_first_token_takes_the_message_back(dialogue: Dialogue, said: Said):
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    hook = GENERATOR.model.transformer.register_forward_pre_hook(stop)
+    assert said("Hello")[1].startswith("No reply came: the message is taken back.")
+    hook.remove()
+    assert contents(dialogue) == []
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_chat_with_its_error():
+    def load() -> Generator:
+        raise CheckpointError("no weights")
+
+    with pytest.raises(CheckpointError, match="no weights"):
+        Dialogue(Session(), Sampling(), "none", load).turn("Hello")
+
+
+def test_three_quotes_stay_open_until_they_are_closed():
+    assert all(map(is_open, ['"""', '"""a\n', '"""a"', '/system """a', '"""""']))
+    assert not any(map(is_open, ['"""a\nb"""', '""""""', 'a """', "/help", '/system """a""" ', ""]))
+    assert unquoted(' """ a\nb """ ') == "a\nb"
+
+
+def test_control_characters_of_a_reply_never_reach_the_terminal():
+    pieces = [" \n", "a\x1b[31m", "\x07b\r\x9b2J", "\tc\n", "\x7f", " d", "\n\n "]
+    assert "".join(report.visible(pieces)) == "a[31mb2J\tc\n d"
