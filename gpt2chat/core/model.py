@@ -50,7 +50,10 @@ def pick_autocast(precision: Precision, device: torch.device) -> bool:
         return able
     if device.type == "cpu" and precision == "auto":
         # Without these instructions bf16 is emulated, and slower than float32.
-        return torch.cpu.get_capabilities().get("avx512_bf16", False)
+        try:
+            return torch.cpu.get_capabilities().get("avx512_bf16", False)
+        except AttributeError:  # torch 2.11
+            return False
     return precision == "bf16"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2chat.core.errors import CheckpointError, ConfigError, StorageError
+from gpt2chat.core.files import remove
 from gpt2chat.core.tokens import STARTER
 
 RUNS = Path("runs")
@@ -122,6 +123,13 @@ def newest_checkpoint(run: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end."""
     folders = (run / CHECKPOINTS).glob("checkpoint-*")
     return max((folder for folder in folders if _is_whole(folder)), key=_step_of, default=None)
+
+
+def remove_broken_checkpoints(run: Path) -> None:
+    """Remove the checkpoints that were not written to their end, such as on a full disk."""
+    for folder in (run / CHECKPOINTS).glob("checkpoint-*"):
+        if not _is_whole(folder):
+            remove(folder)
 
 
 def _step_of(checkpoint: Path) -> int:

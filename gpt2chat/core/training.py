@@ -3,7 +3,8 @@
 import datetime
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from gpt2chat.core.errors import ConfigError, DataError, HardwareError, Interrup
 from gpt2chat.core.files import remove, storage, write_text
 from gpt2chat.core.model import load_model, pick_autocast, pick_device
 from gpt2chat.core.packing import pack
-from gpt2chat.core.runs import CHECKPOINTS, CURVE, METRICS, RESULT, SETTINGS, open_run
+from gpt2chat.core.runs import (
+    CHECKPOINTS,
+    CURVE,
+    METRICS,
+    RESULT,
+    SETTINGS,
+    open_run,
+    remove_broken_checkpoints,
+)
 from gpt2chat.core.shards import read_pairs, read_samples
 from gpt2chat.core.tokens import Encoded, encode_conversations
 from gpt2chat.core.trainer import OrpoTrainer, PackedTrainer, arguments, to_dataset
@@ -135,7 +144,8 @@ def _train(
     held_rows = _rows(held_out, capacity, None, settings.seed)
     _start_run(settings, checkpoint)
     watch = callbacks.Watch(settings.out / METRICS, settings.evals, bool(held_rows), on_step)
-    with storage(settings.out):
+    # In this order: whether the disk is full is asked before anything is removed from it.
+    with whole_checkpoints(settings.out), storage(settings.out):
         trainer = trainer_class(
             model=model,
             args=arguments(settings, bool(held_rows), device),
@@ -235,6 +245,15 @@ def _run(
             f"Stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}. "
             f"Go on with: gpt2chat {command} --resume{where}"
         )
+
+
+@contextmanager
+def whole_checkpoints(run: Path) -> Generator[None]:
+    """Leave no half a checkpoint behind where saving one failed."""
+    try:
+        yield
+    finally:
+        remove_broken_checkpoints(run)
 
 
 def _finish_run(trainer: PackedTrainer, settings: TrainConfig, result: TrainResult) -> None:
