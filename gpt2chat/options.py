@@ -90,6 +90,9 @@ Epochs = Annotated[
 LearningRate = Annotated[
     float, typer.Option("--lr", "--learning-rate", help="Highest learning rate of AdamW.")
 ]
+TokenLearningRate = Annotated[
+    float, typer.Option("--token-lr", help="Times --lr: how fast the template's tokens learn.")
+]
 Warmup = Annotated[
     float, typer.Option("--warmup", "--warmup-ratio", help="Share of the steps spent warming up.")
 ]

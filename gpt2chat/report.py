@@ -216,14 +216,16 @@ def show_evaluation(result: "Evaluation", *, json: bool) -> None:
         table = _columns(title, [pair.against for pair in result.differences])
         _add_figures(table, [pair.figures for pair in result.differences], signed=True)
         if table.row_count:
+            out.print()
             out.print(table)
+    out.print()
     out.print(f"Below each figure: {result.interval}.", soft_wrap=True)
     out.print(REFERENCE, soft_wrap=True)
     note(f"written: {result.written}")
 
 
 def _columns(title: str, names: list[str]) -> Table:
-    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=escape(title), box=SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("")
     for name in names:
         table.add_column(escape(name), justify="right")
@@ -238,7 +240,7 @@ def _add_figures(table: Table, figures: list[dict[str, "Estimate"]], *, signed: 
             continue
         style = f"{'+' if signed else ','}.{figure.digits}f"
         first = figures[0][name]
-        groups = f"{first.samples:,} {figure.unit} in {first.groups:,} groups"
+        groups = f"{first.samples:,} {figure.unit}, {first.groups:,} groups"
         cells = [_estimate(columns[name], style) for columns in figures]
         table.add_row(f"{figure.label}\n[dim]{groups}[/dim]", *cells)
 
@@ -246,7 +248,9 @@ def _add_figures(table: Table, figures: list[dict[str, "Estimate"]], *, signed: 
 def _estimate(estimate: "Estimate", style: str) -> str:
     if estimate.low is None:
         return f"{estimate.value:{style}}"
-    return f"{estimate.value:{style}}\n[dim]{estimate.low:{style}} to {estimate.high:{style}}[/dim]"
+    between = "\u2013" if estimate.low >= 0 and style[0] != "+" else " to "
+    ends = f"{estimate.low:{style}}{between}{estimate.high:{style}}"
+    return f"{estimate.value:{style}}\n[dim]{ends}[/dim]"
 
 
 def _costs(models: "tuple[ModelResult, ...]") -> Generator[tuple[str, ...]]:
@@ -254,7 +258,7 @@ def _costs(models: "tuple[ModelResult, ...]") -> Generator[tuple[str, ...]]:
     context = models[0].flops_context
     yield "parameters", *(f"{model.parameters:,}" for model in models)
     flops = (f"{model.flops_per_token / 1e6:,.1f} million" for model in models)
-    yield f"FLOPs per token\n[dim]at a context of {context:,}[/dim]", *flops
+    yield f"FLOPs per token\n[dim]context of {context:,} tokens[/dim]", *flops
     speeds = [model.speed for model in models if model.speed is not None]
     if speeds:
         runs = "[dim]median, lowest to highest[/dim]"
@@ -272,7 +276,7 @@ def _costs(models: "tuple[ModelResult, ...]") -> Generator[tuple[str, ...]]:
 
 
 def _spread(spread: "Spread") -> str:
-    return f"{spread.median:,.1f}\n[dim]{spread.low:,.1f} to {spread.high:,.1f}[/dim]"
+    return f"{spread.median:,.1f}\n[dim]{spread.low:,.1f}\u2013{spread.high:,.1f}[/dim]"
 
 
 def show_reply(pieces: Iterable[str]) -> None:

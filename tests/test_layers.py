@@ -14,7 +14,8 @@ ORDER = [
     *("records", "hub", "shapes", "oasst1", "shards", "rows", "writer", "journal"),
     *("sources", "samples", "prepare"),
     *("losses", "packing", "model", "checkpoint", "trainer", "callbacks", "curve", "card"),
-    *("training", "generate", "session", "scoring", "statistics", "evaluate"),
+    *("training", "generate", "session"),
+    *("scoring", "statistics", "figures", "heldout", "replies", "speed", "evaluate"),
 ]
 
 

@@ -14,8 +14,8 @@ from gpt2chat.core.config import OrpoConfig, SftConfig, TrainConfig
 from gpt2chat.core.conversations import Preference
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.template import render, to_text
-from gpt2chat.core.tokens import WINDOW, Encoded, encode_conversation
-from gpt2chat.core.trainer import OrpoTrainer, PackedTrainer, arguments, to_dataset
+from gpt2chat.core.tokens import EOT_ID, GPT2_VOCAB, WINDOW, Encoded, encode_conversation
+from gpt2chat.core.trainer import FasterTokens, OrpoTrainer, PackedTrainer, arguments, to_dataset
 from tests.conftest import talk, tiny_model
 
 TALKS = [
@@ -52,7 +52,7 @@ def make(
     model: Any = None,
     **extra: Any,
 ) -> PackedTrainer:
-    settings = settings or SftConfig(out=folder, epochs=1, lr=1e-3)
+    settings = settings or SftConfig(out=folder, epochs=1, lr=1e-3, warmup=0.0)
     return kind(
         model=model or tiny_model(packed=True),
         args=arguments(settings, validated=False, device=torch.device("cpu")),
@@ -102,6 +102,21 @@ def test_the_reply_of_one_step_gets_likelier(tmp_path: Path):
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses[-1] < losses[0] - 1
+
+
+def test_the_rows_of_the_templates_tokens_move_faster_and_no_others(tmp_path: Path):
+    start = tiny_model(packed=True).transformer.wte.weight.detach().clone()
+    moved: list[torch.Tensor] = []
+    for times in (1.0, 10.0):
+        model = tiny_model(packed=True)
+        trainer = make(sft_rows([0, 1]), tmp_path / str(times), model=model)
+        trainer.add_callback(FasterTokens(times))
+        trainer.train()
+        moved.append(model.transformer.wte.weight.detach() - start)
+    slow, fast = moved
+    torch.testing.assert_close(fast[GPT2_VOCAB:], 10 * slow[GPT2_VOCAB:], rtol=1e-3, atol=1e-6)
+    assert torch.equal(fast[:GPT2_VOCAB], slow[:GPT2_VOCAB])
+    assert slow[EOT_ID].abs().max() > 0
 
 
 @pytest.fixture

@@ -77,6 +77,8 @@ class TrainConfig:
     """Passes over the training shards."""
     lr: float
     """Highest learning rate of AdamW."""
+    token_lr: float = 10.0
+    """Times `lr`: how fast the rows of the template's seven tokens learn."""
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = 0.1
@@ -111,6 +113,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.epochs > 0, "--epochs must be above 0", self.epochs)
         require(self.lr > 0, "--lr must be above 0", self.lr)
+        require(self.token_lr > 0, "--token-lr must be above 0", self.token_lr)
         require(0 <= self.warmup < 1, "--warmup must be at least 0 and below 1", self.warmup)
         require(self.weight_decay >= 0, "--weight-decay must be at least 0", self.weight_decay)
         require(self.max_grad_norm > 0, "--max-grad-norm must be above 0", self.max_grad_norm)
@@ -148,6 +151,7 @@ class OrpoConfig(TrainConfig):
     out: Path = Path("runs/orpo")
     epochs: float = 1.0
     lr: float = 1e-4
+    token_lr: float = 1.0
     beta: float = 0.1
     """Weight λ of the odds-ratio term (TRL's `beta`, the paper's λ, its code's `alpha`)."""
     nll_scope: NllScope = "response"
@@ -182,7 +186,7 @@ class EvalConfig:
     generations: int = 16
     """Generate replies to this many held-out prompts; 0 for none."""
     limit: int | None = None
-    """Score at most this many replies, reference conversations and pairs; the same for all models."""
+    """Score at most this many replies, reference conversations and pairs; the same for all."""
     device: Device = "auto"
     """Where to run."""
     precision: Precision = "fp32"

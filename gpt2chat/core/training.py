@@ -31,7 +31,7 @@ from gpt2chat.core.runs import (
 )
 from gpt2chat.core.shards import read_pairs, read_samples
 from gpt2chat.core.tokens import Encoded, encode_conversations
-from gpt2chat.core.trainer import OrpoTrainer, PackedTrainer, arguments, to_dataset
+from gpt2chat.core.trainer import FasterTokens, OrpoTrainer, PackedTrainer, arguments, to_dataset
 
 Item = Sequence[tuple[str, Encoded]]
 """What stands in one row together: a sample, or the two sides of a pair; each with its id."""
@@ -152,7 +152,7 @@ def _train(
             train_dataset=to_dataset(rows),
             eval_dataset=to_dataset(held_rows) if held_rows else None,
             processing_class=chat_tokenizer(model.config.n_positions),
-            callbacks=[watch],
+            callbacks=[FasterTokens(settings.token_lr), watch],
             autocast=autocast,
             **extra,
         )

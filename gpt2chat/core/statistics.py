@@ -1,0 +1,108 @@
+"""Figures that are ratios of sums, with 95 % intervals from a bootstrap over groups."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+RESAMPLES = 2000
+LEVEL = 95
+"""Percent of the resampled values that lie within an interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Σ numerators / Σ denominators over samples, or e to that power.
+
+    A mean over samples has denominators of 1; a token-weighted mean has tokens.
+    """
+
+    numerators: FloatArray
+    """Shape (samples,)."""
+    denominators: FloatArray
+    """Above 0. Shape (samples,)."""
+    groups: tuple[str, ...]
+    """The group of each sample: samples of one group are not independent of each other."""
+    exponential: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure, and how far it would move with other groups."""
+
+    value: float
+    low: float | None
+    """Lower end of the 95 % interval; None where there are fewer than two groups."""
+    high: float | None
+    samples: int
+    groups: int
+
+
+def estimate(ratio: Ratio, seed: int) -> Estimate:
+    """Return the value with its percentile interval over `RESAMPLES` draws of whole groups.
+
+    Raises:
+        ValueError: There are no samples.
+    """
+    values = resample(ratio, seed)
+    return _estimate(value_of(ratio), values, ratio)
+
+
+def difference(ratio: Ratio, other: Ratio, seed: int) -> Estimate:
+    """Return `ratio` - `other`, paired: each resample draws the same groups for both.
+
+    Raises:
+        ValueError: There are no samples, or the two are not of the same samples.
+    """
+    if ratio.groups != other.groups:
+        raise ValueError("ratios of other samples cannot be paired")
+    values = resample(ratio, seed) - resample(other, seed)
+    return _estimate(value_of(ratio) - value_of(other), values, ratio)
+
+
+def value_of(ratio: Ratio) -> float:
+    """Return the figure itself."""
+    value = ratio.numerators.sum() / ratio.denominators.sum()
+    return float(np.exp(value) if ratio.exponential else value)
+
+
+def resample(ratio: Ratio, seed: int) -> FloatArray:
+    """Return the figure of `RESAMPLES` samples of groups, each drawn with replacement.
+
+    The same groups and seed give the same draws, so two models' figures can be subtracted.
+
+    Returns:
+        Shape (RESAMPLES,).
+
+    Raises:
+        ValueError: There are no samples.
+
+    Source:
+        Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapters 6 and 13.
+    """
+    if not ratio.groups:
+        raise ValueError("a figure of no samples")
+    _, members = np.unique(np.array(ratio.groups), return_inverse=True)
+    count = int(members.max()) + 1
+    random = np.random.default_rng(seed)
+    draws = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    values = _group_sums(draws, members, ratio.numerators) / _group_sums(
+        draws, members, ratio.denominators
+    )
+    return np.exp(values) if ratio.exponential else values
+
+
+def _group_sums(draws: NDArray[np.int64], members: NDArray[Any], values: FloatArray) -> FloatArray:
+    return draws.astype(np.float64) @ np.bincount(members, weights=values)
+
+
+def _estimate(value: float, resampled: FloatArray, ratio: Ratio) -> Estimate:
+    groups = len(set(ratio.groups))
+    low = high = None
+    if groups > 1:
+        tail = (100 - LEVEL) / 2
+        low, high = (float(end) for end in np.percentile(resampled, [tail, 100 - tail]))
+    return Estimate(value, low, high, len(ratio.groups), groups)

@@ -1,0 +1,84 @@
+"""Which held-out samples models are measured on."""
+
+from pathlib import Path
+
+import pytest
+
+from gpt2chat.core.config import EvalConfig
+from gpt2chat.core.errors import CheckpointError, DataError
+from gpt2chat.core.heldout import draw, draw_prompts, read_material
+from gpt2chat.core.shards import Sample, read_samples
+from tests.conftest import talk
+
+
+def sample(number: int) -> Sample:
+    return Sample(str(number), "oasst1", "tree", talk("hi", f"reply {number}"))
+
+
+SAMPLES = [sample(number) for number in range(20)]
+
+
+def test_the_order_of_the_samples_does_not_change_which_are_drawn():
+    assert draw(SAMPLES, 5, seed=0) == draw(SAMPLES[::-1], 5, seed=0)
+    assert draw(SAMPLES, 5, seed=0) != draw(SAMPLES, 5, seed=1)
+
+
+def test_more_samples_are_drawn_by_adding_to_fewer():
+    assert draw(SAMPLES, 9, seed=0)[:5] == draw(SAMPLES, 5, seed=0)
+
+
+@pytest.mark.parametrize("limit", [None, 20, 1000])
+def test_all_samples_are_taken_where_there_are_no_more(limit: int | None):
+    assert draw(SAMPLES, limit, seed=0) == SAMPLES
+
+
+def test_a_prompt_is_answered_once():
+    assert len(draw_prompts(SAMPLES, 5, seed=0)) == 1
+    assert draw_prompts(SAMPLES, 0, seed=0) == []
+
+
+def test_the_reference_construction_has_1831_conversations(sample_data: Path):
+    counts = read_material(EvalConfig(data=sample_data), window=1024).counts()
+    assert counts.conversations == 1831
+    assert counts.different_conversations < 1831
+    assert counts.cut_conversations > 0
+    assert counts.sources == ("oasst1",)
+    assert counts.pairs > 100
+
+
+def test_all_conversations_of_the_reference_are_of_its_191_trees(sample_data: Path):
+    # Three of the 191 have a root that is not English, and so no path that is.
+    trees = {sample.group for sample in read_samples(sample_data, "validation", kind="reference")}
+    assert len(trees) == 188
+
+
+def test_reference_conversations_are_cut_to_the_window(sample_data: Path):
+    settings = EvalConfig(data=sample_data, limit=50, preferences=False, generations=0)
+    material = read_material(settings, window=1024)
+    assert max(map(len, material.reference_ids)) <= 1024
+    assert len(material.reference_ids) == len(material.replies) == 50
+
+
+def test_a_limit_draws_the_same_conversations_of_both_sets(sample_data: Path):
+    settings = EvalConfig(data=sample_data, limit=200, preferences=False, generations=0)
+    material = read_material(settings, window=1024)
+    replies = {tuple(encoded.ids) for encoded in material.reply_ids}
+    reference = {tuple(ids) for ids in material.reference_ids}
+    assert len(reference & replies) > len(reference) / 2
+
+
+def test_data_without_oasst1_is_measured_on_what_there_is(tiny_data: Path):
+    material = read_material(EvalConfig(data=tiny_data), window=1024)
+    assert material.replies
+    assert material.reference == []
+    assert any("OASST1" in note for note in material.notes)
+
+
+def test_samples_longer_than_the_window_are_refused(sample_data: Path):
+    with pytest.raises(CheckpointError, match="--max-length 128"):
+        read_material(EvalConfig(data=sample_data), window=128)
+
+
+def test_a_folder_without_data_is_named(tmp_path: Path):
+    with pytest.raises(DataError, match="gpt2chat prepare"):
+        read_material(EvalConfig(data=tmp_path), window=1024)

@@ -1,0 +1,45 @@
+"""What generated replies are like: by hand, and of a real small model."""
+
+import pytest
+import torch
+
+from gpt2chat.core.generate import Generator
+from gpt2chat.core.replies import MAX_NEW_TOKENS, Replies, distinct, measure_replies, repetition
+from tests.conftest import tiny_model
+
+
+def test_repetition_is_the_share_of_4_grams_seen_before_in_the_same_reply():
+    # 1212121: four 4-grams, 1212 and 2121 twice each.
+    assert repetition([[1, 2, 1, 2, 1, 2, 1]]) == 0.5
+    assert repetition([[1, 2, 3, 4], [1, 2, 3, 4]]) == 0
+    assert repetition([[1, 2, 3]]) == 0
+
+
+def test_distinct_2_counts_pairs_over_all_replies():
+    assert distinct([[1, 2, 3], [1, 2]], 2) == pytest.approx(2 / 3)
+    assert distinct([[1]], 2) == 0
+
+
+def measured(prompts: list[list[int]], positions: int) -> tuple[Replies, list[tuple[int, int]]]:
+    seen: list[tuple[int, int]] = []
+
+    def on_progress(done: int, total: int) -> None:
+        seen.append((done, total))
+
+    generator = Generator(tiny_model(positions=positions), torch.device("cpu"))
+    return measure_replies(generator, prompts, 0, on_progress), seen
+
+
+def test_replies_are_the_same_for_the_same_seed():
+    assert measured([[1, 2, 3]], positions=20) == measured([[1, 2, 3]], positions=20)
+
+
+def test_a_reply_that_reaches_the_limit_has_not_stopped():
+    found, _ = measured([[1, 2, 3]], positions=256)
+    assert (found.replies, found.stopped, found.tokens) == (1, 0, MAX_NEW_TOKENS)
+
+
+def test_a_reply_ends_with_the_window():
+    found, seen = measured([[1, 2, 3], [4, 5]], positions=12)
+    assert (found.stopped, found.tokens) == (0, (9 + 10) / 2)
+    assert seen == [(0, 2), (1, 2), (2, 2)]
