@@ -105,7 +105,7 @@ def test_the_settings_that_are_written_repeat_the_run(unbroken: TrainResult, tmp
 
 
 def losses_of(run: Path) -> list[tuple[int, float]]:
-    return [(line["step"], line.get("loss", line.get("eval_loss"))) for line in lines(run)]
+    return [(line["step"], line["loss" if "loss" in line else "eval_loss"]) for line in lines(run)]
 
 
 @pytest.mark.parametrize("step", [2, 5, 8])
