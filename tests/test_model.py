@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from gpt2chat.core.errors import CheckpointError, HardwareError
 from gpt2chat.core.model import load_model, pick_autocast, pick_device
@@ -56,6 +57,14 @@ def test_generation_stops_at_end_of_turn_and_end_of_text(starter: torch.nn.Modul
     assert model.config.eos_token_id == EOT_ID
     assert model.config.pad_token_id != model.config.eos_token_id
     assert model.generation_config.eos_token_id == list(STOP_IDS)
+
+
+def test_a_loaded_model_computes_what_transformers_computes(tiny_folder: Path):
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        ours = load_model(str(tiny_folder)).double()(ids).logits
+        theirs = AutoModelForCausalLM.from_pretrained(tiny_folder).double()(ids).logits
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
