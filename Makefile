@@ -24,7 +24,7 @@ demo: $(READY)
 	cd demo && $(BIN)/gpt2chat prepare --sample
 	cd demo && $(BIN)/gpt2chat sft --model starter --epochs 1 --evals 1
 	cd demo && $(BIN)/gpt2chat orpo --lr 2e-4 --beta 0.3 --token-lr 10 --evals 1
-	cd demo && $(BIN)/gpt2chat eval --ppl --against runs/sft --against starter --limit 250 --generations 8 --precision bf16
+	cd demo && $(BIN)/gpt2chat eval --ppl --against runs/sft --against starter --limit 250 --generations 4 --precision bf16
 	cd demo && $(BIN)/gpt2chat chat --seed 0 --prompt 'What can I cook with potatoes?'
 
 test: $(READY)
