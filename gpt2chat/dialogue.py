@@ -115,8 +115,10 @@ class Dialogue:
         self.retries = retries
         sampling = self.sampling
         if sampling.seed is not None:
-            # One seed gives one reply, and a retry is to give another.
-            sampling = dataclasses.replace(sampling, seed=sampling.seed + retries)
+            # One seed gives one chat. A retry is to give another reply; and the same draws in each
+            # turn would lead a small model to say again what it has said before.
+            drawn = sampling.seed + retries + 1009 * (len(self.session.turns) // 2)
+            sampling = dataclasses.replace(sampling, seed=drawn)
         stream = self.model().stream(prompt.ids, sampling)
         interrupted = False
         try:

@@ -62,6 +62,14 @@ def test_a_retry_gives_another_reply_and_repeats_from_the_same_seed(dialogue: Di
     assert contents(dialogue) == ["Hello", second.strip()]
 
 
+def test_one_seed_draws_anew_in_each_turn_and_repeats_a_whole_chat(dialogue: Dialogue, said: Said):
+    said("Hello", "Hello", "Hello")
+    replies = contents(dialogue)[1::2]
+    assert len(set(replies)) == 3
+    said("/clear", "Hello", "Hello", "Hello")
+    assert contents(dialogue)[1::2] == replies
+
+
 def test_undo_and_clear_take_messages_back(dialogue: Dialogue, said: Said):
     said("one", "two")
     assert said("/undo")[1] == "Taken back: two\n"
