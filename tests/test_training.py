@@ -123,6 +123,15 @@ def test_an_interrupted_run_resumes_to_the_losses_of_an_unbroken_one(
     assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], rel=1e-6)
 
 
+def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_path: Path):
+    def press_twice(_: Step) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="Ended at once; only what the checkpoints"):
+        train_sft(config(model, tiny_data, tmp_path / "sft"), press_twice)
+
+
 def test_orpo_writes_a_run_and_measures_preferences(
     unbroken: TrainResult, tiny_data: Path, tmp_path: Path
 ):

@@ -239,6 +239,10 @@ def _run(
         raise HardwareError(
             "The device ran out of memory. Give a lower --batch-tokens (and a higher --grad-accum)."
         ) from error
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"Ended at once; only what the checkpoints in {settings.out} hold is saved."
+        ) from error
     if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
         where = "" if settings.out == type(settings).out else f" --out {settings.out}"
         raise Interrupted(
