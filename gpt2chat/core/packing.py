@@ -85,8 +85,6 @@ class PackedRow:
     """The trained tokens. Shape (K,)."""
     segments: Tensor
     """Which sample each trained token belongs to. Shape (K,)."""
-    labels: Tensor
-    """The ids where they are trained, -100 elsewhere; not shifted. Shape (1, N)."""
 
 
 def pack_row(samples: Sequence[Encoded]) -> PackedRow:
@@ -109,7 +107,6 @@ def pack_row(samples: Sequence[Encoded]) -> PackedRow:
         kept=kept,
         targets=labels[kept + 1],
         segments=samples_of[kept + 1],
-        labels=labels[None],
     )
 
 
