@@ -160,7 +160,7 @@ def test_a_document_stands_at_the_beginning_of_the_context_block():
     session.set_system("Be brief.")
     ids = session.ask("Who?", REPLY).ids
     start, end = SPECIAL_IDS[START_CONTEXT], SPECIAL_IDS[END_CONTEXT]
-    assert tuple(ids[ids.index(start) + 1 : ids.index(end)]) == encode_text("Romulus was first.")
+    assert ids[ids.index(start) + 1 : ids.index(end)] == encode_text("Romulus was first.")
     session.set_document(None)
     assert session.document is None
 

@@ -9,6 +9,7 @@ from gpt2chat.core.template import SPECIAL_TOKENS
 from gpt2chat.core.tokens import (
     ENDOFTEXT_ID,
     EOT_ID,
+    LONGEST,
     SPECIAL_IDS,
     VOCAB,
     decode,
@@ -16,6 +17,8 @@ from gpt2chat.core.tokens import (
     encode_conversations,
     encode_text,
     fit_window,
+    load_tokenizer,
+    token_bytes,
 )
 from tests.conftest import talk
 from tests.test_template import CONTROL_NAMES, conversations
@@ -31,7 +34,37 @@ def test_the_special_tokens_have_fixed_ids():
 
 
 def test_hello_world_has_gpt2s_ids():
-    assert encode_text("Hello world") == (15496, 995)
+    assert encode_text("Hello world") == [15496, 995]
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(st.text(st.characters(codec="utf-8")))
+def test_text_has_the_ids_of_the_tokenizer_that_is_saved_with_a_model(text: str):
+    assert encode_text(text) == load_tokenizer().encode(text, add_special_tokens=False).ids
+
+
+def test_no_character_is_cut_otherwise_than_in_the_saved_tokenizer():
+    tokenizer = load_tokenizer()
+    letters = [chr(code) for code in range(0, 0x30000, 7) if not 0xD800 <= code < 0xE000]
+    for letter in letters:
+        text = f"a{letter}b 1{letter} {letter}. {letter}\n{letter}"
+        assert encode_text(text) == tokenizer.encode(text, add_special_tokens=False).ids, letter
+
+
+@pytest.mark.parametrize("text", [" " * 600_000 + "x", "\n" * 150_000 + "x", "a" * 300_000])
+def test_a_very_long_run_of_one_kind_has_ids_too(text: str):
+    assert encode_text(text) == load_tokenizer().encode(text, add_special_tokens=False).ids
+
+
+def test_no_token_is_longer_than_it_is_said():
+    assert max(map(len, token_bytes())) == LONGEST
+
+
+def test_half_a_character_is_shown_as_such():
+    ids = encode_text("🙂")
+    assert decode(ids) == "🙂"
+    assert decode(ids[:1]) == "\ufffd"
+    assert decode([EOT_ID, ENDOFTEXT_ID]) == "<|eot_id|><|endoftext|>"
 
 
 @pytest.mark.parametrize("name", CONTROL_NAMES)
@@ -105,3 +138,12 @@ def test_a_greeting_leaves_with_the_first_exchange():
 
 def test_a_latest_message_that_is_too_long_alone_does_not_fit():
     assert fit_window(talk("a", "b", "word " * 200, "c"), 100) is None
+
+
+def test_a_very_long_conversation_is_fitted_from_its_end():
+    turns = [text for n in range(900) for text in (f"question {n}", "word " * 200)]
+    fitted = fit_window(talk(*turns, "latest", "reply"), 1024)
+    assert fitted is not None
+    assert fitted.messages[-2:] == talk("latest", "reply").messages
+    assert fitted.history == talk(*turns).messages[-len(fitted.history) :]
+    assert 700 < len(encode_conversation(fitted)) <= 1024

@@ -4,16 +4,14 @@ import codecs
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, GPT2LMHeadModel
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from gpt2chat.core.config import Sampling
-from gpt2chat.core.tokens import EOT_ID, GPT2_VOCAB, SPECIAL_IDS, STOP_IDS, load_tokenizer
+from gpt2chat.core.tokens import EOT_ID, SPECIAL_IDS, STOP_IDS, token_bytes
 
 NEVER = [token_id for token_id in SPECIAL_IDS.values() if token_id != EOT_ID]
 """Control tokens that have no place in a reply."""
@@ -203,11 +201,3 @@ def penalize(logits: Tensor, reply: list[int], penalty: float) -> Tensor:
         old = scores[seen]
         scores[seen] = torch.where(old < 0, old * penalty, old / penalty)
     return scores
-
-
-@cache
-def token_bytes() -> list[bytes]:
-    """Return the bytes that each of GPT-2's tokens stands for, by id."""
-    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
-    names = (load_tokenizer().id_to_token(token) or "" for token in range(GPT2_VOCAB - 1))
-    return [bytes(byte_of[character] for character in name) for name in names]

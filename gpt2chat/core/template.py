@@ -12,7 +12,7 @@ The line breaks above are for the eye, except ⏎, which is one "\n".
 It is Llama 3's instruct template with the history in a context block.
 """
 
-from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 from gpt2chat.core.conversations import DEFAULT_SYSTEM, Conversation
@@ -39,19 +39,25 @@ class Span(NamedTuple):
     """Its tokens count in the loss."""
 
 
-def _turn(role: str, content: str, *, trained: bool = False) -> Iterator[Span]:
-    yield from _header(role)
-    yield Span(content, trained=trained)
-    yield Span(END_OF_TURN, control=True, trained=trained)
+def turn(role: str, content: str, *, trained: bool = False) -> tuple[Span, ...]:
+    """Return the spans of one turn."""
+    return (*_header(role), Span(content, trained=trained), _END_TRAINED if trained else _END)
 
 
-def _header(role: str) -> Iterator[Span]:
-    yield Span(START_HEADER, control=True)
-    yield Span(role)
-    yield Span(END_HEADER, control=True)
-    # On its own, so that the prompt's ids are the beginning of the sample's ids. Contents begin
-    # with no white space, and there GPT-2's pre-tokenizer splits "\n" off by itself too.
-    yield Span("\n")
+@cache
+def _header(role: str) -> tuple[Span, ...]:
+    return (
+        Span(START_HEADER, control=True),
+        Span(role),
+        Span(END_HEADER, control=True),
+        # On its own, so that the prompt's ids are the beginning of the sample's ids. Contents begin
+        # with no white space, and there GPT-2's pre-tokenizer splits "\n" off by itself too.
+        Span("\n"),
+    )
+
+
+_END = Span(END_OF_TURN, control=True)
+_END_TRAINED = Span(END_OF_TURN, control=True, trained=True)
 
 
 def render(conversation: Conversation) -> list[Span]:
@@ -60,20 +66,20 @@ def render(conversation: Conversation) -> list[Span]:
     Without a reply it ends where the reply begins, so the spans of a prompt are the beginning of
     the spans of every sample made from it.
     """
-    spans = [Span(BOS, control=True), *_turn("system", conversation.system)]
+    spans = [Span(BOS, control=True), *turn("system", conversation.system)]
     document, history = conversation.document, conversation.history
     if document or history:
         spans.append(Span(START_CONTEXT, control=True))
         if document:
             spans.append(Span(document.content))
         for message in history:
-            spans += _turn(message.role, message.content)
+            spans += turn(message.role, message.content)
         spans.append(Span(END_CONTEXT, control=True))
-    spans += _turn("user", conversation.user.content)
+    spans += turn("user", conversation.user.content)
     if conversation.reply is None:
         spans += _header("assistant")
     else:
-        spans += _turn("assistant", conversation.reply.content, trained=True)
+        spans += turn("assistant", conversation.reply.content, trained=True)
     return spans
 
 
