@@ -1,138 +1,92 @@
-"""OASST1's trees, on the bundled validation split and on small ones made here."""
+"""OASST1's message rows and whole trees are read as they are, or refused."""
 
-from collections import Counter
+import math
 from typing import Any
 
 import pytest
 
 from gpt2chat.core.errors import RowError
-from gpt2chat.core.oasst1 import Trees, parse_message, to_conversation
-from gpt2chat.core.records import read_file
-from gpt2chat.core.sources import SAMPLE
+from gpt2chat.core.oasst1 import is_tree, parse_message, tree_rows
+from tests.test_forest import ROOT, Row, row
 
 
-@pytest.fixture(scope="module")
-def bundled() -> Trees:
-    records = read_file(SAMPLE / "oasst1.validation.jsonl.gz")
-    return Trees(parse_message(record.value, record.file, record.line) for record in records)
+def test_a_trees_messages_come_parents_first_and_in_their_order():
+    leaves = {name: row(name, None, "assistant") for name in "bcd"}
+    a = {**row("a", None, "assistant"), "replies": [leaves["b"], {**leaves["c"], "replies": None}]}
+    tree = {"message_tree_id": "t", "prompt": {**ROOT, "replies": [a, leaves["d"]]}}
+    found = [(m["message_id"], m["parent_id"], m["message_tree_id"]) for m in tree_rows(tree)]
+    parents = {"root": None, "a": "root", "b": "a", "c": "a", "d": "root"}
+    assert found == [(name, parent, "t") for name, parent in parents.items()]
 
 
-def row(name: str, parent: str | None, role: str, **fields: Any) -> dict[str, Any]:
-    lang = {"lang": "en", "deleted": False, "review_result": True, "rank": None}
-    return {"message_id": name, "parent_id": parent, "role": role, "text": name, **lang, **fields}
+def test_a_tree_without_an_id_has_its_roots():
+    tree = {"message_tree_id": None, "prompt": {**ROOT, "replies": [row("a", None, "assistant")]}}
+    assert {message["message_tree_id"] for message in tree_rows(tree)} == {"root"}
 
 
-def trees(*rows: dict[str, Any]) -> Trees:
-    return Trees(parse_message(entry, "a.jsonl", line) for line, entry in enumerate(rows))
+def test_a_tree_can_be_as_deep_as_it_likes():
+    node = row("leaf", None, "assistant")
+    for number in range(100_000):
+        node = {**row(f"{number}", None, "prompter"), "replies": [node]}
+    found = tree_rows({"message_tree_id": "t", "prompt": node})
+    assert sum(1 for _ in found) == 100_001
 
 
-def outcome(found: Trees, name: str, lang: str = "en", best: frozenset[str] | None = None) -> str:
-    try:
-        sample = found.sample(found.messages[name], lang, best)
-    except RowError as error:
-        return error.reason
-    return " ".join(message.content for message in sample.messages)
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        (None, "a message of the tree is not an object"),
+        ("Hi", "a message of the tree is not an object"),
+        ({**ROOT, "replies": [ROOT, None]}, "a message of the tree is not an object"),
+        ({**ROOT, "replies": "Hi"}, "replies are not a list"),
+        ({**ROOT, "replies": {"a": ROOT}}, "replies are not a list"),
+        ({**ROOT, "message_id": None}, "message_id is not text"),
+        ({**ROOT, "replies": [{**ROOT, "message_id": ["a"]}]}, "message_id is not text"),
+    ],
+)
+def test_a_malformed_tree_is_refused_whole(prompt: object, reason: str):
+    with pytest.raises(RowError, match=reason):
+        tree_rows({"message_tree_id": "t", "tree_state": "growing", "prompt": prompt})
 
 
-ROOT = row("root", None, "prompter")
-
-
-def test_the_validation_split_has_1243_replies_in_191_trees_and_1241_have_a_path(bundled: Trees):
-    replies = list(bundled.replies())
-    assert len(replies) == 1243
-    assert sum(bool(bundled.path(reply)) for reply in replies) == 1241
-    assert len({bundled.group(message) for message in bundled.messages.values()}) == 191
-    assert sum(not bundled.path(message) for message in bundled.messages.values()) == 3
-
-
-def test_the_validation_splits_replies_that_are_left_out_have_a_reason(bundled: Trees):
-    results = Counter(outcome(bundled, reply.id)[:40] for reply in bundled.replies())
-    assert results["no whole path to a root"] == 2
-    assert results["deleted message"] == 28
-    assert results["failed review"] == 28
-
-
-def test_the_reference_projects_own_construction_has_1831_conversations(bundled: Trees):
-    found = list(bundled.reference("en"))
-    assert len(found) == len({message.id for message, _ in found}) == 1831
-    assert all(to_conversation(path).reply for _, path in found)
-
-
-def test_no_reply_is_trained_twice_and_each_has_its_path_as_context():
-    found = trees(
-        ROOT,
-        row("a", "root", "assistant"),
-        row("b", "root", "assistant"),
-        row("a1", "a", "prompter"),
-        row("a2", "a1", "assistant"),
-    )
-    assert [outcome(found, r.id) for r in found.replies()] == ["root a", "root b", "root a a1 a2"]
-
-
-def test_a_message_may_stand_before_its_parent():
-    assert outcome(trees(row("a", "root", "assistant"), ROOT), "a") == "root a"
+@pytest.mark.parametrize("record", [{}, ROOT, {**ROOT, "message_tree_id": "t"}, {"prompt": "Hi"}])
+def test_other_records_are_no_trees(record: Row):
+    assert not is_tree(record)
 
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"lang": "de"}, "another language"),
-        ({"deleted": True}, "deleted message"),
-        ({"review_result": False}, "failed review"),
-        ({"text": " \n"}, "empty assistant message"),
+        ({"text": None}, "text is not text"),
+        ({"message_id": 1}, "message_id is not text"),
+        ({"role": ["prompter"]}, "role is not text"),
+        ({"role": "system"}, "unknown role 'system'"),
+        ({"role": "x" * 1000}, "unknown role 'xxxxxxxxxxxxxxxxxxx$"),
+        ({"parent_id": 1}, "parent_id is not text"),
+        ({"parent_id": [[]]}, "parent_id is not text"),
+        ({"message_tree_id": {}}, "message_tree_id is not text"),
+        ({"lang": 1}, "lang is not text"),
+        *(
+            ({key: "half a pair: \ud83d"}, "text with a lone surrogate")
+            for key in ("text", "message_id", "parent_id", "message_tree_id", "lang")
+        ),
     ],
 )
-def test_one_unwanted_message_on_the_path_drops_the_sample(fields: dict[str, Any], reason: str):
-    found = trees(
-        ROOT,
-        row("a", "root", "assistant", **fields),
-        row("a1", "a", "prompter"),
-        row("a2", "a1", "assistant"),
-    )
-    assert outcome(found, "a") == outcome(found, "a2") == reason
+def test_a_row_that_is_no_message_is_refused(fields: Row, reason: str):
+    with pytest.raises(RowError, match=reason):
+        parse_message({**ROOT, **fields}, "a.jsonl", 1)
 
 
-def test_all_languages_are_kept_when_asked_for():
-    found = trees(ROOT, row("a", "root", "assistant", lang="de"))
-    assert outcome(found, "a", lang="all") == "root a"
-
-
-def test_a_missing_review_is_no_failed_review():
-    assert outcome(trees(ROOT, row("a", "root", "assistant", review_result=None)), "a") == "root a"
-
-
-def test_messages_that_answer_each_other_in_a_circle_are_orphans():
-    found = trees(row("a", "b", "assistant"), row("b", "a", "prompter"))
-    assert outcome(found, "a") == "no whole path to a root"
-
-
-def test_the_best_of_the_wanted_siblings_is_kept_and_what_follows_the_others_is_not():
-    found = trees(
-        ROOT,
-        row("deleted", "root", "assistant", rank=0, deleted=True),
-        row("best", "root", "assistant", rank=1),
-        row("worse", "root", "assistant", rank=2),
-        row("unranked", "root", "assistant"),
-        row("question", "worse", "prompter"),
-        row("only", "question", "assistant"),
-    )
-    best = found.best("en")
-    assert best == {"best", "only"}
-    assert outcome(found, "best", best=best) == "root best"
-    assert outcome(found, "worse", best=best) == "not the best-ranked reply"
-    assert outcome(found, "only", best=best) == "not the best-ranked reply"
-
-
-def test_the_reference_set_cuts_a_path_that_ends_with_a_question():
-    found = trees(ROOT, row("a", "root", "assistant"), row("a1", "a", "prompter", deleted=True))
-    ends = [(message.id, [m.id for m in path]) for message, path in found.reference("en")]
-    assert ends == [("a", ["root", "a"]), ("a1", ["root", "a"])]
+@pytest.mark.parametrize("key", ["message_id", "text", "role"])
+def test_a_field_that_every_message_has_must_be_there(key: str):
+    with pytest.raises(RowError, match=f"{key} is not text"):
+        parse_message({k: v for k, v in ROOT.items() if k != key}, "a.jsonl", 1)
 
 
 @pytest.mark.parametrize(
-    ("fields", "reason"),
-    [({"text": None}, "text is not text"), ({"role": "system"}, "unknown role 'system'")],
+    ("rank", "expected"),
+    [(0, 0.0), (2, 2.0), (1.5, 1.5), (-1, -1.0)]
+    + [(rank, math.inf) for rank in (None, math.nan, math.inf, -math.inf, 10**400, "0", True, [])],
 )
-def test_a_row_that_is_no_message_is_refused(fields: dict[str, Any], reason: str):
-    with pytest.raises(RowError, match=reason):
-        parse_message({**ROOT, **fields}, "a.jsonl", 1)
+def test_a_rank_is_a_finite_number_or_unknown(rank: Any, expected: float):
+    assert parse_message({**ROOT, "rank": rank}, "a.jsonl", 1).rank == expected

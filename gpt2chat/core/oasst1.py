@@ -1,13 +1,13 @@
-"""OASST1's message rows: trees of messages, and the conversations in them."""
+"""OASST1's message rows: trees of messages, and the conversations and pairs in them."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from gpt2chat.core.conversations import Conversation, Message, Role
 from gpt2chat.core.errors import RowError
-from gpt2chat.core.shapes import Filtered
+from gpt2chat.core.shapes import brief
 
 KEYS = ("message_id", "text", "role")
 """Fields that every message row has, beside `parent_id`, which a root leaves empty."""
@@ -39,97 +39,82 @@ def parse_message(row: Mapping[str, Any], file: str, line: int) -> TreeMessage:
     """Return the message in a row; emojis, labels and other fields are not looked at.
 
     Raises:
-        RowError: A field is missing or of another kind.
+        RowError: A field is missing or of another kind, or text that no encoding can write.
     """
     for key in KEYS:
         if not isinstance(row.get(key), str):
             raise RowError(f"{key} is not text")
     if row["role"] not in ROLES:
-        raise RowError(f"unknown role {row['role']!r}")
-    parent, rank = row.get("parent_id"), row.get("rank")
+        raise RowError(f"unknown role {brief(row['role'])}")
+    name, text = row["message_id"], row["text"]
+    parent, tree, lang = (_optional(row, key) for key in ("parent_id", "message_tree_id", "lang"))
+    try:
+        f"{name}{parent}{tree}{lang}\n{text}".encode()
+    except UnicodeEncodeError:
+        raise RowError("text with a lone surrogate") from None
     return TreeMessage(
-        id=row["message_id"],
-        parent=str(parent) if parent else None,
-        tree=str(row.get("message_tree_id") or ""),
+        id=name,
+        parent=parent or None,
+        tree=tree,
         role=ROLES[row["role"]],
-        text=row["text"],
-        lang=str(row.get("lang") or ""),
+        text=text,
+        lang=lang,
         deleted=row.get("deleted") is True,
         failed_review=row.get("review_result") is False,
-        rank=float(cast(float, rank)) if isinstance(rank, int | float) else math.inf,
+        rank=_rank(row.get("rank")),
         file=file,
         line=line,
     )
 
 
-class Trees:
-    """Messages that know their way to the root."""
-
-    def __init__(self, messages: Iterable[TreeMessage]):
-        self.messages = {message.id: message for message in messages}
-
-    def path(self, message: TreeMessage) -> list[TreeMessage]:
-        """Return the messages from the root to this one; none where there is no whole path."""
-        path = [message]
-        seen = {message.id}
-        while path[-1].parent is not None:
-            parent = self.messages.get(path[-1].parent)
-            if parent is None or parent.id in seen:
-                return []
-            seen.add(parent.id)
-            path.append(parent)
-        return path[::-1]
-
-    def group(self, message: TreeMessage) -> str:
-        """Return which tree the message stands in."""
-        path = self.path(message)
-        return message.tree or (path[0].id if path else message.id)
-
-    def replies(self) -> Iterator[TreeMessage]:
-        """Yield the assistant messages, in the order of their rows."""
-        return (message for message in self.messages.values() if message.role == "assistant")
-
-    def sample(self, reply: TreeMessage, lang: str, best: frozenset[str] | None) -> Conversation:
-        """Return the reply with its path from the root.
-
-        Args:
-            lang: Of every message on the path, or `all`.
-            best: Ids of the replies that may stand on the path; None for any.
-
-        Raises:
-            Filtered: It is an orphan, or the path has a message that is not wanted.
-            RowError: The path is no conversation.
-        """
-        path = self.path(reply)
-        reason = unwanted(path, lang)
-        if reason:
-            raise Filtered(reason)
-        if best is not None and any(m.role == "assistant" and m.id not in best for m in path):
-            raise Filtered("not the best-ranked reply")
-        return to_conversation(path)
-
-    def best(self, lang: str) -> frozenset[str]:
-        """Return the ids of the wanted replies that no wanted sibling is ranked before."""
-        wanted = [reply for reply in self.replies() if not unwanted(self.path(reply), lang)]
-        lowest: dict[str | None, float] = {}
-        for reply in wanted:
-            lowest[reply.parent] = min(reply.rank, lowest.get(reply.parent, math.inf))
-        return frozenset(reply.id for reply in wanted if reply.rank == lowest[reply.parent])
-
-    def reference(self, lang: str) -> Iterator[tuple[TreeMessage, list[TreeMessage]]]:
-        """Yield the paths that the reference project evaluates on, by the message that ends them.
-
-        It takes the path of every message and cuts it to an even number of messages, so where a
-        reply was answered its path comes once more for each answer. Deleted messages and those
-        that failed review stay in. On OASST1's English validation split: 1,831 paths.
-        """
-        for message in self.messages.values():
-            path = self.path(message)
-            if len(path) >= 2 and _all_in(path, lang):
-                yield message, path[: len(path) // 2 * 2]
+def _optional(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if value is not None and not isinstance(value, str):
+        raise RowError(f"{key} is not text")
+    return value or ""
 
 
-def _all_in(path: Sequence[TreeMessage], lang: str) -> bool:
+def _rank(value: Any) -> float:
+    """Return a rank; infinity for one that is missing, not finite or no number at all."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.inf
+    try:
+        return float(value) if math.isfinite(value) else math.inf
+    except OverflowError:
+        return math.inf
+
+
+def is_tree(row: Mapping[str, Any]) -> bool:
+    """Return whether a record is a whole tree, as in the files named `…trees.jsonl.gz`."""
+    return "prompt" in row and "message_tree_id" in row and "message_id" not in row
+
+
+def tree_rows(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return the messages of a whole tree as message rows, parents before children.
+
+    Raises:
+        RowError: The tree is malformed; nothing of it is returned.
+    """
+    rows: list[dict[str, Any]] = []
+    nodes: list[tuple[Any, str | None]] = [(row.get("prompt"), None)]
+    while nodes:
+        node, parent = nodes.pop()
+        if not isinstance(node, dict):
+            raise RowError("a message of the tree is not an object")
+        message = cast(dict[str, Any], node)
+        name, replies = message.get("message_id"), message.get("replies") or []
+        if not isinstance(name, str) or not name:
+            raise RowError("message_id is not text")
+        if not isinstance(replies, list):
+            raise RowError("replies are not a list")
+        tree = row.get("message_tree_id") or (rows[0]["message_id"] if rows else name)
+        rows.append({**message, "parent_id": parent, "message_tree_id": tree, "replies": None})
+        nodes.extend((reply, name) for reply in reversed(cast(list[Any], replies)))
+    return iter(rows)
+
+
+def all_in(path: Sequence[TreeMessage], lang: str) -> bool:
+    """Return whether every message of a path has the language, or any will do."""
     return lang == ALL or all(message.lang == lang for message in path)
 
 
@@ -137,7 +122,7 @@ def unwanted(path: Sequence[TreeMessage], lang: str) -> str:
     """Return why a path is not trained on; empty where it is."""
     if not path:
         return ORPHAN
-    if not _all_in(path, lang):
+    if not all_in(path, lang):
         return "another language"
     if any(message.deleted for message in path):
         return "deleted message"
@@ -152,7 +137,16 @@ def to_conversation(path: Sequence[TreeMessage]) -> Conversation:
     Raises:
         RowError: A message is empty, or the last is no reply to a user message.
     """
-    conversation = Conversation(tuple(Message(message.role, message.text) for message in path))
+    conversation = prompt_of(path)
     if conversation.reply is None:
         raise RowError("path does not end with a reply")
     return conversation
+
+
+def prompt_of(path: Sequence[TreeMessage]) -> Conversation:
+    """Return a path as a conversation, whoever speaks last.
+
+    Raises:
+        RowError: A message is empty, or two of one side follow each other at the end.
+    """
+    return Conversation(tuple(Message(message.role, message.text) for message in path))
