@@ -1,19 +1,62 @@
 """A Hugging Face Hub on the loopback interface: as much of the API as the libraries ask for."""
 
+import gzip
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pyarrow as pa
+from pyarrow import parquet
+
 Kind = Literal["datasets", "models"]
+Row = Mapping[str, Any]
+
+HH_PARTS = ("harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
+LAYOUTS: dict[str, dict[str, list[str]]] = {
+    "OpenAssistant/oasst1": {
+        "train": ["data/train-00000-of-00001-b42a775f407cee45.parquet"],
+        "validation": ["data/validation-00000-of-00001-134b8fd0c89408b6.parquet"],
+    },
+    "tatsu-lab/alpaca": {"train": ["data/train-00000-of-00001-a09b74b3ef9c3b56.parquet"]},
+    "trl-lib/ultrafeedback_binarized": {
+        split: [f"data/{split}-00000-of-00001.parquet"] for split in ("train", "test")
+    },
+    "HuggingFaceH4/ultrafeedback_binarized": {
+        f"{split}_{kind}": [f"data/{split}_{kind}-00000-of-00001.parquet"]
+        for kind in ("prefs", "sft", "gen")
+        for split in ("train", "test")
+    },
+    "Anthropic/hh-rlhf": {
+        split: [f"{part}/{split}.jsonl.gz" for part in HH_PARTS] for split in ("train", "test")
+    },
+}
+"""Where the files of well-known data sets stand in their repositories, by split."""
 
 MISSING = "RepoNotFound", "Repository not found"
 GATED = "GatedRepo", "Access to this repository is restricted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What goes wrong when a path that ends with `suffix` is asked for; "" is every path."""
+
+    suffix: str = ".parquet"
+    status: int | None = None
+    """Is answered in place of the content."""
+    cut: int | None = None
+    """The connection closes where this byte of the file would come."""
+    seconds: float = 0.0
+    """Pass before the answer."""
 
 
 class Hub:
@@ -22,7 +65,10 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[tuple[Kind, str], dict[str, bytes]] = {}
         self.gated: set[tuple[Kind, str]] = set()
+        self.faults: dict[str, Fault] = {}
+        """By the name of the repository."""
         self.requests: list[str] = []
+        """Each with the range that it asks for."""
         hub = self
 
         class Handler(_Handler):
@@ -42,6 +88,25 @@ class Hub:
         """Serve a data set: paths in its repository to files on disk."""
         contents = {path: file.read_bytes() for path, file in files.items()}
         self.repositories["datasets", name] = contents
+
+    def add_splits(self, name: str, files: Mapping[str, Sequence[Row]], readme: str = "") -> None:
+        """Serve rows as the files of a data set: Parquet, or what the path's suffix says."""
+        contents = {path: table_bytes(path, rows) for path, rows in files.items()}
+        if readme:
+            contents["README.md"] = readme.encode()
+        self.repositories["datasets", name] = contents
+
+    def add_known(self, name: str, splits: Mapping[str, Sequence[Row]]) -> None:
+        """Serve rows by split as one of the `LAYOUTS`, a split's rows dealt out to its files."""
+        layout = LAYOUTS[name]
+        files = {
+            path: splits[split][number :: len(paths)]
+            for split, paths in layout.items()
+            for number, path in enumerate(paths)
+        }
+        # This one has no configuration in its README.
+        readme = "" if name == "Anthropic/hh-rlhf" else card(layout, splits)
+        self.add_splits(name, files, readme)
 
     def add_model(self, name: str, folder: Path) -> None:
         """Serve a model: every file of a folder."""
@@ -71,6 +136,29 @@ class Hub:
         self._thread.join()
 
 
+def card(layout: Mapping[str, Sequence[str]], splits: Mapping[str, Sequence[Row]]) -> str:
+    """Return a README whose head says where the splits are and how many rows they have."""
+    files = [{"split": split, "path": list(paths)} for split, paths in layout.items()]
+    counts = [
+        {"name": split, "num_bytes": 0, "num_examples": len(rows)} for split, rows in splits.items()
+    ]
+    head = {
+        "configs": [{"config_name": "default", "data_files": files}],
+        "dataset_info": {"splits": counts},
+    }
+    return f"---\n{json.dumps(head)}\n---\n"  # JSON is YAML
+
+
+def table_bytes(path: str, rows: Sequence[Row]) -> bytes:
+    """Return rows as the bytes of a Parquet file, or of JSON Lines, packed if the path says so."""
+    if path.endswith(".parquet"):
+        table = io.BytesIO()
+        parquet.write_table(pa.Table.from_pylist(list(rows)), table)
+        return table.getvalue()
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return gzip.compress(lines, mtime=0) if path.endswith(".gz") else lines
+
+
 def hub_environment(url: str, folder: Path) -> dict[str, str]:
     """Return the environment of a process whose Hub is at `url`, its caches in `folder`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -90,7 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        self.repositories.requests.append(f"{self.command} {self.path}")
+        asked = f"{self.command} {self.path} {self.headers.get('Range') or ''}"
+        self.repositories.requests.append(asked.rstrip())
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -106,7 +195,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(size)
         url = urlsplit(self.path)
         parts = unquote(url.path).strip("/").split("/")
-        if parts[0] == "api" and len(parts) >= 3 and parts[1] in ("datasets", "models"):
+        fault = self._fault()
+        time.sleep(fault.seconds)
+        if fault.status:
+            self._send(fault.status, b"{}")
+        elif parts[0] == "api" and len(parts) >= 3 and parts[1] in ("datasets", "models"):
             self._answer_api(parts[1], parts[2:], url.query, body)  # pyright: ignore[reportArgumentType]
         elif "resolve" in parts:
             at = parts.index("resolve")
@@ -115,6 +208,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer_file(kind, name, "/".join(parts[at + 2 :]))
         else:
             self._send(404, b"{}")
+
+    def _fault(self) -> Fault:
+        path = unquote(urlsplit(self.path).path)
+        faults = self.repositories.faults.items()
+        found = (f for name, f in faults if f"/{name}" in path and path.endswith(f.suffix))
+        return next(found, Fault())
 
     def _answer_api(self, kind: Kind, rest: list[str], query: str, body: bytes) -> None:
         words = ("revision", "tree", "paths-info", "refs")
@@ -191,14 +290,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, content: bytes, headers: dict[str, str]) -> None:
         asked = self.headers.get("Range")
         headers["Accept-Ranges"] = "bytes"
+        cut = self._fault().cut
         if asked is None:
-            self._send(200, content, headers=headers)
+            self._send(200, content, headers=headers, cut=cut)
             return
         first, _, last = asked.removeprefix("bytes=").partition("-")
         begin = int(first or 0)
         end = min(int(last or len(content) - 1), len(content) - 1)
         headers["Content-Range"] = f"bytes {begin}-{end}/{len(content)}"
-        self._send(206, content[begin : end + 1], headers=headers)
+        cut = None if cut is None or end < cut else max(cut - begin, 0)
+        self._send(206, content[begin : end + 1], headers=headers, cut=cut)
 
     def _send_json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), headers={"Content-Type": "application/json"})
@@ -210,6 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
         code: str = "",
         message: str = "",
         headers: Mapping[str, str] | None = None,
+        cut: int | None = None,
     ) -> None:
         self.send_response(status)
         if code:
@@ -220,7 +322,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # who waits in vain for a slow answer goes away
+                self.wfile.write(body[:cut])
+            self.close_connection = cut is not None
 
 
 def _wanted(body: bytes, content_type: str) -> list[str]:
