@@ -2,4 +2,5 @@
 
 from gpt2chat.cli import main
 
-main()
+if __name__ == "__main__":  # not in the worker processes that import it
+    main()

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from gpt2chat.core.packing import PACKED, PackedGPT2
 from gpt2chat.core.prepare import prepare
 from gpt2chat.core.tokens import STARTER, VOCAB, WINDOW
 from tests.hub_server import Hub
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Under nohup, or in the background of a script, Ctrl-C is ignored; these tests press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def tiny_model(

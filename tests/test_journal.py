@@ -1,75 +1,56 @@
-"""What is left out is counted, and kept aside where it is broken."""
-
-import io
-import json
+"""The tallies of all parts add up, and what is read is told."""
 
 import pytest
 
 from gpt2chat.core.errors import DataError, RowError
 from gpt2chat.core.journal import Journal, Progress
 from gpt2chat.core.records import Record
-from gpt2chat.core.shapes import Filtered
-
-GOOD = Record("a.jsonl", 1, {"text": "x"})
-BROKEN = Record("a.jsonl", 2, {}, "not JSON", '{"text')
+from gpt2chat.core.tally import Tally
 
 
-class Kept(io.StringIO):
-    @property
-    def rows(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.getvalue().splitlines()]
+def tally(file: str, records: int, *broken: int) -> Tally:
+    made = Tally("mine", file, records)
+    for line in broken:
+        made.reject(Record(file, line, {}, "not JSON", "{"), RowError("not JSON"))
+    return made
 
 
-def journal(kept: Kept, *, strict: bool = False, told: list[Progress] | None = None) -> Journal:
-    heard = [] if told is None else told
-    return Journal(kept, strict=strict, listener=heard.append)
-
-
-def test_a_broken_record_is_counted_and_kept_aside_as_it_stands():
-    kept = Kept()
-    made = journal(kept)
-    assert list(made.sound("mine", "a.jsonl", [GOOD, BROKEN])) == [GOOD]
-    assert made.dropped == {"mine": {"not JSON": 1}}
-    assert kept.rows == [
-        {"source": "mine", "file": "a.jsonl", "line": 2, "reason": "not JSON", "text": '{"text'}
-    ]
-
-
-def test_what_is_sound_and_not_wanted_is_counted_only():
-    kept = Kept()
-    made = journal(kept, strict=True)
-    made.reject("mine", GOOD, Filtered("score tie"))
-    assert made.dropped == {"mine": {"score tie": 1}}
-    assert kept.rows == []
-
-
-def test_half_a_surrogate_pair_can_be_kept_aside():
-    kept = Kept()
-    journal(kept).reject("mine", Record("a", 1, {"text": "\ud83d"}), RowError("surrogate"))
-    assert json.loads(str(kept.rows[0]["text"])) == {"text": "\ud83d"}
+def test_counts_of_all_parts_are_added():
+    journal = Journal(strict=False, listener=lambda _: None)
+    journal.add(tally("a.jsonl", 3, 2), done=0.5)
+    journal.add(tally("a.jsonl", 2, 4), done=1.0)
+    journal.drop("mine", "duplicate", 2)
+    journal.drop("mine", "nothing", 0)
+    assert journal.dropped == {"mine": {"not JSON": 2, "duplicate": 2}}
 
 
 def test_strict_stops_at_the_place():
-    made = journal(Kept(), strict=True)
+    journal = Journal(strict=True, listener=lambda _: None)
+    journal.add(tally("a.jsonl", 3), done=0.5)
     with pytest.raises(
-        DataError, match="a.jsonl, line 2: not JSON. Mend it, or leave out --strict"
+        DataError, match="a.jsonl, line 5: not JSON. Mend it, or leave out --strict"
     ):
-        list(made.sound("mine", "a.jsonl", [GOOD, BROKEN]))
+        journal.add(tally("a.jsonl", 3, 5), done=1.0)
 
 
-@pytest.mark.parametrize(
-    ("records", "said"),
-    [([], "a.jsonl is empty"), ([BROKEN, BROKEN], "none of its 2 records.*a.jsonl, line 2")],
-)
-def test_a_file_without_one_usable_record_is_refused(records: list[Record], said: str):
-    with pytest.raises(DataError, match=said):
-        list(journal(Kept()).sound("mine", "a.jsonl", records))
+def test_a_file_without_one_usable_record_is_refused():
+    journal = Journal(strict=False, listener=lambda _: None)
+    journal.add(tally("a.jsonl", 1, 1), done=0.5)
+    journal.add(tally("a.jsonl", 2, 2), done=1.0)
+    journal.require_usable()
+    journal.add(tally("b.jsonl", 2, 4, 5), done=1.0)
+    with pytest.raises(DataError, match=r"b.jsonl: none of its 2 records.*b.jsonl, line 4"):
+        journal.require_usable()
 
 
 def test_progress_counts_every_record_once():
     told: list[Progress] = []
-    made = journal(Kept(), told=told)
+    journal = Journal(strict=False, listener=told.append)
+    journal.say("mine", "a.jsonl is read")
+    journal.read("mine", [tally("a.jsonl", 600)], done=0.2)
     for _ in range(2):
-        list(made.sound("mine", "a.jsonl", [GOOD] * 1234))
-    assert sum(progress.advance for progress in told) == 2468
-    assert told[-1].records == 2468
+        journal.add(tally("a.jsonl", 617), done=0.6)
+    assert [progress.note for progress in told] == ["a.jsonl is read", "", "", ""]
+    assert [progress.records for progress in told] == [0, 600, 617, 1234]
+    assert sum(progress.advance for progress in told) == 1234
+    assert journal.notes == ["a.jsonl is read"]

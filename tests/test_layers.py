@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "gpt2chat"
 # A core module imports only from modules before it.
 ORDER = [
     *("errors", "config", "files", "conversations", "template", "tokens", "runs"),
-    *("records", "hub", "shapes", "oasst1", "shards", "rows", "writer", "journal"),
-    *("sources", "samples", "prepare"),
+    *("datafiles", "records", "hub_errors", "hub", "hh", "shapes", "oasst1", "forest"),
+    *("shards", "rows", "tally", "journal", "near", "mend", "sources", "samples"),
+    *("parts", "trees", "work", "pool", "jobs", "selection", "histogram", "writer", "prepare"),
     *("losses", "packing", "model", "checkpoint", "trainer", "callbacks", "curve", "card"),
     *("training", "generate", "session"),
     *("scoring", "statistics", "figures", "heldout", "replies", "speed", "evaluate"),

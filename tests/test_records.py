@@ -1,5 +1,6 @@
 """Data files are found, and read record by record, broken ones too."""
 
+import bz2
 import gzip
 import json
 import lzma
@@ -9,11 +10,16 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from gpt2chat.core import records
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.records import Record, find_files, read_file
+from gpt2chat.core.records import Record, read_chunks, read_file
 
 ROWS = [{"text": "one"}, {"text": "two"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def zst(content: bytes) -> bytes:
+    return pa.compress(content, codec="zstd", asbytes=True)
 
 
 def read(file: Path) -> list[Record]:
@@ -38,6 +44,9 @@ def write(file: Path, content: bytes) -> Path:
         ("a.json", json.dumps(ROWS, indent=1).encode()),
         ("a.jsonl", b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n\r\n")),
         ("a.jsonl.gz", gzip.compress(LINES)),
+        ("a.jsonl.bz2", bz2.compress(LINES)),
+        ("a.jsonl.zst", zst(LINES)),
+        ("a.jsonl.zst", zst(LINES[:20]) + zst(LINES[20:])),
         ("a.json.xz", lzma.compress(json.dumps(ROWS).encode())),
     ],
 )
@@ -53,10 +62,12 @@ def test_a_parquet_file_gives_the_same_records(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        (b'{"text": "cut', "not JSON (Unterminated string starting at, column 10)"),
+        (b'{"text": "cut', "not JSON"),
         (b'{"text": "\xff"}', "not UTF-8"),
         (b'["text"]', "not an object with named fields"),
-        (b"[" * 100_000, "not JSON (nested too deep)"),
+        (b"[" * 100_000, "not JSON: nested too deep"),
+        (b'{"text": ' + b"1" * 5_000 + b"}", "not JSON: a number too long"),
+        (b'{"text": "a\x00b"}', "not JSON"),
     ],
 )
 def test_a_broken_line_says_where_it_is_and_the_next_one_is_read(
@@ -75,6 +86,10 @@ def test_a_broken_line_says_where_it_is_and_the_next_one_is_read(
         ("a.jsonl.gz", LINES),
         ("a.jsonl.xz", lzma.compress(LINES)[:-9]),
         ("a.jsonl.xz", LINES),
+        ("a.jsonl.bz2", bz2.compress(LINES)[:-9]),
+        ("a.jsonl.bz2", LINES),
+        ("a.jsonl.zst", zst(LINES * 100)[:-9]),
+        ("a.jsonl.zst", LINES),
         ("a.parquet", LINES),
         ("a.json", b'[{"text": "one"}'),
     ],
@@ -86,45 +101,43 @@ def test_a_file_that_is_cut_short_or_another_kind_is_named(
         read(write(tmp_path / name, content))
 
 
-def test_the_name_of_a_file_decides_its_split(tmp_path: Path):
-    for name in ("train-00000.jsonl", "a/valid.jsonl", "contest.jsonl", "latest-values.json"):
-        write(tmp_path / name, LINES)
-    found = find_files("--chat", str(tmp_path))
-    names = {split: [file.name for file in files] for split, files in found.items()}
-    train = ["contest.jsonl", "latest-values.json", "train-00000.jsonl"]
-    assert names == {"train": train, "validation": ["valid.jsonl"]}
+def test_chunks_hold_records_that_follow_each_other_and_tell_how_far_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "CHUNK_ROWS", 4)
+    rows = [{"n": n} for n in range(10)]
+    lines = "".join(json.dumps(row) + "\n\n" for row in rows).encode()
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    files = [
+        write(tmp_path / "a.jsonl", lines),
+        write(tmp_path / "b.json", json.dumps(rows).encode()),
+        tmp_path / "a.parquet",
+    ]
+    for file in files:
+        chunks = list(read_chunks(file))
+        assert [len(list(chunk.records())) for chunk in chunks] == [4, 4, 2]
+        found = [record for chunk in chunks for record in chunk.records()]
+        assert [record.value for record in found] == rows
+        steps = range(1, 20, 2) if file.suffix == ".jsonl" else range(1, 11)
+        assert [record.line for record in found] == list(steps)
+        shares = [chunk.done for chunk in chunks]
+        assert shares == sorted(shares)
+        assert shares[-1] == 1
 
 
-def test_a_test_split_stands_in_for_a_validation_split_only_where_there_is_none(tmp_path: Path):
-    test = write(tmp_path / "test.jsonl", LINES)
-    assert find_files("--chat", str(tmp_path)) == {"validation": (test,)}
-    validation = write(tmp_path / "val.jsonl", LINES)
-    assert find_files("--chat", str(tmp_path)) == {"validation": (validation,)}
+def test_a_chunk_ends_where_it_has_enough_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(records, "CHUNK_BYTES", 30)
+    file = write(tmp_path / "a.jsonl", LINES * 3)
+    assert [len(chunk.lines) for chunk in read_chunks(file)] == [2, 2, 2]
 
 
-def test_of_a_copy_of_a_hub_repository_its_data_folder_is_read(tmp_path: Path):
-    wanted = write(tmp_path / "data" / "train-00000-of-00001.jsonl", LINES)
-    for name in ("all.jsonl.gz", "data/.cache/train.jsonl", "data/dataset_info.json", "README.md"):
-        write(tmp_path / name, LINES)
-    assert find_files("--oasst1", str(tmp_path)) == {"train": (wanted,)}
-
-
-def test_a_glob_gives_its_files_in_order(tmp_path: Path):
-    files = [write(tmp_path / f"{name}.jsonl", LINES) for name in ("b", "a")]
-    assert find_files("--chat", str(tmp_path / "*.jsonl")) == {"train": tuple(sorted(files))}
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("none.jsonl", "there is no such file"),
-        ("*.gz", "no file matches"),
-        ("a.csv", "not a kind of file that can be read"),
-        ("empty", "no data file in it"),
-    ],
-)
-def test_what_is_not_there_is_said_with_its_flag(tmp_path: Path, name: str, said: str):
-    write(tmp_path / "a.csv", b"a,b\n")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=rf"^--chat .*{said}"):
-        find_files("--chat", str(tmp_path / name))
+def test_a_line_that_is_too_long_is_left_out_and_the_next_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "LINE_BYTES", 40)
+    long = json.dumps({"text": "x" * 200}).encode() + b"\n"
+    found = read(write(tmp_path / "a.jsonl", LINES + long + LINES))
+    assert [record.line for record in found] == [1, 2, 3, 4, 5]
+    assert [record.problem for record in found] == [
+        "", "", "line longer than 64 MiB", "", "",
+    ]  # fmt: skip

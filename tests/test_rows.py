@@ -5,8 +5,9 @@ import json
 import pytest
 
 from gpt2chat.core.conversations import Conversation, Preference
-from gpt2chat.core.rows import Row, check, pair_rows, sample_rows
+from gpt2chat.core.rows import Row, check, pair_row, sample_row
 from gpt2chat.core.shards import Pair, Sample
+from gpt2chat.core.template import render
 from gpt2chat.core.tokens import Encoded, encode_conversation
 from tests.conftest import talk
 
@@ -15,13 +16,11 @@ WINDOW = 64
 
 
 def one(conversation: Conversation, window: int | None = WINDOW) -> Row | None:
-    return sample_rows([Sample("id", "source", "group", conversation)], window)[0]
+    return sample_row(Sample("id", "source", "group", conversation), window)
 
 
 def pair(prompt: Conversation, chosen: str, rejected: str) -> Row | None:
-    return pair_rows([Pair("id", "source", "group", Preference(prompt, chosen, rejected))], WINDOW)[
-        0
-    ]
+    return pair_row(Pair("id", "source", "group", Preference(prompt, chosen, rejected)), WINDOW)
 
 
 def test_a_row_has_the_messages_the_rendered_text_and_the_token_counts():
@@ -29,10 +28,10 @@ def test_a_row_has_the_messages_the_rendered_text_and_the_token_counts():
     assert row is not None
     fields = json.loads(row.line)
     assert list(fields) == [
-        "id", "source", "group", "messages",
+        "id", "source", "group", "conversation",
         "prompt", "completion", "prompt_tokens", "completion_tokens",
     ]  # fmt: skip
-    assert fields["messages"] == talk("Hi", "Hello").as_dicts()
+    assert fields["conversation"] == talk("Hi", "Hello").as_dicts()
     assert fields["completion"] == "Hello<|eot_id|>"
     assert (fields["prompt_tokens"], fields["completion_tokens"]) == (row.prompt_tokens, 2)
     assert row.length == len(encode_conversation(talk("Hi", "Hello")))
@@ -42,7 +41,7 @@ def test_early_turns_are_dropped_whole_where_a_sample_is_too_long():
     row = one(LONG)
     assert row is not None
     assert row.shortened
-    assert json.loads(row.line)["messages"] == talk("Hi", "Hello").as_dicts()
+    assert json.loads(row.line)["conversation"] == talk("Hi", "Hello").as_dicts()
 
 
 def test_a_sample_that_is_too_long_without_its_history_is_no_row():
@@ -61,7 +60,7 @@ def test_both_sides_of_a_pair_keep_the_prompt_that_the_longer_one_leaves_room_fo
     row = pair(talk("early " * 5, "turn", "Hi"), "Hello", "Hello " * 20)
     assert row is not None
     assert row.shortened
-    assert json.loads(row.line)["messages"] == talk("Hi").as_dicts()
+    assert json.loads(row.line)["conversation"] == talk("Hi").as_dicts()
     assert row.length <= WINDOW
 
 
@@ -88,20 +87,44 @@ def test_rows_that_share_their_last_exchange_share_a_hash_and_no_other():
     assert long.text_hash != short.text_hash
 
 
+def test_a_conversation_far_longer_than_the_window_keeps_its_end():
+    turns = [text for n in range(500) for text in (f"question {n}", "word " * 300)]
+    row = one(talk(*turns, "Hi", "Hello"))
+    assert row is not None
+    assert row.shortened
+    assert json.loads(row.line)["conversation"] == talk("Hi", "Hello").as_dicts()
+    assert one(talk("Hi", "x" * 200_000)) is None
+
+
+def test_near_duplicates_are_looked_for_in_the_last_exchange():
+    row, told = one(talk("a", "b", "Hi", "Hello")), pair(talk("a", "b", "Hi"), "Hello", "Go")
+    assert row is not None
+    assert told is not None
+    assert row.exchange == "Hi\nHello<|eot_id|>"
+    long = one(talk("A question far longer than the reply is", "Hello"))
+    assert long is not None
+    assert long.exchange == "an the reply is\nHello<|eot_id|>"
+    assert told.exchange == "Hi\nHello<|eot_id|>\nGo<|eot_id|>"
+
+
+GOOD = talk("Hi", "Hello")
+
+
 @pytest.mark.parametrize(
-    ("ids", "prompt_length", "rule"),
+    ("ids", "prompt_length", "prompt", "rule"),
     [
-        ([1, 2, 9, 50261], 2, "not the beginning"),
-        ([1, 2, 3], 3, "no token is trained"),
-        ([1, 2, 3, 4], 3, "end of turn is not trained"),
-        ([1, 2, 3, 50264, 50261], 3, "outside the vocabulary"),
-        ([1, 2, 3, 4, 5, 50261], 3, "longer than the window"),
+        ([1, 2, 3, 50261], 3, talk("Ho"), "not the beginning"),
+        ([1, 2, 3, 50261], 3, GOOD, "not the beginning"),
+        ([1, 2, 3], 3, GOOD.prompt, "no token is trained"),
+        ([1, 2, 3, 4], 3, GOOD.prompt, "end of turn is not trained"),
+        ([1, 2, 3, 50264, 50261], 3, GOOD.prompt, "outside the vocabulary"),
+        ([1, 2, 3, 4, 5, 50261], 3, GOOD.prompt, "longer than the window"),
     ],
 )
 def test_a_row_that_would_train_wrongly_stops_the_run(
-    ids: list[int], prompt_length: int, rule: str
+    ids: list[int], prompt_length: int, prompt: Conversation, rule: str
 ):
-    prompt = Encoded([1, 2, 3], 3)
-    check("x", Encoded([1, 2, 3, 50261], 3), prompt, window=5)
+    spans = render(GOOD)
+    check("x", render(GOOD.prompt), spans, Encoded([1, 2, 3, 50261], 3), window=5)
     with pytest.raises(RuntimeError, match=f"row x: .*{rule}"):
-        check("x", Encoded(ids, prompt_length), prompt, window=5)
+        check("x", render(prompt), spans, Encoded(ids, prompt_length), window=5)

@@ -1,6 +1,7 @@
 """Flags become sources: files found, Hub names told from paths, the bundled sample."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,9 +48,42 @@ def test_what_looks_like_a_path_and_is_not_there_is_a_missing_file(value: str):
         found(alpaca=value)
 
 
-def test_own_files_are_never_looked_up_on_the_hub():
-    with pytest.raises(DataError, match="--chat owner/name: there is no such file"):
-        found(chat=("owner/name",))
+def test_own_sources_are_looked_up_on_the_hub_only_where_they_name_an_owner():
+    (source,) = found(chat=("owner/name:train[:100]",))
+    assert (source.name, source.files) == ("name", None)
+    with pytest.raises(DataError, match="--chat name: there is no such file"):
+        found(chat=("name",))
+
+
+def test_a_shape_is_forced_for_one_source_or_for_all_of_ones_own(tmp_path: Path):
+    files = (touch(tmp_path, "a.jsonl"), touch(tmp_path, "b.jsonl"))
+    assert [s.shape for s in found(chat=files, shape=("sharegpt",))] == ["sharegpt"] * 2
+    assert [s.shape for s in found(chat=files, shape=("b.jsonl=alpaca",))] == ["", "alpaca"]
+    both = found(alpaca=files[0], chat=files[1:], shape=("messages", "alpaca=alpaca"))
+    assert [s.shape for s in both] == ["alpaca", "messages"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"shape": ("c.jsonl=hh",)}, "--shape c.jsonl: no source has this name, only a.jsonl"),
+        ({"shape": ("hh",)}, "'hh' is no known shape. Known: messages"),
+        ({"mix": ("alpaca=2",)}, "--mix alpaca: no source has this name, only a.jsonl"),
+    ],
+)
+def test_a_name_or_shape_that_is_not_there_is_said_with_those_that_are(
+    tmp_path: Path, settings: dict[str, Any], said: str
+):
+    with pytest.raises(ConfigError, match=said):
+        found(chat=(touch(tmp_path, "a.jsonl"),), **settings)
+
+
+def test_a_forced_shape_needs_a_source_that_can_have_it(tmp_path: Path):
+    file = touch(tmp_path, "a.jsonl")
+    with pytest.raises(ConfigError, match="--shape hh is for --chat and --preference"):
+        found(alpaca=file, shape=("hh",))
+    with pytest.raises(ConfigError, match="--shape oasst1: message rows and whole trees"):
+        found(oasst1=file, shape=("oasst1=messages",))
 
 
 def test_a_source_with_a_validation_split_has_nothing_held_out(tmp_path: Path):

@@ -1,98 +1,92 @@
-"""Rows become shards: without duplicates, in a drawn order, in files of a limited size."""
+"""Rows become shards in files of a limited size, hashed and counted."""
 
 import hashlib
-from collections.abc import Generator
+import json
 from pathlib import Path
 
 import pytest
 
 from gpt2chat.core import writer
-from gpt2chat.core.rows import Row
-from gpt2chat.core.shards import Kind
-from gpt2chat.core.writer import Spool
-
-
-def row(number: int, exchange: int | None = None) -> Row:
-    """Return a row whose text and last exchange are numbers."""
-    return Row(
-        source="odd" if number % 2 else "even",
-        line=b"%d\n" % number,
-        text_hash=bytes([number]),
-        exchange_hash=bytes([number if exchange is None else exchange]),
-        prompt_tokens=10,
-        trained_tokens=number,
-        length=10 + number,
-        shortened=False,
-        typed_control=False,
-    )
+from gpt2chat.core.config import Share
+from gpt2chat.core.selection import Selection
+from gpt2chat.core.writer import (
+    count_lengths,
+    count_rows,
+    count_tokens,
+    write_rejected,
+    write_shards,
+)
+from tests.test_selection import Given, select
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Generator[Spool]:
-    opened = Spool(tmp_path, "sft", "train")
-    yield opened
-    opened.close()
-
-
-def test_a_text_is_kept_once(spool: Spool):
-    assert [spool.add(row(n)) for n in (1, 2, 1)] == [True, True, False]
-    assert spool.counts() == {"odd": 1, "even": 1}
-
-
-def test_the_reference_set_keeps_what_it_has_twice(tmp_path: Path):
-    kind: Kind = "reference"
-    spool = Spool(tmp_path, kind, "validation")
-    assert [spool.add(row(1)) for _ in range(2)] == [True, True]
-    spool.close()
-
-
-def test_rows_that_are_measured_on_leave_the_training_rows(spool: Spool, tmp_path: Path):
-    other = Spool(tmp_path, "sft", "validation")
-    other.add(row(2))
-    other.add(row(40, exchange=3))
-    for number in range(1, 6):
-        spool.add(row(number))
-    assert spool.without(other) == {"even": 1, "odd": 1}
-    assert [entry.trained_tokens for entry in spool.entries] == [1, 4, 5]
-    other.close()
+def selection(tmp_path: Path) -> Selection:
+    """Three parts of two sources, ten training rows and two validation rows."""
+    odd: list[Given] = [(f"odd {n}", "train") for n in range(5)]
+    even: list[Given] = [(f"even {n}", "train") for n in range(3)]
+    more: list[Given] = [("more 0", "train"), ("more 1", "train")]
+    held: list[Given] = [("held 0", "validation"), ("held 1", "validation")]
+    return select(tmp_path, ("odd", odd), ("even", [*even, *held]), ("odd", more))
 
 
 def test_shards_hold_every_row_once_and_say_what_they_are(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    selection: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(writer, "SHARD_ROWS", 4)
-    for number in range(10):
-        spool.add(row(number))
-    shards = list(spool.write(tmp_path, seed=0))
+    monkeypatch.setattr(writer, "OPEN_FILES", 1)
+    order = selection.order(0, {}, seed=0)
+    shards = list(write_shards(selection, 0, order, tmp_path))
     assert [shard.path for shard in shards] == [
         f"sft/train-0000{n}-of-00003.jsonl" for n in range(3)
     ]
     assert [shard.rows for shard in shards] == [4, 4, 2]
     contents = [(tmp_path / shard.path).read_bytes() for shard in shards]
-    assert [hashlib.sha256(content).hexdigest() for content in contents] == [
-        shard.sha256 for shard in shards
+    assert [(hashlib.sha256(content).hexdigest(), len(content)) for content in contents] == [
+        (shard.sha256, shard.bytes) for shard in shards
     ]
-    numbers = [int(line) for content in contents for line in content.split()]
-    assert sorted(numbers) == list(range(10))
-    assert numbers != list(range(10))
+    ids = [int(json.loads(line)["id"]) for content in contents for line in content.splitlines()]
+    assert sorted(ids) == sorted([0, 1, 2, 3, 4, 0, 1, 2, 0, 1])
 
 
-def test_validation_rows_keep_their_order(tmp_path: Path):
-    spool = Spool(tmp_path, "sft", "validation")
-    for number in range(9):
-        spool.add(row(number))
-    (shard,) = spool.write(tmp_path, seed=0)
-    assert (tmp_path / shard.path).read_text().split() == [str(n) for n in range(9)]
-    spool.close()
+def test_a_row_that_a_mix_repeats_has_an_id_of_its_own(selection: Selection, tmp_path: Path):
+    shares = {"even": Share(3), "odd": Share(0)}
+    (shard,) = write_shards(selection, 0, selection.order(0, shares, seed=0), tmp_path)
+    lines = (tmp_path / shard.path).read_text(encoding="utf-8").splitlines()
+    ids = sorted(json.loads(line)["id"] for line in lines)
+    assert ids == sorted(f"{n}{end}" for n in range(3) for end in ("", "#2", "#3"))
 
 
-def test_lengths_are_counted_by_eighths_of_the_window(spool: Spool):
-    for number in (0, 6, 7, 54, 99):
-        spool.add(row(number))
-    assert spool.lengths(window=64) == [0, 2, 1, 0, 0, 0, 0, 2]
-    assert spool.tokens() == {"prompt": 50, "trained": 166}
+def test_an_empty_split_has_no_shard(selection: Selection, tmp_path: Path):
+    assert not list(write_shards(selection, 2, selection.order(2, {}, 0), tmp_path))
 
 
-def test_nothing_is_left_of_a_spool(tmp_path: Path):
-    Spool(tmp_path, "sft", "train").close()
-    assert not list(tmp_path.iterdir())
+def test_rows_are_counted_by_source_tokens_and_length(selection: Selection):
+    order = selection.order(0, {}, seed=0)
+    assert count_rows(selection, order) == {"odd": 7, "even": 3}
+    assert count_tokens(selection, order) == {"prompt": 100, "trained": 10 + 3 + 1}
+    lengths = count_lengths(selection, order, window=32)
+    # Prompts have 10 tokens, replies 0 to 4; a bar is 2 tokens wide.
+    assert lengths["even"] == {
+        "prompt": [0, 0, 0, 0, 3, *[0] * 11],
+        "reply": [3, *[0] * 15],
+    }
+    assert lengths["odd"]["reply"] == [5, 2, *[0] * 14]
+    assert sum(count_lengths(selection, order, window=16)["odd"]["prompt"]) == 7
+
+
+def test_what_is_longer_than_the_window_is_in_the_last_bar(selection: Selection):
+    lengths = count_lengths(selection, selection.order(0, {}, 0), window=8)
+    assert lengths["even"]["prompt"] == [0] * 15 + [3]
+
+
+def test_rows_that_are_lost_are_written_with_place_and_reason(tmp_path: Path):
+    rows: list[Given] = [("one", "train"), ("two", "train"), ("one", "train")]
+    selection = select(tmp_path, ("a", rows))
+    selection.parts[0].tally.rejected.append('{"reason": "not JSON"}\n')
+    selection.without_duplicates("exact")
+    write_rejected(selection, tmp_path / "rejected.jsonl")
+    lines = (tmp_path / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"reason": "not JSON"},
+        {"source": "a", "file": "a.jsonl", "line": 2, "reason": "duplicate", "text": ""},
+    ]

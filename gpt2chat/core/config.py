@@ -13,12 +13,42 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp32"]
 NllScope = Literal["response", "full"]
 Rank = Literal["all", "best"]
+Dedup = Literal["off", "exact", "near"]
 
 
 def require(condition: bool, rule: str, value: object) -> None:
     """Raise ConfigError with the rule and the value that breaks it."""
     if not condition:
         raise ConfigError(f"{rule}, not {value}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How much of a source's training rows a mix has."""
+
+    weight: float = 1.0
+    """0.5 takes half of them, 2 each of them twice."""
+    cap: int | None = None
+    """At most so many."""
+
+
+def parse_share(text: str) -> tuple[str, Share]:
+    """Return the source and its share in `NAME=WEIGHT`, `NAME=WEIGHT:CAP` or `NAME=:CAP`.
+
+    Raises:
+        ConfigError: It has another form, or a number is below 0 or too large.
+    """
+    name, equals, share = text.rpartition("=")
+    weight, _, cap = share.partition(":")
+    try:
+        parsed = Share(float(weight or 1), int(cap) if cap else None)
+    except ValueError:
+        parsed = None
+    if not (name and equals and share and parsed):
+        raise ConfigError(f"--mix takes NAME=WEIGHT, NAME=WEIGHT:CAP or NAME=:CAP, not {text}.")
+    require(0 <= parsed.weight <= 1000, "A weight of --mix must be from 0 to 1000", text)
+    require(parsed.cap is None or parsed.cap >= 0, "A cap of --mix must be at least 0", text)
+    return name, parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +62,9 @@ class PrepareConfig:
     ultrafeedback: str = "trl-lib/ultrafeedback_binarized"
     """Preference rows, chosen and rejected: likewise."""
     chat: tuple[str, ...] = ()
-    """Files, folders or globs with conversations of one's own."""
+    """Conversations of one's own: files, folders, globs or Hub names."""
     preference: tuple[str, ...] = ()
-    """Files, folders or globs with preference pairs of one's own."""
+    """Preference pairs of one's own: likewise."""
     sample: bool = False
     """Read the bundled sample instead of the three sources above."""
     out: Path = Path("data")
@@ -43,10 +73,24 @@ class PrepareConfig:
     """Language of OASST1's messages to keep, or `all`."""
     oasst1_rank: Rank = "all"
     """Keep every reply of OASST1, or the best-ranked of each set of siblings only."""
+    oasst1_pairs: bool = False
+    """Make preference pairs of OASST1's ranks too: the best against the worst of siblings."""
+    shape: tuple[str, ...] = ()
+    """Shapes that are not to be detected: `NAME=SHAPE`, or `SHAPE` for all own files."""
+    mix: tuple[str, ...] = ()
+    """Shares of sources in training: `NAME=WEIGHT`, `NAME=WEIGHT:CAP` or `NAME=:CAP`."""
+    dedup: Dedup = "near"
+    """Leave out duplicates: none, exact ones, or near-duplicates too."""
+    streaming: bool = False
+    """Read Hub data sets as they arrive, without a copy on the disk."""
+    workers: int = 0
+    """Processes; 0 for as many as there are cores."""
     holdout: float = 0.05
     """Share of a source that is held out for validation where it has no validation split."""
     max_length: int = 1024
     """Longest sample, in tokens."""
+    stats: bool = False
+    """Draw histograms of the lengths into the folder."""
     strict: bool = False
     """Stop at the first record that cannot be used."""
     seed: int = 0
@@ -55,6 +99,9 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         require(0 <= self.holdout < 1, "--holdout must be at least 0 and below 1", self.holdout)
         require(self.max_length >= 64, "--max-length must be at least 64", self.max_length)
+        require(0 <= self.workers <= 256, "--workers must be from 0 to 256", self.workers)
+        for share in self.mix:
+            parse_share(share)
         named = (self.oasst1, self.alpaca, self.ultrafeedback)
         standard = (PrepareConfig.oasst1, PrepareConfig.alpaca, PrepareConfig.ultrafeedback)
         if self.sample and named != standard:

@@ -7,7 +7,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpt2chat.core.errors import Gpt2ChatError, StorageError
+from gpt2chat.core.errors import (
+    ConfigError,
+    Gpt2ChatError,
+    HardwareError,
+    Interrupted,
+    NetworkError,
+    StorageError,
+)
 
 REFUSALS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
@@ -81,7 +88,7 @@ def replaced_folder(folder: Path) -> Generator[Path]:
         if old.is_dir() and not folder.exists():
             old.rename(folder)  # a run was killed between the two renames below
         remove(beside)
-        beside.mkdir(parents=True)
+        _make(beside)
         try:
             yield beside
             remove(old)
@@ -91,6 +98,54 @@ def replaced_folder(folder: Path) -> Generator[Path]:
             remove(old)
         finally:
             remove(beside)
+
+
+@contextmanager
+def kept_folder(folder: Path, key: str) -> Generator[Path]:
+    """Give a folder beside `folder` to work in, which a run that goes on finds as it was left.
+
+    It is kept where the run is killed, interrupted, or fails for a cause that passes, such as the
+    network; after success or another failure it is removed. A run with another key starts empty.
+
+    Raises:
+        ConfigError: Another process has it.
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    with storage(folder):
+        folder = folder.resolve()
+        work = folder.with_name(f".{folder.name}.work")
+        _make(work)
+        lock = FileLock(work / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"Another prepare is writing {folder.name}. Wait for it, or give another folder "
+                "with --out."
+            ) from None
+        keep = False
+        try:
+            if not (work / key).is_dir():
+                for entry in work.iterdir():
+                    remove(entry)
+                (work / key).mkdir()
+            yield work / key
+        except (KeyboardInterrupt, Interrupted, NetworkError, HardwareError):
+            keep = True
+            raise
+        finally:
+            lock.release()
+            if not keep:
+                remove(work)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # said of a path below /proc
+        raise PermissionError(errno.EACCES, "no folder can be made there") from None
 
 
 def remove(folder: Path) -> None:

@@ -1,36 +1,41 @@
-"""`prepare`: sources to a folder of shards with a manifest, whole or not at all."""
+"""`prepare`: sources to a folder of shards with a manifest, whole or not at all.
 
+    sources → jobs (chunks of records) → parts, by several processes → selection → shards
+
+Parts stay on the disk until the shards are written, so a run that was killed is gone on with.
+"""
+
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import groupby, islice
 from pathlib import Path
-from typing import TypeVar, cast
 
 from gpt2chat import __version__
-from gpt2chat.core.config import PrepareConfig
-from gpt2chat.core.errors import ConfigError, DataError
-from gpt2chat.core.files import replaced_folder
+from gpt2chat.core.config import PrepareConfig, parse_share
+from gpt2chat.core.errors import ConfigError, DataError, Interrupted
+from gpt2chat.core.files import kept_folder, replaced_folder
+from gpt2chat.core.histogram import draw_lengths
+from gpt2chat.core.jobs import Jobs
 from gpt2chat.core.journal import Journal, Listener
-from gpt2chat.core.records import Split
-from gpt2chat.core.rows import Row, pair_rows, sample_rows
-from gpt2chat.core.samples import Item, read_items
+from gpt2chat.core.parts import SPLITS, Part
+from gpt2chat.core.pool import ordered
+from gpt2chat.core.selection import TRAIN, Selection
 from gpt2chat.core.shards import (
     MANIFEST,
+    PICTURE,
     REJECTED,
     VERSION,
     Input,
-    Kind,
+    Lengths,
     Manifest,
-    Pair,
-    Sample,
     manifest_text,
     read_pairs,
     read_samples,
 )
-from gpt2chat.core.sources import Source, find_sources, open_sources
+from gpt2chat.core.sources import Opened, find_sources, open_sources
 from gpt2chat.core.tokens import (
     IGNORED,
     Encoded,
@@ -39,29 +44,22 @@ from gpt2chat.core.tokens import (
     template_fingerprint,
     tokenizer_fingerprint,
 )
-from gpt2chat.core.writer import DUPLICATE, OVERLAP, Spool
-
-BATCH = 512
-"""Samples that are encoded together."""
-TOO_LONG = "longer than the window"
-SHORTENED = "early turns dropped"
-TYPED = "control token names typed as text"
-
-LIBRARIES = ("tokenizers", "datasets")
-"""Whose versions the manifest names."""
-
-V = TypeVar("V")
-SPLITS: tuple[tuple[Kind, Split], ...] = (
-    ("sft", "train"),
-    ("sft", "validation"),
-    ("preference", "train"),
-    ("preference", "validation"),
-    ("reference", "validation"),
+from gpt2chat.core.work import finished, run
+from gpt2chat.core.writer import (
+    count_lengths,
+    count_remarks,
+    count_rows,
+    count_tokens,
+    write_rejected,
+    write_shards,
 )
-OWN = {MANIFEST, REJECTED, ".DS_Store", *(kind for kind, _ in SPLITS)}
-"""What may stand in a data folder: what `prepare` writes, and what a file manager leaves there."""
 
-Spools = dict[tuple[Kind, Split], Spool]
+LIBRARIES = ("datasets", "ftfy", "rensa", "tiktoken")
+"""Whose versions the manifest names."""
+SETTINGS = ("lang", "oasst1_rank", "oasst1_pairs", "mix", "dedup", "sample")
+"""Which the manifest names, beside seed and window."""
+OWN = {MANIFEST, REJECTED, PICTURE, ".DS_Store", *(kind for kind, _ in SPLITS)}
+"""What may stand in a data folder: what `prepare` writes, and what a file manager leaves there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +79,61 @@ def prepare(settings: PrepareConfig, listener: Listener) -> PrepareResult:
         listener: Is told what was picked, and how many records were read.
 
     Raises:
-        ConfigError: Every source is off, or the folder holds something that is not prepare's.
+        ConfigError: Every source is off, or the folder holds something that is not prepare's, or
+            another run is writing it.
         DataError: A file is missing, broken or of an unknown shape; or nothing is left to train on.
         NetworkError: A Hub name cannot be had.
         StorageError: The disk is full or the folder cannot be written.
+        HardwareError: A worker was killed.
+        Interrupted: Ctrl-C; the same command goes on.
     """
     sources = find_sources(settings)
     require_own_folder(settings.out)
-    with replaced_folder(settings.out) as folder, ExitStack() as stack:
-        rejected = stack.enter_context((folder / REJECTED).open("w", encoding="utf-8"))
-        journal = Journal(rejected, strict=settings.strict, listener=listener)
-        spools = {key: stack.enter_context(closing(Spool(folder, *key))) for key in SPLITS}
-        inputs = list(_fill(spools, sources, settings, journal))
-        manifest = _write(spools, inputs, settings, journal, folder)
-        (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+    journal = Journal(strict=settings.strict, listener=listener)
+    try:
+        opened = list(open_sources(sources, streaming=settings.streaming))
+        for source in opened:
+            journal.say(source.source.name, source.note())
+        inputs = [entry for source in opened for entry in source.inputs()]
+        with (
+            kept_folder(settings.out, fingerprint(settings, inputs)) as work,
+            replaced_folder(settings.out) as folder,
+        ):
+            parts = _parts(Jobs(opened, settings, work, journal), settings, journal)
+            selection = Selection(parts, work, journal)
+            manifest = _write(selection, opened, inputs, settings, journal, folder)
+            (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted; {settings.out} is as it was. Type the same command again to go on."
+        ) from None
     return PrepareResult(out=settings.out, manifest=manifest, notes=tuple(journal.notes))
+
+
+def fingerprint(settings: PrepareConfig, inputs: Sequence[Input]) -> str:
+    """Return a hash of all that decides the parts; only a run that shares it takes them over."""
+    values = asdict(settings)
+    for name in ("out", "workers", "strict", "stats"):
+        del values[name]
+    known = [
+        *(asdict(entry) for entry in inputs),
+        *(_versions(), template_fingerprint(), tokenizer_fingerprint(), VERSION),
+    ]
+    return hashlib.sha256(json.dumps([values, known], default=str).encode()).hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    return {"gpt2chat": __version__} | {name: version(name) for name in LIBRARIES}
+
+
+def _parts(jobs: Jobs, settings: PrepareConfig, journal: Journal) -> list[Part]:
+    """Have all jobs done; return their parts in order."""
+    parts: list[Part] = []
+    for job, part in ordered(jobs, run, finished, settings.workers):
+        journal.add(part.tally, job.done)
+        parts.append(part)
+    journal.require_usable()
+    return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,90 +182,59 @@ def require_own_folder(folder: Path) -> None:
         )
 
 
-def _fill(
-    spools: Spools, sources: Sequence[Source], settings: PrepareConfig, journal: Journal
-) -> Iterator[Input]:
-    """Put the rows of all sources in the spools; yield what was read."""
-    for opened in open_sources(sources):
-        journal.say(opened.source.name, opened.note())
-        yield from opened.inputs()
-        for batch in _batches(read_items(opened, settings, journal)):
-            _add(spools, batch, settings.max_length, journal)
-
-
-def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
-    while batch := list(islice(items, BATCH)):
-        yield batch
-
-
-def _add(spools: Spools, batch: Sequence[Item], window: int, journal: Journal) -> None:
-    for key, items in groupby(sorted(batch, key=lambda item: item[:2]), lambda item: item[:2]):
-        contents = [item.content for item in items]
-        for content, row in zip(contents, _rows(key[0], contents, window), strict=True):
-            if row is None:
-                journal.drop(content.source, TOO_LONG)
-            elif spools[key].add(row):
-                journal.noted[content.source].update(_remarks(row))
-            else:
-                journal.drop(content.source, DUPLICATE)
-
-
-def _rows(kind: Kind, contents: Iterable[Sample | Pair], window: int) -> list[Row | None]:
-    match kind:
-        case "sft":
-            return sample_rows(cast(list[Sample], contents), window)
-        case "reference":
-            return sample_rows(cast(list[Sample], contents), None)
-        case "preference":
-            return pair_rows(cast(list[Pair], contents), window)
-
-
-def _remarks(row: Row) -> list[str]:
-    remarks = {SHORTENED: row.shortened, TYPED: row.typed_control}
-    return [remark for remark, holds in remarks.items() if holds]
-
-
 def _write(
-    spools: Spools, inputs: list[Input], settings: PrepareConfig, journal: Journal, folder: Path
+    selection: Selection,
+    opened: Sequence[Opened],
+    inputs: Sequence[Input],
+    settings: PrepareConfig,
+    journal: Journal,
+    folder: Path,
 ) -> Manifest:
-    _drop_overlap(spools, journal)
-    shards = [shard for spool in spools.values() for shard in spool.write(folder, settings.seed)]
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    for (kind, split), spool in spools.items():
-        for source, number in spool.counts().items():
-            counts.setdefault(kind, {}).setdefault(source, {})[split] = number
-    names = ("lang", "oasst1_rank", "holdout", "sample")
-    return Manifest(
-        version=VERSION,
-        window=settings.max_length,
-        seed=settings.seed,
-        settings={name: value for name, value in asdict(settings).items() if name in names},
-        counts=counts,
-        dropped=_plain(journal.dropped),
-        noted=_plain(journal.noted),
-        tokens=_by_kind({key: spool.tokens() for key, spool in spools.items()}),
-        lengths=_by_kind({k: spool.lengths(settings.max_length) for k, spool in spools.items()}),
-        shards=tuple(shards),
-        inputs=tuple(inputs),
-        template=template_fingerprint(),
-        tokenizer=tokenizer_fingerprint(),
-        versions={"gpt2chat": __version__} | {name: version(name) for name in LIBRARIES},
-    )
-
-
-def _drop_overlap(spools: Spools, journal: Journal) -> None:
-    """Take out of training what is measured on.
+    """Write the shards of the rows that stay.
 
     Raises:
         DataError: Nothing is left to train on.
     """
-    kinds: tuple[Kind, ...] = ("sft", "preference")
-    for kind in kinds:
-        overlap = spools[kind, "train"].without(spools[kind, "validation"])
-        for source, number in overlap.items():
-            journal.drop(source, OVERLAP, number)
-    if not any(spools[kind, "train"].entries for kind in kinds):
+    selection.without_duplicates(settings.dedup)
+    selection.without_overlap(settings.dedup)
+    shares = dict(parse_share(share) for share in settings.mix)
+    orders = {key: selection.order(key, shares, settings.seed) for key in range(len(SPLITS))}
+    if not any(len(orders[key].places) for key in TRAIN):
         raise DataError(_nothing_left(journal))
+    write_rejected(selection, folder / REJECTED)
+    shards = [
+        s for key, order in orders.items() for s in write_shards(selection, key, order, folder)
+    ]
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    tokens: dict[str, dict[str, dict[str, int]]] = {}
+    lengths: dict[str, dict[str, Lengths]] = {}
+    for key, order in orders.items():
+        kind, split = SPLITS[key]
+        for source, number in count_rows(selection, order).items():
+            counts.setdefault(kind, {}).setdefault(source, {})[split] = number
+        tokens.setdefault(kind, {})[split] = count_tokens(selection, order)
+        lengths.setdefault(kind, {})[split] = count_lengths(selection, order, settings.max_length)
+        for source, remarks in count_remarks(selection, order.places).items():
+            journal.noted[source].update(remarks)
+    if settings.stats:
+        draw_lengths(lengths, settings.max_length, folder / PICTURE)
+    return Manifest(
+        version=VERSION,
+        window=settings.max_length,
+        seed=settings.seed,
+        settings={name: value for name, value in asdict(settings).items() if name in SETTINGS},
+        holdout={source.source.name: source.holdout for source in opened},
+        counts=counts,
+        dropped=_plain(journal.dropped),
+        noted=_plain(journal.noted),
+        tokens=tokens,
+        lengths=lengths,
+        shards=tuple(shards),
+        inputs=tuple(inputs),
+        template=template_fingerprint(),
+        tokenizer=tokenizer_fingerprint(),
+        versions=_versions(),
+    )
 
 
 def _nothing_left(journal: Journal) -> str:
@@ -241,10 +248,3 @@ def _nothing_left(journal: Journal) -> str:
 
 def _plain(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
     return {source: dict(counter.most_common()) for source, counter in counts.items() if counter}
-
-
-def _by_kind(values: dict[tuple[Kind, Split], V]) -> dict[str, dict[str, V]]:
-    nested: dict[str, dict[str, V]] = {}
-    for (kind, split), value in values.items():
-        nested.setdefault(kind, {})[split] = value
-    return nested

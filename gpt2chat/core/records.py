@@ -1,31 +1,27 @@
-"""Records of data files: JSON Lines, JSON or Parquet, plain or compressed; how they are found."""
+"""Records of data files and of the Hub, read in chunks that one worker handles at a time."""
 
-import glob
-import gzip
 import json
-import lzma
-import re
-import zlib
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
+from gpt2chat.core.datafiles import Split as Split
+from gpt2chat.core.datafiles import opened, readable
 from gpt2chat.core.errors import DataError
 
-Split = Literal["train", "validation"]
-Files = dict[Split, tuple[Path, ...]]
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-SUFFIXES = (
-    *(suffix + packed for suffix in JSON_SUFFIXES for packed in ("", ".gz", ".xz")),
-    ".parquet",
-)
-METADATA = ("dataset_info.json", "dataset_infos.json", "state.json", "manifest.json")
-"""What stands beside data files and holds no records."""
+CHUNK_ROWS = 1_000
+CHUNK_BYTES = 2**22
+LINE_BYTES = 2**26
+"""A longer line is left out: 64 MiB of text are some 16 million tokens."""
+KEPT_TEXT = 2**16
+"""Characters of a broken line that are kept aside."""
+TOO_LONG_A_LINE = "line longer than 64 MiB"
 
-_SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|validation|valid|val|dev|eval|test)(?:[^a-z]|$)")
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,74 +45,26 @@ class Record:
         return f"{self.file}, {'line' if '.jsonl' in self.file else 'record'} {self.line}"
 
 
-def find_files(flag: str, value: str) -> Files:
-    """Return the data files that a path, a folder or a glob stands for, by split.
+class Chunk(NamedTuple):
+    """Up to `CHUNK_ROWS` records that follow each other, not parsed yet."""
 
-    `train`, `validation` (valid, val, dev, eval) or `test` in a file's name decide the split; test
-    files stand in for validation files where there are none, and are left out where there are.
+    file: str
+    first: int
+    """Number of the first record of `values` or `table`."""
+    done: float
+    """Share of the file that has been read with it."""
+    lines: list[tuple[int, bytes]] = []
+    """JSON text by line number; of a line that is too long, nothing."""
+    values: list[Any] = []
+    table: "pa.Table | pa.RecordBatch | None" = None
 
-    Raises:
-        DataError: There is no such file, or none of a kind that can be read.
-    """
-    path = Path(value).expanduser()
-    if path.is_dir():
-        return _by_split({file: _name(file, path) for file in _folder_files(flag, path)})
-    if path.is_file():
-        _require_known(flag, path)
-        return _by_split({path: path.name})
-    if not any(sign in value for sign in "*?["):
-        raise DataError(
-            f"{flag} {value}: there is no such file. Give a file, a folder or a glob that exists."
-        )
-    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-    files = [file for file in found if file.is_file()]
-    if not files:
-        raise DataError(f"{flag} {value}: no file matches. Give a file, a folder or another glob.")
-    for file in files:
-        _require_known(flag, file)
-    return _by_split({file: file.name for file in files})
-
-
-def _name(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).as_posix()
-
-
-def _folder_files(flag: str, folder: Path) -> list[Path]:
-    files = [
-        file
-        for file in folder.rglob("*")
-        if file.name.endswith(SUFFIXES)
-        and file.name not in METADATA
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    ]
-    # A copy of a Hub repository: what its data/ holds is the data set, other files are extras.
-    files = [file for file in files if _name(file, folder).startswith("data/")] or files
-    if not files:
-        raise DataError(f"{flag} {folder}: no data file in it (.jsonl, .json or .parquet).")
-    return sorted(files, key=lambda file: _name(file, folder))
-
-
-def _require_known(flag: str, file: Path) -> None:
-    if not file.name.endswith(SUFFIXES):
-        raise DataError(
-            f"{flag} {file}: not a kind of file that can be read. "
-            "Give .jsonl, .json (also .gz or .xz) or .parquet."
-        )
-
-
-def _by_split(names: dict[Path, str]) -> Files:
-    words = {file: _SPLIT_WORD.search(name.lower()) for file, name in names.items()}
-    splits = {file: word[1] if word else "train" for file, word in words.items()}
-    train = tuple(file for file, split in splits.items() if split == "train")
-    test = tuple(file for file, split in splits.items() if split == "test")
-    validation = tuple(file for file in names if file not in train and file not in test) or test
-    found: Files = {}
-    if train:
-        found["train"] = train
-    if validation:
-        found["validation"] = validation
-    return found
+    def records(self) -> Iterator[Record]:
+        """Yield the records in order, broken ones with what is wrong."""
+        for number, line in self.lines:
+            yield _parsed(self.file, number, line)
+        values = self.values if self.table is None else cast(list[Any], self.table.to_pylist())
+        for number, value in enumerate(values, start=self.first):
+            yield _record(self.file, number, value)
 
 
 def read_file(file: Path) -> Iterator[Record]:
@@ -125,85 +73,103 @@ def read_file(file: Path) -> Iterator[Record]:
     Raises:
         DataError: The file as a whole cannot be read.
     """
-    with _readable(file):
+    for chunk in read_chunks(file):
+        yield from chunk.records()
+
+
+def read_chunks(file: Path) -> Iterator[Chunk]:
+    """Yield a data file's records in order.
+
+    Raises:
+        DataError: The file as a whole cannot be read.
+    """
+    with readable(file):
         if file.suffix == ".parquet":
             yield from _parquet(file)
         elif ".json" in file.suffixes and _is_list(file):
             yield from _list(file)
         else:
-            with _open(file) as lines:
-                yield from _lines(file.name, lines)
+            yield from _lines(file)
 
 
-@contextmanager
-def _readable(file: Path) -> Generator[None]:
-    try:
-        yield
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(f"{file} is cut short or damaged ({error}). Get it again.") from error
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
+def _lines(file: Path) -> Iterator[Chunk]:
+    size = max(file.stat().st_size, 1)
+    with opened(file) as (text, raw):
+        lines: list[tuple[int, bytes]] = []
+        held = 0
+        for number, line in enumerate(_read_lines(text), start=1):
+            if number == 1:
+                line = line.removeprefix(BOM)
+            if line and not line.isspace():
+                lines.append((number, line))
+                held += len(line)
+            if len(lines) == CHUNK_ROWS or held >= CHUNK_BYTES:
+                yield Chunk(file.name, 0, min(raw.tell() / size, 1.0), lines=lines)
+                lines, held = [], 0
+        if lines:
+            yield Chunk(file.name, 0, 1.0, lines=lines)
 
 
-def _open(file: Path) -> IO[bytes]:
-    if file.suffix == ".gz":
-        return cast(IO[bytes], gzip.open(file, "rb"))
-    return lzma.open(file, "rb") if file.suffix == ".xz" else file.open("rb")
-
-
-def _lines(name: str, lines: IO[bytes]) -> Iterator[Record]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _parsed(name, number, line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n"))
+def _read_lines(text: IO[bytes]) -> Iterator[bytes]:
+    """Yield each line; of one that is longer than `LINE_BYTES`, its beginning."""
+    while line := text.readline(LINE_BYTES + 1):
+        yield line
+        while len(line) > LINE_BYTES and not line.endswith(b"\n"):
+            line = text.readline(LINE_BYTES + 1)
 
 
 def _parsed(name: str, number: int, line: bytes) -> Record:
+    line = line.rstrip(b"\r\n")
+    if len(line) > LINE_BYTES:
+        return _broken(name, number, TOO_LONG_A_LINE, line)
     try:
-        value: Any = json.loads(line)
+        value: Any = json.loads(line.decode())  # of bytes, it would guess the encoding
     except UnicodeDecodeError:
-        problem = "not UTF-8"
-    except json.JSONDecodeError as error:
-        problem = f"not JSON ({error.msg}, column {error.colno})"
+        return _broken(name, number, "not UTF-8", line)
+    except json.JSONDecodeError:
+        return _broken(name, number, "not JSON", line)
     except RecursionError:
-        problem = "not JSON (nested too deep)"
-    else:
-        return _record(name, number, value)
-    return Record(name, number, {}, problem, line.decode(errors="replace"))
+        return _broken(name, number, "not JSON: nested too deep", line)
+    except ValueError:  # int() refuses numbers of more than 4,300 digits
+        return _broken(name, number, "not JSON: a number too long", line)
+    return _record(name, number, value)
+
+
+def _broken(name: str, number: int, problem: str, line: bytes) -> Record:
+    return Record(name, number, {}, problem, line[:KEPT_TEXT].decode(errors="replace"))
 
 
 def _record(name: str, number: int, value: Any) -> Record:
     if isinstance(value, dict):
         return Record(name, number, cast(dict[str, Any], value))
-    return Record(name, number, {}, "not an object with named fields", json.dumps(value))
+    text = json.dumps(value, default=str)[:KEPT_TEXT]
+    return Record(name, number, {}, "not an object with named fields", text)
 
 
 def _is_list(file: Path) -> bool:
-    with _open(file) as lines:
-        first = next((line for line in lines if line.strip()), b"")
-    return first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    with opened(file) as (text, _):
+        begins = text.read(2**16).removeprefix(BOM).lstrip()
+    return begins.startswith(b"[")
 
 
-def _list(file: Path) -> Iterator[Record]:
-    with _open(file) as opened:
+def _list(file: Path) -> Iterator[Chunk]:
+    """Yield what a JSON list holds. It is read whole: JSON Lines is the form for large files."""
+    with opened(file) as (text, _):
         try:
-            values: Any = json.loads(opened.read())
+            values: list[Any] = json.loads(text.read())
         except (ValueError, RecursionError) as error:
             raise DataError(f"{file} is not JSON: {error}.") from error
-    for number, value in enumerate(values, start=1):
-        yield _record(file.name, number, value)
+    for first in range(0, len(values), CHUNK_ROWS):
+        part = values[first : first + CHUNK_ROWS]
+        yield Chunk(file.name, first + 1, (first + len(part)) / len(values), values=part)
 
 
-def _parquet(file: Path) -> Iterator[Record]:
-    import pyarrow as pa
+def _parquet(file: Path) -> Iterator[Chunk]:
     from pyarrow import parquet
 
-    number = 0
-    try:
-        with parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=1000):
-                for value in cast(list[dict[str, Any]], batch.to_pylist()):
-                    number += 1
-                    yield Record(file.name, number, value)
-    except pa.ArrowException as error:
-        cause = str(error).splitlines()[0]
-        raise DataError(f"{file} is not a whole Parquet file ({cause}).") from error
+    first = 1
+    with parquet.ParquetFile(file) as table:
+        rows = max(table.metadata.num_rows, 1)
+        for batch in table.iter_batches(batch_size=CHUNK_ROWS):
+            yield Chunk(file.name, first, (first - 1 + len(batch)) / rows, table=batch)
+            first += len(batch)

@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt2chat.core.conversations import Conversation, Preference
 from gpt2chat.core.shards import Pair, Sample
-from gpt2chat.core.template import END_OF_TURN, SPECIAL_TOKENS, render, to_text
-from gpt2chat.core.tokens import EOT_ID, VOCAB, Encoded, encode_conversations, fit_window
+from gpt2chat.core.template import END_OF_TURN, SPECIAL_TOKENS, Span, render, to_text
+from gpt2chat.core.tokens import EOT_ID, LONGEST, VOCAB, Encoded, encode, fit_window
 
 ENDOFTEXT = "<|endoftext|>"
 CONTROL_NAMES = (*SPECIAL_TOKENS, ENDOFTEXT)
@@ -19,128 +19,161 @@ CONTROL_NAMES = (*SPECIAL_TOKENS, ENDOFTEXT)
 class Row:
     """One line of a shard, and what is counted of it."""
 
-    source: str
     line: bytes
     """JSON and a line break."""
     text_hash: bytes
     """Of all that is rendered: two rows that share it are duplicates."""
     exchange_hash: bytes
-    """Of the latest user message and the reply (the chosen one, for a pair) alone."""
+    """Of the latest user message, its document and the reply (the chosen one, for a pair) alone."""
+    exchange: str
+    """The end of these texts, with both replies of a pair, to find what is nearly the same."""
     prompt_tokens: int
     trained_tokens: int
     """Of the reply, its end of turn included; for a pair, of both replies."""
-    length: int
-    """Tokens of the rendered row; for a pair, of its longer side."""
+    reply_tokens: int
+    """Of the longer reply."""
     shortened: bool
     """Early turns were dropped."""
     typed_control: bool
     """The name of a control token stands in it as text."""
 
+    @property
+    def length(self) -> int:
+        """Tokens of the rendered row; for a pair, of its longer side."""
+        return self.prompt_tokens + self.reply_tokens
 
-def sample_rows(samples: Sequence[Sample], window: int | None) -> list[Row | None]:
-    """Return a row for each sample; None where it is longer than the window without its history.
+
+def sample_row(sample: Sample, window: int | None) -> Row | None:
+    """Return a sample as a row; None where it is longer than the window without its history.
 
     Args:
         window: Most tokens; None takes any length.
     """
-    conversations = [sample.conversation for sample in samples]
-    encoded = encode_conversations([*conversations, *(c.prompt for c in conversations)])
-    sides = zip(samples, encoded[: len(samples)], encoded[len(samples) :], strict=True)
-    return [_sample_row(sample, whole, prompt, window) for sample, whole, prompt in sides]
-
-
-def _sample_row(sample: Sample, whole: Encoded, prompt: Encoded, window: int | None) -> Row | None:
-    conversation = sample.conversation
-    if window is not None and len(whole) > window:
-        fitted = fit_window(conversation, window)
-        if fitted is None:
-            return None
-        conversation = fitted
-        whole, prompt = encode_conversations([conversation, conversation.prompt])
-    check(sample.id, whole, prompt, window)
-    prompt_text = to_text(render(conversation.prompt))
-    completion = to_text(render(conversation)).removeprefix(prompt_text)
-    counts = {
-        "prompt_tokens": whole.prompt_length,
-        "completion_tokens": len(whole) - whole.prompt_length,
+    fitted = _fitted(sample.conversation, window)
+    if fitted is None:
+        return None
+    conversation, spans, encoded = fitted
+    prompt = render(conversation.prompt)
+    check(sample.id, prompt, spans, encoded, window)
+    prompt_text, completion = to_text(prompt), to_text(spans[len(prompt) :])
+    reply_tokens = len(encoded) - encoded.prompt_length
+    fields = {
+        "conversation": conversation.as_dicts(),
+        "prompt": prompt_text,
+        "completion": completion,
+        "prompt_tokens": encoded.prompt_length,
+        "completion_tokens": reply_tokens,
     }
     return _row(
         sample,
-        {
-            "messages": conversation.as_dicts(),
-            "prompt": prompt_text,
-            "completion": completion,
-            **counts,
-        },
+        fields,
         texts=(prompt_text, completion),
-        exchange=(conversation.user.content, completion),
-        sizes=(whole.prompt_length, counts["completion_tokens"], len(whole)),
-        shortened=conversation != sample.conversation,
+        asked=_asked(conversation),
+        sizes=(encoded.prompt_length, reply_tokens, reply_tokens),
+        shortened=conversation is not sample.conversation,
     )
 
 
-def pair_rows(pairs: Sequence[Pair], window: int) -> list[Row | None]:
-    """Return a row for each pair; None where a side is longer than the window without history.
+def pair_row(pair: Pair, window: int) -> Row | None:
+    """Return a pair as a row; None where a side is longer than the window without its history.
 
     Both sides keep the same prompt: the one that the longer side leaves room for.
     """
-    encoded = iter(encode_conversations(c for pair in pairs for c in _sides(pair.preference)))
-    return [_pair_row(pair, [next(encoded) for _ in range(3)], window) for pair in pairs]
-
-
-def _sides(preference: Preference) -> tuple[Conversation, Conversation, Conversation]:
-    """Return the prompt alone, with the chosen reply, and with the rejected one."""
-    prompt = preference.prompt
-    return prompt, prompt.with_reply(preference.chosen), prompt.with_reply(preference.rejected)
-
-
-def _pair_row(pair: Pair, encoded: Sequence[Encoded], window: int) -> Row | None:
-    preference = pair.preference
-    longer = max((1, 2), key=lambda side: len(encoded[side]))
-    if len(encoded[longer]) > window:
-        fitted = fit_window(_sides(preference)[longer], window)
-        if fitted is None:
-            return None
-        preference = Preference(fitted.prompt, preference.chosen, preference.rejected)
-        encoded = encode_conversations(_sides(preference))
-    prompt, chosen, rejected = encoded
-    for side in (chosen, rejected):
-        check(pair.id, side, prompt, window)
-    if chosen.ids == rejected.ids:
+    sides = _fitted_sides(pair.preference, window)
+    if sides is None:
+        return None
+    preference = Preference(sides[0].conversation.prompt, *_replies(pair.preference))
+    prompt, encoded = render(preference.prompt), [side.encoded for side in sides]
+    for side in sides:
+        check(pair.id, prompt, side.spans, side.encoded, window)
+    if encoded[0].ids == encoded[1].ids:
         raise RuntimeError(f"row {pair.id}: chosen and rejected are the same tokens")
-    prompt_text = to_text(render(preference.prompt))
-    replies = [
-        to_text(render(preference.prompt.with_reply(reply))).removeprefix(prompt_text)
-        for reply in (preference.chosen, preference.rejected)
-    ]
-    lengths = [len(side) - len(prompt) for side in (chosen, rejected)]
+    prompt_text, prompt_tokens = to_text(prompt), encoded[0].prompt_length
+    replies = [to_text(side.spans[len(prompt) :]) for side in sides]
+    lengths = [len(side) - prompt_tokens for side in encoded]
+    fields = {
+        "conversation": preference.prompt.as_dicts(),
+        "prompt": prompt_text,
+        "chosen": replies[0],
+        "rejected": replies[1],
+        "prompt_tokens": prompt_tokens,
+        "chosen_tokens": lengths[0],
+        "rejected_tokens": lengths[1],
+    }
     return _row(
         pair,
-        {
-            "messages": preference.prompt.as_dicts(),
-            "prompt": prompt_text,
-            "chosen": replies[0],
-            "rejected": replies[1],
-            "prompt_tokens": len(prompt),
-            "chosen_tokens": lengths[0],
-            "rejected_tokens": lengths[1],
-        },
+        fields,
         texts=(prompt_text, *replies),
-        exchange=(preference.prompt.user.content, replies[0]),
-        sizes=(len(prompt), sum(lengths), len(prompt) + max(lengths)),
+        asked=_asked(preference.prompt),
+        sizes=(prompt_tokens, sum(lengths), max(lengths)),
         shortened=preference != pair.preference,
     )
 
 
-def check(row_id: str, whole: Encoded, prompt: Encoded, window: int | None) -> None:
-    """Raise RuntimeError where a row would train wrongly: a bug of ours, not the data's."""
+class Rendered(NamedTuple):
+    conversation: Conversation
+    spans: list[Span]
+    encoded: Encoded
+
+
+def _rendered(conversation: Conversation) -> Rendered:
+    spans = render(conversation)
+    return Rendered(conversation, spans, encode(spans))
+
+
+def _fitted(conversation: Conversation, window: int | None) -> Rendered | None:
+    """Return what of a conversation fits; the same object where all of it does."""
+    letters = sum(len(message.content) for message in conversation.messages)
+    if window is None or letters <= window * LONGEST:
+        # Most fit as they are; one that is far too long is not encoded to find that out.
+        rendered = _rendered(conversation)
+        if window is None or len(rendered.encoded) <= window:
+            return rendered
+    fitted = fit_window(conversation, window)
+    return fitted and _rendered(fitted)
+
+
+def _fitted_sides(preference: Preference, window: int) -> list[Rendered] | None:
+    """Return both sides with the same prompt, the shorter of what each leaves room for."""
+    replies = _replies(preference)
+    prompt, sides = preference.prompt, list[Rendered]()
+    for reply in replies:
+        fitted = _fitted(prompt.with_reply(reply), window)
+        if fitted is None:
+            return None
+        sides.append(fitted)
+        prompt = fitted.conversation.prompt
+    if sides[0].conversation.prompt != prompt:
+        sides[0] = _rendered(prompt.with_reply(replies[0]))
+    return sides
+
+
+def _replies(preference: Preference) -> tuple[str, str]:
+    return preference.chosen, preference.rejected
+
+
+def check(
+    row_id: str,
+    prompt: Sequence[Span],
+    spans: Sequence[Span],
+    encoded: Encoded,
+    window: int | None,
+) -> None:
+    """Raise RuntimeError where a row would train wrongly: a bug of ours, not the data's.
+
+    Args:
+        prompt: As a chat would render it.
+        spans: Of the whole sample.
+        encoded: Of these.
+    """
     rules = {
-        "the prompt is not the beginning of the sample": prompt.ids
-        != whole.ids[: whole.prompt_length],
-        "no token is trained": whole.prompt_length >= len(whole),
-        "the end of turn is not trained": whole.labels[-1] != EOT_ID,
-        "an id is outside the vocabulary": max(whole.ids) >= VOCAB,
-        "it is longer than the window": window is not None and len(whole) > window,
+        "the prompt is not the beginning of the sample": (
+            spans[: len(prompt)] != prompt or any(span.trained for span in prompt)
+        ),
+        "no token is trained": encoded.prompt_length >= len(encoded),
+        "the end of turn is not trained": encoded.ids[-1] != EOT_ID,
+        "an id is outside the vocabulary": max(encoded.ids) >= VOCAB,
+        "it is longer than the window": window is not None and len(encoded) > window,
     }
     for rule, broken in rules.items():
         if broken:
@@ -152,25 +185,45 @@ def _row(
     fields: dict[str, Any],
     *,
     texts: tuple[str, ...],
-    exchange: tuple[str, str],
+    asked: str,
     sizes: tuple[int, int, int],
     shortened: bool,
 ) -> Row:
     values = {"id": item.id, "source": item.source, "group": item.group, **fields}
     line = json.dumps(values, ensure_ascii=False)
-    contents = [message["content"] for message in fields["messages"]]
+    contents = [message["content"] for message in fields["conversation"]]
     contents += [text.removesuffix(END_OF_TURN) for text in texts[1:]]
     return Row(
-        source=item.source,
         line=line.encode() + b"\n",
         text_hash=_digest(texts),
-        exchange_hash=_digest(exchange),
+        exchange_hash=_digest((asked, texts[1])),
+        exchange=_exchange(asked, texts[1:]),
         prompt_tokens=sizes[0],
         trained_tokens=sizes[1],
-        length=sizes[2],
+        reply_tokens=sizes[2],
         shortened=shortened,
-        typed_control=any(name in content for content in contents for name in CONTROL_NAMES),
+        typed_control=_names_control("\0".join(contents)),
     )
+
+
+def _asked(conversation: Conversation) -> str:
+    """Return what the reply answers: the latest user message, and the document it speaks of."""
+    document = conversation.document
+    user = conversation.user.content
+    return f"{user}\n{document.content}" if document else user
+
+
+def _exchange(asked: str, replies: Sequence[str]) -> str:
+    """Return what is compared with other rows, no more of the question than of the replies.
+
+    With a long question whole, other answers to it would be nearly the same.
+    """
+    replied = "\n".join(replies)
+    return f"{asked[-len(replied) :]}\n{replied}"
+
+
+def _names_control(text: str) -> bool:
+    return "<|" in text and any(name in text for name in CONTROL_NAMES)
 
 
 def _digest(texts: Sequence[str]) -> bytes:

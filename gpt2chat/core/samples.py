@@ -1,89 +1,87 @@
-"""Records to samples and pairs: which shape they have, which split they go to."""
+"""Records to samples and pairs, and which side of a held-out split each goes to."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from gpt2chat.core import oasst1
-from gpt2chat.core.config import PrepareConfig
-from gpt2chat.core.conversations import Conversation
-from gpt2chat.core.errors import DataError, RowError
-from gpt2chat.core.journal import Journal
-from gpt2chat.core.oasst1 import TreeMessage, Trees
-from gpt2chat.core.records import Record, Split
-from gpt2chat.core.shapes import (
-    CHAT_SHAPES,
-    PREFERENCE_SHAPES,
-    ChatShape,
-    PreferenceShape,
-    S,
-    detect,
-    has_keys,
-)
+from gpt2chat.core.conversations import Conversation, Message, Preference
+from gpt2chat.core.datafiles import Split
+from gpt2chat.core.errors import RowError
+from gpt2chat.core.mend import is_destroyed, mend
+from gpt2chat.core.records import Record
+from gpt2chat.core.shapes import ChatShape, PreferenceShape, has_keys
 from gpt2chat.core.shards import Kind, Pair, Sample
-from gpt2chat.core.sources import Opened
+from gpt2chat.core.tally import Tally
+
+SHORTENED = "early turns dropped"
+TYPED = "control token names typed as text"
+MENDED = "broken encoding mended"
+CONTROLS = "control characters removed"
+DESTROYED = "characters lost (U+FFFD)"
+REMARKS = (SHORTENED, TYPED, MENDED, CONTROLS, DESTROYED)
+"""What may be remarked of a row that is kept."""
+NONE: frozenset[str] = frozenset()
 
 
 class Item(NamedTuple):
-    """A sample or pair and where it goes."""
+    """A sample or pair, where it goes, and which record it comes from."""
 
     kind: Kind
     split: Split
     content: Sample | Pair
+    file: str
+    line: int
+    remarks: frozenset[str] = NONE
 
 
-def read_items(opened: Opened, settings: PrepareConfig, journal: Journal) -> Iterator[Item]:
-    """Yield all samples or pairs of a source, in the order of its records.
+class Sides(NamedTuple):
+    """How the groups of a source are shared out between training and validation."""
 
-    Raises:
-        DataError: A file cannot be read, is empty or of an unknown shape, or has no usable record.
-    """
-    match opened.source.content:
-        case "oasst1":
-            yield from _oasst1(opened, settings, journal)
-        case "chat":
-            yield from _chat(opened, settings.seed, journal)
-        case "preference":
-            yield from _preference(opened, settings.seed, journal)
+    split: Split
+    """The source's own split that the records stand in."""
+    holdout: float
+    """Share of the groups that goes to validation."""
+    seed: int
+
+    def of(self, group: str) -> Split:
+        """Return where a group goes; the same answer for the same group and seed."""
+        return "validation" if held_out(group, self.holdout, self.seed) else self.split
 
 
 def held_out(group: str, share: float, seed: int) -> bool:
-    """Return whether a group goes to validation; the same answer for the same group and seed."""
+    """Return whether a group is among the share that is held out."""
     digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 
 
-def _split(opened: Opened, split: Split, group: str, seed: int) -> Split:
-    return "validation" if held_out(group, opened.holdout, seed) else split
-
-
-def _chat(opened: Opened, seed: int, journal: Journal) -> Iterator[Item]:
-    name = opened.source.name
-    for split, record, shape in _shaped(opened, CHAT_SHAPES, journal):
-        try:
-            conversations = shape.convert(require_keys(record, shape.keys))
-        except RowError as error:
-            journal.reject(name, record, error)
-            continue
-        for conversation in conversations:
+def chat_items(record: Record, shape: ChatShape, sides: Sides, tally: Tally) -> Iterator[Item]:
+    """Yield a sample for each reply in a record; one that cannot be used is rejected."""
+    name = tally.source
+    try:
+        for conversation in shape.convert(require_keys(record, shape.keys)):
+            conversation, remarks = mended_sample(conversation)
             group = opening(conversation)
             sample = Sample(content_id(name, conversation), name, group, conversation)
-            yield Item("sft", _split(opened, split, group, seed), sample)
+            yield Item("sft", sides.of(group), sample, record.file, record.line, remarks)
+    except RowError as error:
+        tally.reject(record, error)
 
 
-def _preference(opened: Opened, seed: int, journal: Journal) -> Iterator[Item]:
-    name = opened.source.name
-    for split, record, shape in _shaped(opened, PREFERENCE_SHAPES, journal):
-        try:
-            preference = shape.convert(require_keys(record, shape.keys))
-        except RowError as error:
-            journal.reject(name, record, error)
-            continue
-        group = opening(preference.prompt)
-        row_id = content_id(name, preference.prompt, preference.chosen, preference.rejected)
-        pair = Pair(row_id, name, group, preference)
-        yield Item("preference", _split(opened, split, group, seed), pair)
+def pair_items(
+    record: Record, shape: PreferenceShape, sides: Sides, tally: Tally
+) -> Iterator[Item]:
+    """Yield the pair in a record; one that cannot be used is rejected."""
+    try:
+        preference, remarks = mended_pair(shape.convert(require_keys(record, shape.keys)))
+    except RowError as error:
+        tally.reject(record, error)
+        return
+    group = opening(preference.prompt)
+    name = tally.source
+    row_id = content_id(name, preference.prompt, preference.chosen, preference.rejected)
+    pair = Pair(row_id, name, group, preference)
+    yield Item("preference", sides.of(group), pair, record.file, record.line, remarks)
 
 
 def require_keys(record: Record, keys: Sequence[str]) -> dict[str, Any]:
@@ -98,123 +96,59 @@ def require_keys(record: Record, keys: Sequence[str]) -> dict[str, Any]:
     return record.value
 
 
-def _shaped(
-    opened: Opened, shapes: Sequence[S], journal: Journal
-) -> Iterator[tuple[Split, Record, S]]:
-    """Yield the records of a source with the shape that the first of each file has."""
-    name = opened.source.name
-    for split in opened.splits:
-        for file, records in opened.files(split):
-            shape: S | None = None
-            for record in journal.sound(name, file, records):
-                if shape is None:
-                    shape = detect(record.value, shapes)
-                    if shape is None:
-                        raise unknown_shape(record, opened.source.flag, shapes)
-                    journal.say(name, f"{file}: shape {shape.name}")
-                yield split, record, shape
+def mended_sample(conversation: Conversation) -> tuple[Conversation, frozenset[str]]:
+    """Return a conversation with its texts mended, and what was.
 
-
-def unknown_shape(
-    record: Record, flag: str, shapes: Sequence[ChatShape | PreferenceShape]
-) -> DataError:
-    """Return what to tell the user of a record that none of the shapes fits.
-
-    Args:
-        shapes: Those that the flag takes; none for OASST1's message rows.
+    Raises:
+        RowError: Nothing is left of a message without its control characters.
     """
-    fields = ", ".join(record.value) or "none"
-    if shapes and has_keys(record.value, oasst1.KEYS):
-        advice = "These are OASST1's message rows: give them with --oasst1."
-    elif flag != "--preference" and detect(record.value, PREFERENCE_SHAPES):
-        advice = "These are preference pairs: give them with --preference."
-    elif flag != "--chat" and detect(record.value, CHAT_SHAPES):
-        advice = "These are conversations: give them with --chat."
-    else:
-        keys = [shape.keys for shape in shapes] or [oasst1.KEYS]
-        known = "; ".join(", ".join(names) for names in keys)
-        advice = f"Expected one of: {known}."
-    return DataError(f"{record.where}: unknown shape, with the fields {fields}. {advice}")
+    texts = [message.content for message in conversation.messages]
+    mended, remarks = _mended(texts)
+    if mended == texts:
+        return conversation, remarks
+    messages = zip(conversation.messages, mended, strict=True)
+    parts = tuple(Message(message.role, text) for message, text in messages)
+    return Conversation(parts), remarks
+
+
+def mended_pair(preference: Preference) -> tuple[Preference, frozenset[str]]:
+    """Return a pair with its texts mended, and what was.
+
+    Raises:
+        RowError: Nothing is left of a message, or both replies are the same now.
+    """
+    prompt, remarks = mended_sample(preference.prompt)
+    (chosen, rejected), more = _mended([preference.chosen, preference.rejected])
+    return Preference(prompt, chosen, rejected), remarks | more
+
+
+def _mended(texts: list[str]) -> tuple[list[str], frozenset[str]]:
+    if all(text.isascii() and text.isprintable() for text in texts):
+        return texts, NONE
+    mended = [mend(text) for text in texts]
+    found = {
+        MENDED: any(one.encoding for one in mended),
+        CONTROLS: any(one.controls for one in mended),
+        DESTROYED: any(is_destroyed(one.text) for one in mended),
+    }
+    remarks = frozenset(remark for remark, holds in found.items() if holds)
+    return [one.text for one in mended], remarks
 
 
 def content_id(source: str, conversation: Conversation, *replies: str) -> str:
     """Return an id made from the content alone, so it stays when other records come and go."""
-    text = json.dumps([conversation.as_dicts(), *replies])
+    parts = [part for message in conversation.messages for part in (message.role, message.content)]
+    # A NUL cannot stand in a text that was mended, so the texts cannot run into each other.
+    text = "\0".join((*parts, *replies))
     return f"{source}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def opening(conversation: Conversation) -> str:
     """Return the group of a conversation: a hash of its document and first user message."""
-    messages = conversation.messages
-    first_user = next(i for i, message in enumerate(messages) if message.role == "user")
-    head = [message.content for message in messages[: first_user + 1] if message.role != "system"]
+    head: list[str] = []
+    for message in conversation.messages:
+        if message.role != "system":
+            head.append(message.content)
+        if message.role == "user":
+            break
     return hashlib.sha256(json.dumps(head).encode()).hexdigest()[:16]
-
-
-def _oasst1(opened: Opened, settings: PrepareConfig, journal: Journal) -> Iterator[Item]:
-    for split in opened.splits:
-        # A message can stand before its parent, so all of a split is read before the first sample.
-        trees = Trees(_messages(opened, split, journal))
-        best = trees.best(settings.lang) if settings.oasst1_rank == "best" else None
-        yield from _replies(opened, split, trees, best, settings, journal)
-        yield from _reference(opened, split, trees, settings, journal)
-
-
-def _messages(opened: Opened, split: Split, journal: Journal) -> Iterator[TreeMessage]:
-    name = opened.source.name
-    seen: set[str] = set()
-    for file, records in opened.files(split):
-        for number, record in enumerate(journal.sound(name, file, records)):
-            if number == 0 and not has_keys(record.value, oasst1.KEYS):
-                raise unknown_shape(record, opened.source.flag, ())
-            try:
-                message = oasst1.parse_message(record.value, record.file, record.line)
-                if message.id in seen:
-                    raise RowError("message id seen before")
-            except RowError as error:
-                journal.reject(name, record, error)
-                continue
-            seen.add(message.id)
-            yield message
-
-
-def _replies(
-    opened: Opened,
-    split: Split,
-    trees: Trees,
-    best: frozenset[str] | None,
-    settings: PrepareConfig,
-    journal: Journal,
-) -> Iterator[Item]:
-    """Yield a sample for each reply. Ranks choose among training replies only, so that what is
-    measured on stays the same."""
-    name = opened.source.name
-    for reply in trees.replies():
-        group = trees.group(reply)
-        goes_to = _split(opened, split, group, settings.seed)
-        try:
-            conversation = trees.sample(reply, settings.lang, best if goes_to == "train" else None)
-        except RowError as error:
-            journal.reject(name, _record(reply), error)
-        else:
-            yield Item("sft", goes_to, Sample(reply.id, name, group, conversation))
-
-
-def _record(message: TreeMessage) -> Record:
-    return Record(message.file, message.line, {"message_id": message.id, "text": message.text})
-
-
-def _reference(
-    opened: Opened, split: Split, trees: Trees, settings: PrepareConfig, journal: Journal
-) -> Iterator[Item]:
-    name = opened.source.name
-    for message, path in trees.reference(settings.lang):
-        group = trees.group(message)
-        if _split(opened, split, group, settings.seed) == "validation":
-            try:
-                conversation = oasst1.to_conversation(path)
-            except RowError as error:
-                journal.drop(name, f"reference set: {error.reason}")
-            else:
-                sample = Sample(message.id, name, group, conversation)
-                yield Item("reference", "validation", sample)

@@ -4,7 +4,8 @@ data/
 ├── sft/train-00000-of-00001.jsonl, validation-…           a prompt and the reply to train on
 ├── preference/train-00000-of-00001.jsonl, validation-…    a prompt, a chosen and a rejected reply
 ├── reference/validation-00000-of-00001.jsonl              the reference project's evaluation set
-├── rejected.jsonl                                         records that could not be used, and why
+├── rejected.jsonl                                         records that were lost, where and why
+├── lengths.png                                            histograms, with --stats
 └── manifest.json                                          counts, hashes, fingerprints
 """
 
@@ -17,18 +18,23 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from gpt2chat.core.conversations import Conversation, Preference, parse_messages
+from gpt2chat.core.datafiles import Split
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.records import Split
 from gpt2chat.core.template import END_OF_TURN
 from gpt2chat.core.tokens import template_fingerprint, tokenizer_fingerprint
 
 Kind = Literal["sft", "preference", "reference"]
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
-LENGTH_BINS = 8
-"""Bars of a length histogram, each an eighth of the window wide; the last holds all above too."""
+PICTURE = "lengths.png"
+LENGTH_BINS = 16
+"""Bars of a length histogram, each a sixteenth of the window; the last holds all above too."""
+
+Lengths = dict[str, dict[str, list[int]]]
+"""Number of rows by source, `prompt` or `reply` (a pair's longer one), and sixteenth of the window
+that its tokens fill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +96,18 @@ class Manifest:
     seed: int
     settings: dict[str, Any]
     """What else decided the rows: the flags of `prepare` that name no source."""
+    holdout: dict[str, float]
+    """Share of each source's groups that was held out for validation."""
     counts: dict[str, dict[str, dict[str, int]]]
     """Rows by kind, source and split."""
     dropped: dict[str, dict[str, int]]
     """Records, samples and pairs left out, by source and reason."""
     noted: dict[str, dict[str, int]]
-    """Rows kept with a remark, by source: early turns dropped, control token names in the text."""
+    """Rows kept with a remark, by source: early turns dropped, broken encoding mended …"""
     tokens: dict[str, dict[str, dict[str, int]]]
     """`prompt` and `trained` tokens by kind and split; a pair's prompt counts once."""
-    lengths: dict[str, dict[str, list[int]]]
-    """Rows by kind, split and eighth of the window that the tokens fill."""
+    lengths: dict[str, dict[str, Lengths]]
+    """By kind and split."""
     shards: tuple[Shard, ...]
     inputs: tuple[Input, ...]
     template: str
@@ -107,7 +115,7 @@ class Manifest:
     tokenizer: str
     """Fingerprint of the tokenizer."""
     versions: dict[str, str]
-    """Of gpt2chat, tokenizers and datasets."""
+    """Of gpt2chat and of the libraries that decide the rows."""
 
     def rows(self, kind: Kind, split: Split) -> int:
         """Return the number of rows."""
@@ -125,7 +133,7 @@ def read_samples(
         DataError: There are no training samples, or the shards are not what `prepare` wrote.
     """
     samples = [
-        Sample(row["id"], row["source"], row["group"], parse_messages(row["messages"]))
+        Sample(row["id"], row["source"], row["group"], parse_messages(row["conversation"]))
         for row in _rows(data, kind, split)
     ]
     if not samples and split == "train":
@@ -152,7 +160,7 @@ def read_pairs(data: Path, split: Split) -> list[Pair]:
 
 
 def _pair(row: dict[str, Any]) -> Pair:
-    prompt = parse_messages(row["messages"])
+    prompt = parse_messages(row["conversation"])
     chosen, rejected = (row[side].removesuffix(END_OF_TURN) for side in ("chosen", "rejected"))
     return Pair(row["id"], row["source"], row["group"], Preference(prompt, chosen, rejected))
 

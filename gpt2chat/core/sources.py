@@ -4,19 +4,33 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from gpt2chat.core.config import OFF, PrepareConfig
+from gpt2chat.core.config import OFF, PrepareConfig, parse_share
+from gpt2chat.core.datafiles import SUFFIXES, Files, Split, find_files
 from gpt2chat.core.errors import ConfigError, DataError
-from gpt2chat.core.hub import HubData, is_hub_name, load_hub, reach
-from gpt2chat.core.records import SUFFIXES, Files, Record, Split, find_files, read_file
+from gpt2chat.core.hub import Content, HubData, is_hub_name, load_hub, reach
+from gpt2chat.core.records import CHUNK_ROWS, Chunk, read_chunks
+from gpt2chat.core.shapes import (
+    CHAT_SHAPES,
+    PREFERENCE_SHAPES,
+    ChatShape,
+    PreferenceShape,
+    shape_named,
+)
 from gpt2chat.core.shards import Input
 from gpt2chat.core.tokens import STARTER
 
-Content = Literal["oasst1", "chat", "preference"]
+OWN_FLAGS = ("--chat", "--preference")
+SHAPES: dict[Content, Sequence[ChatShape | PreferenceShape]] = {
+    "oasst1": (),
+    "chat": CHAT_SHAPES,
+    "preference": PREFERENCE_SHAPES,
+}
 
 SAMPLE = STARTER / "sample"
 """The bundled files; LICENSES.md beside them says where they come from."""
+HUB_ROW_BYTES = 1_000
+"""About what a row of a Hub data set weighs, beside files, in the progress that is shown."""
 SAMPLE_HOLDOUT = 0.2
 """Of the bundled pairs. Of its instructions none is held out: OASST1 has a validation split."""
 
@@ -35,6 +49,8 @@ class Source:
     """Share of its groups that goes to validation; 0 where it has a validation split."""
     files: Files | None
     """None for a name on the Hub."""
+    shape: str = ""
+    """Of its records, where that is not to be detected."""
 
 
 def find_sources(settings: PrepareConfig) -> list[Source]:
@@ -46,16 +62,49 @@ def find_sources(settings: PrepareConfig) -> list[Source]:
     """
     named = _sample() if settings.sample else _three(settings)
     own = [
-        *(_own("--chat", value, "chat", settings.holdout) for value in settings.chat),
-        *(_own("--preference", value, "preference", settings.holdout)
+        *(_own("--chat", value, "chat", settings) for value in settings.chat),
+        *(_own("--preference", value, "preference", settings)
           for value in settings.preference),
     ]  # fmt: skip
-    sources = [*named, *_share_validation(own)]
+    sources = _shaped([*named, *_share_validation(own)], settings.shape)
     if not sources:
         raise ConfigError(
             "Every source is off. Give one with --oasst1, --alpaca, --ultrafeedback, --chat or "
             "--preference, or type gpt2chat prepare --sample."
         )
+    for share in settings.mix:
+        _require_named("--mix", parse_share(share)[0], sources)
+    return sources
+
+
+def _require_named(flag: str, name: str, sources: Sequence[Source]) -> None:
+    names = list(dict.fromkeys(source.name for source in sources))
+    if name not in names:
+        raise ConfigError(f"{flag} {name}: no source has this name, only {', '.join(names)}.")
+
+
+def _shaped(sources: list[Source], forced: Sequence[str]) -> list[Source]:
+    """Return the sources with the shapes that `--shape` forces."""
+    for entry in forced:
+        name, _, shape = entry.rpartition("=")
+        if name:
+            _require_named("--shape", name, sources)
+        chosen = [
+            source
+            for source in sources
+            if source.name == name or (not name and source.flag in OWN_FLAGS)
+        ]
+        if not chosen:
+            raise ConfigError(f"--shape {shape} is for --chat and --preference: give one of them.")
+        for source in chosen:
+            if source.content == "oasst1":
+                raise ConfigError(
+                    "--shape oasst1: message rows and whole trees are told apart as they are."
+                )
+            shape_named(shape, SHAPES[source.content])
+        sources = [
+            replace(source, shape=shape) if source in chosen else source for source in sources
+        ]
     return sources
 
 
@@ -67,25 +116,26 @@ def _three(settings: PrepareConfig) -> Iterator[Source]:
     }
     for name, (value, content) in contents.items():
         if value != OFF:
-            flag = f"--{name}"
-            files = None if _names_hub(value) else find_files(flag, value)
-            yield _source(name, flag, value, content, settings.holdout, files)
+            yield _source(name, f"--{name}", value, content, settings)
 
 
-def _names_hub(value: str) -> bool:
-    looks_like_a_file = value.endswith(SUFFIXES)
-    return is_hub_name(value) and not looks_like_a_file and not Path(value).exists()
+def _names_hub(flag: str, value: str) -> bool:
+    if value.endswith(SUFFIXES) or Path(value).exists():
+        return False
+    # A file of one's own that is not there is a slip, not a data set: these have an owner.
+    return is_hub_name(value) and ("/" in value or flag not in OWN_FLAGS)
 
 
-def _own(flag: str, value: str, content: Content, holdout: float) -> Source:
-    return _source(Path(value).name, flag, value, content, holdout, find_files(flag, value))
+def _own(flag: str, value: str, content: Content, settings: PrepareConfig) -> Source:
+    path = value.split(":")[0] if _names_hub(flag, value) else value
+    return _source(Path(path).name, flag, value, content, settings)
 
 
-def _source(
-    name: str, flag: str, value: str, content: Content, holdout: float, files: Files | None
-) -> Source:
+def _source(name: str, flag: str, value: str, content: Content, settings: PrepareConfig) -> Source:
+    files = None if _names_hub(flag, value) else find_files(flag, value)
     has_validation = files is not None and "validation" in files
-    return Source(name, flag, value, content, 0.0 if has_validation else holdout, files)
+    holdout = 0.0 if has_validation else settings.holdout
+    return Source(name, flag, value, content, holdout, files)
 
 
 def _share_validation(own: list[Source]) -> Iterator[Source]:
@@ -124,13 +174,26 @@ class Opened:
         found = self.hub.splits if self.hub else self.source.files or {}
         return sorted(found)
 
-    def files(self, split: Split) -> Iterator[tuple[str, Iterator[Record]]]:
-        """Yield each file of a split, by name, with its records."""
+    def files(self, split: Split) -> Iterator[tuple[str, int, Iterator[Chunk]]]:
+        """Yield each file of a split: its name, its bytes, and its records."""
         if self.hub:
-            yield f"{self.hub.name} {split}", self.hub.records(split)
+            yield f"{self.hub.name} {split}", self.size(split), self._hub_chunks(self.hub, split)
         else:
             for file in (self.source.files or {}).get(split, ()):
-                yield file.name, read_file(file)
+                yield file.name, file.stat().st_size, read_chunks(file)
+
+    def size(self, split: Split) -> int:
+        """Return the bytes of a split, or a guess; 0 where nothing tells."""
+        if self.hub:
+            return (self.hub.rows(split) or 0) * HUB_ROW_BYTES
+        return sum(file.stat().st_size for file in (self.source.files or {}).get(split, ()))
+
+    def _hub_chunks(self, hub: HubData, split: Split) -> Iterator[Chunk]:
+        rows, first = hub.rows(split), 1
+        for table in hub.batches(split, CHUNK_ROWS):
+            done = (first - 1 + len(table)) / rows if rows else 0.0
+            yield Chunk(f"{hub.name} {split}", first, done, table=table)
+            first += len(table)
 
     def inputs(self) -> list[Input]:
         """Return what the manifest says of the files or the data set."""
@@ -165,8 +228,8 @@ class Opened:
         return 0.0 if "validation" in self.splits else self.source.holdout
 
 
-def open_sources(sources: Sequence[Source]) -> Iterator[Opened]:
-    """Yield each source, its Hub data set downloaded if it names one.
+def open_sources(sources: Sequence[Source], *, streaming: bool) -> Iterator[Opened]:
+    """Yield each source, its Hub data set downloaded if it names one and is not streamed.
 
     Every name is asked for first, so that a wrong one is told before the first download.
 
@@ -176,10 +239,16 @@ def open_sources(sources: Sequence[Source]) -> Iterator[Opened]:
     """
     reached = {source: reach(source.flag, source.value) for source in sources if not source.files}
     for source in sources:
-        if source.files:
-            yield Opened(source, None)
-        else:
-            yield Opened(source, load_hub(source.flag, source.value, reached=reached[source]))
+        hub = None
+        if not source.files:
+            hub = load_hub(
+                source.flag,
+                source.value,
+                source.content,
+                reached=reached[source],
+                streaming=streaming,
+            )
+        yield Opened(source, hub)
 
 
 def _sha256(file: Path) -> str:

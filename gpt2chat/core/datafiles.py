@@ -1,0 +1,146 @@
+"""Data files: how they are found, told apart by split, and opened, compressed or not."""
+
+import bz2
+import glob
+import gzip
+import io
+import lzma
+import re
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal, cast
+
+from gpt2chat.core.errors import DataError
+
+Split = Literal["train", "validation"]
+Files = dict[Split, tuple[Path, ...]]
+
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+SUFFIXES = (
+    *(suffix + packed for suffix in JSON_SUFFIXES for packed in ("", *PACKED)),
+    ".parquet",
+)
+METADATA = ("dataset_info.json", "dataset_infos.json", "state.json", "manifest.json")
+"""What stands beside data files and holds no records."""
+
+_SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|validation|valid|val|dev|eval|test)(?:[^a-z]|$)")
+
+
+def find_files(flag: str, value: str) -> Files:
+    """Return the data files that a path, a folder or a glob stands for, by split.
+
+    `train`, `validation` (valid, val, dev, eval) or `test` in a file's name decide the split; test
+    files stand in for validation files where there are none, and are left out where there are.
+
+    Raises:
+        DataError: There is no such file, or none of a kind that can be read.
+    """
+    path = Path(value).expanduser()
+    if path.is_dir():
+        return _by_split({file: _name(file, path) for file in _folder_files(flag, path)})
+    if path.is_file():
+        _require_known(flag, path)
+        return _by_split({path: path.name})
+    if not any(sign in value for sign in "*?["):
+        raise DataError(
+            f"{flag} {value}: there is no such file. Give a file, a folder or a glob that exists."
+        )
+    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    files = [file for file in found if file.is_file()]
+    if not files:
+        raise DataError(f"{flag} {value}: no file matches. Give a file, a folder or another glob.")
+    for file in files:
+        _require_known(flag, file)
+    return _by_split({file: file.name for file in files})
+
+
+def _name(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
+
+
+def _folder_files(flag: str, folder: Path) -> list[Path]:
+    files = [
+        file
+        for file in folder.rglob("*")
+        if file.name.endswith(SUFFIXES)
+        and file.name not in METADATA
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    ]
+    # A copy of a Hub repository: what its data/ holds is the data set, other files are extras.
+    files = [file for file in files if _name(file, folder).startswith("data/")] or files
+    if not files:
+        raise DataError(f"{flag} {folder}: no data file in it (.jsonl, .json or .parquet).")
+    return sorted(files, key=lambda file: _name(file, folder))
+
+
+def _require_known(flag: str, file: Path) -> None:
+    if not file.name.endswith(SUFFIXES):
+        raise DataError(
+            f"{flag} {file}: not a kind of file that can be read. "
+            "Give .jsonl, .json (also packed: .gz, .bz2, .xz, .zst) or .parquet."
+        )
+
+
+def _by_split(names: dict[Path, str]) -> Files:
+    words = {file: _SPLIT_WORD.search(name.lower()) for file, name in names.items()}
+    splits = {file: word[1] if word else "train" for file, word in words.items()}
+    train = tuple(file for file, split in splits.items() if split == "train")
+    test = tuple(file for file, split in splits.items() if split == "test")
+    validation = tuple(file for file in names if file not in train and file not in test) or test
+    found: Files = {}
+    if train:
+        found["train"] = train
+    if validation:
+        found["validation"] = validation
+    return found
+
+
+@contextmanager
+def readable(file: Path) -> Generator[None]:
+    """Turn what goes wrong while a file is read into one line.
+
+    Raises:
+        DataError: The file is cut short or damaged, of another kind, or cannot be read.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise DataError(f"{file} is cut short or damaged ({error}). Get it again.") from error
+    except pa.ArrowException as error:
+        cause = str(error).splitlines()[0]
+        raise DataError(f"{file} is not a whole Parquet file ({cause}).") from error
+    except OSError as error:
+        if error.strerror is None:  # bz2 and zstd say in this way that a file is damaged
+            raise DataError(f"{file} is cut short or damaged ({error}). Get it again.") from error
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+
+
+@contextmanager
+def opened(file: Path) -> Generator[tuple[IO[bytes], IO[bytes]]]:
+    """Give the file's text, unpacked, and the file itself, whose position tells the progress."""
+    with file.open("rb") as raw:
+        match file.suffix:
+            case ".gz":
+                text: object = gzip.GzipFile(fileobj=raw)
+            case ".bz2":
+                text = bz2.BZ2File(raw)
+            case ".xz":
+                text = lzma.LZMAFile(raw)  # noqa: SIM115
+            case ".zst":
+                text = _zst(raw)
+            case _:
+                text = raw
+        yield cast(IO[bytes], text), raw
+
+
+def _zst(raw: IO[bytes]) -> io.BufferedReader:
+    import pyarrow as pa
+
+    stream = pa.CompressedInputStream(pa.PythonFile(raw), "zstd")
+    return io.BufferedReader(cast(io.RawIOBase, stream), 2**20)

@@ -1,0 +1,53 @@
+"""Data files are found, and told apart by split."""
+
+from pathlib import Path
+
+import pytest
+
+from gpt2chat.core.datafiles import find_files
+from gpt2chat.core.errors import DataError
+from tests.test_records import LINES, write
+
+
+def test_the_name_of_a_file_decides_its_split(tmp_path: Path):
+    for name in ("train-00000.jsonl", "a/valid.jsonl", "contest.jsonl", "latest-values.json"):
+        write(tmp_path / name, LINES)
+    found = find_files("--chat", str(tmp_path))
+    names = {split: [file.name for file in files] for split, files in found.items()}
+    train = ["contest.jsonl", "latest-values.json", "train-00000.jsonl"]
+    assert names == {"train": train, "validation": ["valid.jsonl"]}
+
+
+def test_a_test_split_stands_in_for_a_validation_split_only_where_there_is_none(tmp_path: Path):
+    test = write(tmp_path / "test.jsonl", LINES)
+    assert find_files("--chat", str(tmp_path)) == {"validation": (test,)}
+    validation = write(tmp_path / "val.jsonl", LINES)
+    assert find_files("--chat", str(tmp_path)) == {"validation": (validation,)}
+
+
+def test_of_a_copy_of_a_hub_repository_its_data_folder_is_read(tmp_path: Path):
+    wanted = write(tmp_path / "data" / "train-00000-of-00001.jsonl", LINES)
+    for name in ("all.jsonl.gz", "data/.cache/train.jsonl", "data/dataset_info.json", "README.md"):
+        write(tmp_path / name, LINES)
+    assert find_files("--oasst1", str(tmp_path)) == {"train": (wanted,)}
+
+
+def test_a_glob_gives_its_files_in_order(tmp_path: Path):
+    files = [write(tmp_path / f"{name}.jsonl", LINES) for name in ("b", "a")]
+    assert find_files("--chat", str(tmp_path / "*.jsonl")) == {"train": tuple(sorted(files))}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none.jsonl", "there is no such file"),
+        ("*.gz", "no file matches"),
+        ("a.csv", "not a kind of file that can be read"),
+        ("empty", "no data file in it"),
+    ],
+)
+def test_what_is_not_there_is_said_with_its_flag(tmp_path: Path, name: str, said: str):
+    write(tmp_path / "a.csv", b"a,b\n")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=rf"^--chat .*{said}"):
+        find_files("--chat", str(tmp_path / name))

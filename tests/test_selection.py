@@ -1,0 +1,162 @@
+"""Which rows stay: duplicates go, what is measured on is not trained on, a mix is kept to."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from gpt2chat.core.config import Share
+from gpt2chat.core.datafiles import Split
+from gpt2chat.core.journal import Journal
+from gpt2chat.core.near import signatures
+from gpt2chat.core.parts import SPLITS, Entry, Part, write_part
+from gpt2chat.core.rows import Row
+from gpt2chat.core.selection import Selection
+from gpt2chat.core.shards import Kind
+from gpt2chat.core.tally import Tally
+
+Given = tuple[str, ...]
+"""The text of a row, its split, and its kind if that is not `sft`."""
+STORY = "the quick brown fox jumps over the lazy dog and runs into the dark wood where it sleeps "
+
+
+def entry(number: int, text: str, split: str, kind: str = "sft") -> Entry:
+    digest = hashlib.sha256(text.encode()).digest()[:16]
+    row = Row(
+        line=b'{"id": "%d", "source": "s"}\n' % number,
+        text_hash=digest,
+        exchange_hash=digest,
+        exchange=text,
+        prompt_tokens=10,
+        trained_tokens=number,
+        reply_tokens=number,
+        shortened=False,
+        typed_control=False,
+    )
+    return Entry(cast(tuple[Kind, Split], (kind, split)), row, frozenset(), number)
+
+
+def select(folder: Path, *parts: tuple[str, Sequence[Given]]) -> Selection:
+    """Return the rows of parts, given by source and what each row has."""
+    folder.mkdir(exist_ok=True)
+    made: list[Part] = []
+    for number, (source, rows) in enumerate(parts):
+        entries = [entry(place, *row) for place, row in enumerate(rows)]
+        signed = signatures([one.row.exchange for one in entries])
+        made.append(write_part(folder / f"{number}", entries, Tally(source, "a.jsonl"), signed))
+    return Selection(made, folder, Journal(strict=False, listener=lambda _: None))
+
+
+def counted(selection: Selection) -> dict[str, dict[str, int]]:
+    dropped = selection._journal.dropped  # pyright: ignore[reportPrivateUsage]
+    return {source: dict(counter) for source, counter in dropped.items()}
+
+
+def test_a_text_is_kept_once_in_a_split_and_the_first_stays(tmp_path: Path):
+    selection = select(
+        tmp_path,
+        ("a", [("one", "train"), ("two", "train"), ("one", "validation")]),
+        ("b", [("two", "train"), ("three", "train"), ("two", "train")]),
+    )
+    selection.without_duplicates("exact")
+    assert selection.kept.tolist() == [True, True, True, False, True, False]
+    assert counted(selection) == {"b": {"duplicate": 2}}
+    assert [lost.reason for lost in selection.lost] == ["duplicate"]
+
+
+def test_the_reference_set_keeps_what_it_has_twice(tmp_path: Path):
+    rows: list[Given] = [("one", "validation", "reference")] * 2
+    selection = select(tmp_path, ("a", rows))
+    selection.without_duplicates("near")
+    assert selection.kept.all()
+
+
+def test_with_dedup_off_all_rows_stay(tmp_path: Path):
+    selection = select(tmp_path, ("a", [("one", "train")] * 3))
+    selection.without_duplicates("off")
+    assert selection.kept.all()
+
+
+def test_near_duplicates_leave_training_and_stay_in_validation(tmp_path: Path):
+    nearly = STORY + "deeply"
+    rows: list[Given] = [(STORY, "train"), (nearly, "train"), ("else " * 30, "train")]
+    held: list[Given] = [(STORY + "a", "validation"), (STORY + "b", "validation")]
+    selection = select(tmp_path, ("a", rows), ("b", held))
+    selection.without_duplicates("near")
+    assert selection.kept.tolist() == [True, False, True, True, True]
+    selection.without_overlap("near")
+    assert selection.kept.tolist() == [False, False, True, True, True]
+    assert counted(selection)["a"] == {"near-duplicate": 1, "nearly also in validation": 1}
+
+
+def test_what_stands_in_validation_leaves_training(tmp_path: Path):
+    rows: list[Given] = [("one", "train"), ("two", "train"), ("two", "train", "preference")]
+    held: list[Given] = [("two", "validation", "reference")]
+    selection = select(tmp_path, ("a", rows), ("b", held))
+    selection.without_overlap("off")
+    assert selection.kept.tolist() == [True, False, False, True]
+    assert counted(selection) == {"a": {"also in validation": 2}}
+
+
+def test_what_nearly_stands_in_validation_leaves_training(tmp_path: Path):
+    selection = select(
+        tmp_path,
+        ("a", [("A: " + STORY, "train"), ("else " * 30, "train")]),
+        ("b", [(STORY, "validation", "reference")]),
+    )
+    selection.without_overlap("exact")
+    assert selection.kept.all()
+    selection.without_overlap("near")
+    assert selection.kept.tolist() == [False, True, True]
+    assert counted(selection) == {"a": {"nearly also in validation": 1}}
+
+
+def test_training_rows_come_in_a_drawn_order_and_validation_rows_as_they_stood(tmp_path: Path):
+    rows: list[Given] = [(f"text {n}", "train") for n in range(50)]
+    rows += [(f"text {n}", "validation") for n in range(50)]
+    selection = select(tmp_path, ("a", rows))
+    first, again, other = (selection.order(0, {}, seed).places.tolist() for seed in (0, 0, 1))
+    assert sorted(first) == list(range(50))
+    assert first == again
+    assert first != other
+    assert first != sorted(first)
+    assert selection.order(1, {}, 0).places.tolist() == list(range(50, 100))
+
+
+def test_a_row_keeps_its_place_beside_others_when_rows_go(tmp_path: Path):
+    rows: list[Given] = [(f"text {n}", "train") for n in range(50)]
+    all_rows = select(tmp_path / "a", ("a", rows)).order(0, {}, 0).places.tolist()
+    fewer = select(tmp_path / "b", ("a", rows[:30])).order(0, {}, 0).places.tolist()
+    assert fewer == [place for place in all_rows if place < 30]
+
+
+@pytest.mark.parametrize(
+    ("share", "number"),
+    [
+        (Share(0.5), 20),
+        (Share(2.0), 80),
+        (Share(2.5), 100),
+        (Share(1.0, 7), 7),
+        (Share(3.0, 50), 50),
+        (Share(0), 0),
+    ],
+)
+def test_a_mix_takes_its_share_of_a_source(tmp_path: Path, share: Share, number: int):
+    rows: list[Given] = [(f"text {n}", "train") for n in range(40)]
+    selection = select(tmp_path, ("a", rows), ("b", [("other", "train")]))
+    order = selection.order(0, {"a": share}, 0)
+    assert sorted(order.places.tolist()).count(40) == 1
+    mine = order.places[order.places < 40]
+    assert len(mine) == number
+    often = np.bincount(mine, minlength=40)
+    assert often.max() - often.min() <= 1
+    pairs = {(place, again) for place, again in zip(*order, strict=True)}
+    assert len(pairs) == number + 1
+    assert counted(selection) == ({"a": {"left out by --mix": 40 - number}} if number < 40 else {})
+
+
+def test_every_split_has_its_place():
+    assert len(SPLITS) == len(set(SPLITS)) == 5
