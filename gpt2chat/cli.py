@@ -1,5 +1,6 @@
 """Which subcommands exist; the one place an error becomes an exit code."""
 
+import io
 import sys
 from typing import Annotated, Any
 
@@ -68,4 +69,8 @@ app.command()(chat)
 
 def main() -> None:
     """Run the program and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that is not UTF-8 shows a question mark; it does not end the program.
+            stream.reconfigure(errors="replace")
     sys.exit(app())

@@ -62,7 +62,7 @@ def test_the_core_knows_nothing_of_the_terminal(path: Path):
 @pytest.mark.parametrize(("library", "owner"), [("rich", "report"), ("prompt_toolkit", "repl")])
 def test_one_module_imports_each_terminal_library(library: str, owner: str):
     users = {
-        path.stem
+        path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         for path in PACKAGE.rglob("*.py")
         if any(name.split(".")[0] == library for name in imports(path))
     }

@@ -232,7 +232,7 @@ def test_strict_stops_at_the_first_broken_record():
 @pytest.mark.parametrize(
     ("row", "flag", "said"),
     [
-        ({"text": "Hi"}, "--chat", ("fields text", "prompt, completion")),
+        ({"text": "Hi"}, "--chat", ("fields text", "prompt/completion")),
         ({"prompt": "Hi", "chosen": "a", "rejected": "b"}, "--chat", ("with --preference",)),
         ({"message_id": "1", "text": "Hi", "role": "prompter"}, "--chat", ("with --oasst1",)),
         (HI, "--preference", ("with --chat",)),

@@ -142,13 +142,16 @@ def prepare(
         stats=stats,
         seed=seed,
     )
-    from gpt2chat.report import prepare_progress, show_prepare, show_samples
+    from gpt2chat.report import prepare_progress, show_prepare, show_samples, show_stats
 
     with prepare_progress() as listener:
         # From here on the tokenizer is loaded: the settings are sound, so the wait is worth it.
         from gpt2chat.core.prepare import first_samples
         from gpt2chat.core.prepare import prepare as write_shards
+        from gpt2chat.core.shards import PICTURE
 
         result = write_shards(settings, listener)
+    if stats and not json:
+        show_stats(result.manifest.lengths, result.manifest.window, out / PICTURE)
     show_prepare(result, json=json)
     show_samples(first_samples(result, show), json=json)

@@ -16,7 +16,7 @@ from gpt2chat.core.runs import local_folder
 from gpt2chat.core.template import BOS, PAD
 from gpt2chat.core.tokens import EOT_ID, GPT2_VOCAB, SPECIAL_IDS, STOP_IDS, VOCAB
 
-# The terminal is report.py's: no bars and advice from inside the libraries.
+# The terminal is report's: no bars and advice from inside the libraries.
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 

@@ -1,0 +1,54 @@
+"""The two consoles, and what any command may print.
+
+`out` is stdout: the result, nothing else. `err` is stderr: notes, progress, errors.
+"""
+
+import json
+import unicodedata
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from gpt2chat.core.errors import Gpt2ChatError
+
+# Names of files and records are not rich's to change: it makes a picture of `:smile:`.
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
+
+
+def show_error(error: Gpt2ChatError) -> None:
+    """Print what the user can act on: one line, never wrapped in colour codes when piped."""
+    err.print(Text.assemble(("error:", "red"), " ", str(error)), soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print one line about what was picked, or is being done."""
+    err.print(Text(text, style="dim"), soft_wrap=True)
+
+
+def show_json(value: Any) -> None:
+    """Print a result for other programs to read."""
+    out.print(Text(json.dumps(value, indent=2, default=str)), soft_wrap=True)
+
+
+def count(number: int) -> str:
+    """Return a number with thousands separators; a dot for none, so that the others are seen."""
+    return f"{number:,}" if number else sign("·", "-")
+
+
+def sign(wanted: str, plain: str) -> str:
+    """Return `plain` where stdout's encoding may lack the wanted sign."""
+    return plain if out.options.ascii_only else wanted
+
+
+def printable(text: str) -> str:
+    """Return a text with signs in place of control characters, which act on a terminal."""
+    return "".join(map(_picture, text))
+
+
+def _picture(char: str) -> str:
+    if char in "\n\t" or unicodedata.category(char) != "Cc":
+        return char
+    # U+2400 to U+2421 are pictures of these: U+241B is the one of escape.
+    return chr(0x2400 + ord(char)) if char < " " else "\u2421" if char == "\x7f" else "\ufffd"

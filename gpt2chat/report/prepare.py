@@ -1,0 +1,142 @@
+"""What `prepare` prints when it is done."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gpt2chat.report.console import count, out, printable, show_json
+
+if TYPE_CHECKING:
+    from gpt2chat.core.prepare import PrepareResult
+    from gpt2chat.core.shards import Manifest
+
+BESIDE = 4
+"""Most sources that stand beside each other as columns."""
+REASON = 34
+"""Cells of a reason; a longer one takes a second line."""
+NUMBER = 9
+LEFT_OUT = "left out"
+KEPT = "kept, with a remark"
+
+Counts = Mapping[str, Mapping[str, int]]
+"""By source and reason."""
+
+
+def show_prepare(result: "PrepareResult", *, json: bool) -> None:
+    """Print the rows of each source, what was left out and why, and what to type next."""
+    if json:
+        show_json(asdict(result))
+        return
+    manifest = result.manifest
+    out.print(_rows(manifest))
+    show_reasons({LEFT_OUT: manifest.dropped, KEPT: manifest.noted})
+    out.print()
+    for kind in ("sft", "preference"):
+        tokens = manifest.tokens[kind]["train"]
+        if tokens["trained"]:
+            line = f"{kind}: {tokens['trained']:,} tokens to train, {tokens['prompt']:,} of prompts"
+            out.print(line)
+    command = "sft" if manifest.rows("sft", "train") else "orpo --model MODEL"
+    folder = str(result.out)
+    option = "" if folder == "data" else f" --data {shlex.quote(folder)}"
+    out.print(Text(f"Written: {folder}. Next: gpt2chat {command}{option}"), soft_wrap=True)
+
+
+def _rows(manifest: "Manifest") -> Table:
+    """Return the number of rows by source and kind, sources that came to nothing at the end."""
+    table = _table("source")
+    table.add_column("for")
+    for title in ("train", "validation"):
+        table.add_column(title, justify="right", min_width=NUMBER)
+    counts = [(source, kind) for kind, sources in manifest.counts.items() for source in sources]
+    empty = [(source, "·") for source in manifest.dropped if source not in dict(counts)]
+    for source, kind in [*counts, *empty]:
+        splits = manifest.counts.get(kind, {}).get(source, {})
+        figures = (count(splits.get(split, 0)) for split in ("train", "validation"))
+        table.add_row(Text(printable(source)), kind, *figures)
+    return table
+
+
+def show_reasons(sections: Mapping[str, Counts]) -> None:
+    """Print how often each reason was met, by source.
+
+    Args:
+        sections: What the reasons are of, and the counts by source and reason.
+    """
+    found = {
+        title: {source: reasons for source, reasons in counts.items() if any(reasons.values())}
+        for title, counts in sections.items()
+    }
+    sources = list(dict.fromkeys(source for counts in found.values() for source in counts))
+    if not sources:
+        return
+    reasons = {reason for counts in found.values() for some in counts.values() for reason in some}
+    width = min(REASON, max(map(cell_len, (*reasons, *sections))))
+    width += sum(2 + max(cell_len(printable(source)), NUMBER) for source in sources)
+    out.print()
+    beside = len(sources) <= BESIDE and width <= out.width
+    out.print(_beside(found, sources) if beside else _below(found))
+
+
+def _beside(sections: Mapping[str, Counts], sources: list[str]) -> Table:
+    """Return reasons as rows and sources as columns."""
+    titles = [title for title, counts in sections.items() if counts]
+    table = _table(titles[0], REASON)
+    for source in sources:
+        table.add_column(Text(printable(source)), justify="right", min_width=NUMBER, no_wrap=True)
+    for title in titles:
+        counts = sections[title]
+        if title != titles[0]:
+            table.add_row()
+            table.add_row(title, style="bold")
+        for reason in _by_number(counts):
+            figures = [counts.get(source, {}).get(reason, 0) for source in sources]
+            table.add_row(Text(printable(reason)), *map(count, figures))
+        # A row may have two remarks, but is left out for one reason.
+        if title == LEFT_OUT and len(_by_number(counts)) > 1:
+            totals = (sum(counts.get(source, {}).values()) for source in sources)
+            table.add_row("total", *map(count, totals), style="bold")
+    return table
+
+
+def _below(sections: Mapping[str, Counts]) -> Table:
+    """Return a block of reasons for each source."""
+    table = _table("", 60)
+    table.show_header = False
+    table.add_column("", justify="right", min_width=NUMBER)
+    for title, counts in sections.items():
+        if counts and table.row_count:
+            table.add_row()
+        if counts:
+            table.add_row(title, style="bold")
+        for source, reasons in counts.items():
+            total = count(sum(reasons.values())) if title == LEFT_OUT else ""
+            table.add_row(_indented(2, source), total)
+            for reason in _by_number({source: reasons}):
+                table.add_row(_indented(4, reason), count(reasons[reason]), style="dim")
+    return table
+
+
+def _indented(cells: int, text: str) -> Padding:
+    return Padding(Text(printable(text), overflow="fold"), (0, 0, 0, cells))
+
+
+def _by_number(counts: Counts) -> list[str]:
+    """Return all reasons, those first that were met most often."""
+    totals: dict[str, int] = {}
+    for reasons in counts.values():
+        for reason, number in reasons.items():
+            totals[reason] = totals.get(reason, 0) + number
+    return sorted(totals, key=lambda reason: -totals[reason])
+
+
+def _table(title: str, width: int | None = None) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column(title, max_width=width, overflow="fold")
+    return table

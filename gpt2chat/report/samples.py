@@ -1,0 +1,40 @@
+"""What `prepare --show` prints."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from gpt2chat.report.console import err, out, printable, sign
+
+if TYPE_CHECKING:
+    from gpt2chat.core.prepare import Shown
+
+LINES = 60
+"""Of an untrained part; of a longer one the first 40 and the last 20 are shown."""
+LAST_LINES = 20
+
+
+def show_samples(samples: "Sequence[Shown]", *, json: bool) -> None:
+    """Print samples with what is trained in green, below a line of its own, and the rest in grey.
+
+    Beside JSON they go to stderr.
+    """
+    console = err if json else out
+    line = sign("──", "--")
+    for sample in samples:
+        heading = f"{sample.id}: {sample.tokens:,} tokens, {sample.trained_tokens:,} trained"
+        console.print(Text("\n" + printable(heading), style="bold"), soft_wrap=True)
+        untrained = shortened(printable(sample.untrained))
+        console.print(Text(untrained, style="bright_black"), soft_wrap=True)
+        console.print(Text(f"{line} trained {line}", style="dim"))
+        console.print(Text(printable(sample.trained), style="green"), soft_wrap=True)
+
+
+def shortened(text: str) -> str:
+    """Return a text without its last line break, and without its middle if it has many lines."""
+    lines = text.removesuffix("\n").split("\n")
+    if len(lines) > LINES:
+        left_out = len(lines) - LINES
+        lines[LINES - LAST_LINES : -LAST_LINES] = [f"[{left_out:,} lines are not shown]"]
+    return "\n".join(lines)
