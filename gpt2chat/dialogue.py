@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gpt2chat import report
 from gpt2chat.core.config import Sampling
 from gpt2chat.core.errors import ConfigError, DataError, Gpt2ChatError
+from gpt2chat.core.feedback import Feedback
 from gpt2chat.core.session import Prompt, Session
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ HELP = (
     ("/help", "this list"),
     ("/clear", "forget all messages"),
     ("/retry", "another reply to the latest message"),
+    ("/good", "note the latest reply as good, for `gpt2chat prepare --feedback`"),
+    ("/bad", "note it as bad; with a better one, by /retry and /good or /edit, it makes a pair"),
+    ("/edit TEXT", "put a better reply in its place, and note that"),
     ("/undo", "take back the latest message and its reply"),
     ("/system [TEXT]", "show or change the system prompt; `default` for the template's own"),
     ("/context [TEXT]", "show or change a document to talk about; @FILE reads one, `off` drops it"),
@@ -41,17 +45,26 @@ class Dialogue:
     """
 
     def __init__(
-        self, session: Session, sampling: Sampling, name: str, load: Callable[[], "Generator"]
+        self,
+        session: Session,
+        sampling: Sampling,
+        name: str,
+        load: Callable[[], "Generator"],
+        feedback: Feedback,
     ):
         self.session = session
         self.sampling = sampling
         self.name = name
+        self.feedback = feedback
         self.retries = 0
         self.loading = in_background(load)
         self.commands: dict[str, Callable[[str], None]] = {
             "/help": self.help,
             "/clear": self.clear,
             "/retry": self.retry,
+            "/good": self.good,
+            "/bad": self.bad,
+            "/edit": self.edit,
             "/undo": self.undo,
             "/system": self.system,
             "/context": self.context,
@@ -142,6 +155,33 @@ class Dialogue:
     def retry(self, _: str) -> None:
         """Replace the latest reply by another."""
         self.answer(self.session.retry(self.sampling.max_new_tokens), self.retries + 1)
+
+    def good(self, _: str) -> None:
+        """Note that the latest reply is good."""
+        self.noted(self.feedback.good(*self.session.latest))
+
+    def bad(self, _: str) -> None:
+        """Note that the latest reply is bad; with a better one to come it makes a pair."""
+        written = self.feedback.bad(*self.session.latest)
+        self.noted(written)
+        if written == 1:
+            report.note("With a better one, by /retry and /good or by /edit, it makes a pair.")
+
+    def edit(self, text: str) -> None:
+        """Put a better reply in the place of the latest, and note both."""
+        if not text:
+            raise ConfigError("/edit needs the better reply, such as /edit Rome is in Italy.")
+        prompt, old = self.session.latest
+        self.session.edit(text)
+        new = self.session.latest[1]
+        self.noted(
+            0 if new == old else self.feedback.bad(prompt, old) + self.feedback.good(prompt, new)
+        )
+
+    def noted(self, rows: int) -> None:
+        """Say what was written to the file of opinions."""
+        what = "1 row" if rows == 1 else f"{rows} rows"
+        report.note(f"Noted: {what} in {self.feedback.path}." if rows else "That is noted already.")
 
     def undo(self, _: str) -> None:
         """Take back the latest message and its reply."""

@@ -1,5 +1,6 @@
 """What each line typed in a chat does, and that no line ends it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,23 @@ import torch
 from gpt2chat import report
 from gpt2chat.core.config import Sampling
 from gpt2chat.core.errors import CheckpointError
+from gpt2chat.core.feedback import Feedback
 from gpt2chat.core.generate import Generator
 from gpt2chat.core.session import Session
 from gpt2chat.dialogue import HELP, Dialogue, is_open, unquoted
 from tests.conftest import tiny_model
 
+FEEDBACK = Path("feedback.jsonl")
 GENERATOR = Generator(tiny_model(), torch.device("cpu"))
 Capture = pytest.CaptureFixture[str]
 Said = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def dialogue() -> Dialogue:
+def dialogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dialogue:
+    monkeypatch.chdir(tmp_path)
     sampling = Sampling(max_new_tokens=6, seed=0)
-    return Dialogue(Session(), sampling, "tiny", lambda: GENERATOR)
+    return Dialogue(Session(), sampling, "tiny", lambda: GENERATOR, Feedback(FEEDBACK))
 
 
 @pytest.fixture
@@ -190,7 +194,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_chat_with_its_error():
         raise CheckpointError("no weights")
 
     with pytest.raises(CheckpointError, match="no weights"):
-        Dialogue(Session(), Sampling(), "none", load).turn("Hello")
+        Dialogue(Session(), Sampling(), "none", load, Feedback(FEEDBACK)).turn("Hello")
 
 
 def test_three_quotes_stay_open_until_they_are_closed():
@@ -202,3 +206,56 @@ def test_three_quotes_stay_open_until_they_are_closed():
 def test_control_characters_of_a_reply_never_reach_the_terminal():
     pieces = [" \n", "a\x1b[31m", "\x07b\r\x9b2J", "\tc\n", "\x7f", " d", "\n\n "]
     assert "".join(report.visible(pieces)) == "a[31mb2J\tc\n d"
+
+
+def noted() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in FEEDBACK.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_good_reply_is_noted_with_all_that_stood_before_it(dialogue: Dialogue, said: Said):
+    said("/system Be kind.", "Hello")
+    reply = contents(dialogue)[-1]
+    assert "Noted: 1 row in feedback.jsonl." in said("/good")[1]
+    prompt = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
+    assert noted() == [{"prompt": prompt, "completion": reply, "label": True}]
+    assert "noted already" in said("/good")[1]
+    assert len(noted()) == 1
+
+
+def test_a_bad_reply_and_a_better_one_are_a_pair(dialogue: Dialogue, said: Said):
+    said("Hello")
+    bad = contents(dialogue)[-1]
+    assert "with a better one" in said("/bad")[1].lower()
+    said("/retry")
+    good = contents(dialogue)[-1]
+    assert "Noted: 2 rows" in said("/good")[1]
+    assert [row.get("label") for row in noted()] == [False, True, None]
+    assert (noted()[2]["chosen"], noted()[2]["rejected"]) == (good, bad)
+
+
+def test_an_edited_reply_takes_the_place_of_the_old_one(dialogue: Dialogue, said: Said):
+    said("Hello")
+    old = contents(dialogue)[-1]
+    assert "Noted: 3 rows" in said("/edit Hello to you, too.")[1]
+    assert contents(dialogue) == ["Hello", "Hello to you, too."]
+    assert (noted()[-1]["chosen"], noted()[-1]["rejected"]) == ("Hello to you, too.", old)
+
+
+@pytest.mark.parametrize("line", ["/good", "/bad", "/edit better"])
+def test_without_a_reply_there_is_nothing_to_note(said: Said, line: str):
+    assert "There is no reply yet. Write a message first." in said(line)[1]
+    assert not FEEDBACK.exists()
+
+
+def test_an_edit_needs_a_text(dialogue: Dialogue, said: Said):
+    said("Hello")
+    before = contents(dialogue)
+    assert "/edit needs the better reply" in said("/edit")[1]
+    assert contents(dialogue) == before
+
+
+def test_a_file_of_opinions_that_cannot_be_written_is_one_line(dialogue: Dialogue, said: Said):
+    FEEDBACK.mkdir()
+    said("Hello")
+    assert "Cannot write feedback.jsonl: Is a directory" in said("/good")[1]
+    assert len(contents(dialogue)) == 2

@@ -15,7 +15,7 @@ ORDER = [
     *("shards", "rows", "tally", "journal", "near", "mend", "sources", "samples"),
     *("parts", "trees", "work", "pool", "jobs", "selection", "histogram", "writer", "prepare"),
     *("losses", "packing", "model", "checkpoint", "trainer", "callbacks", "curve", "card"),
-    *("training", "generate", "session"),
+    *("training", "generate", "session", "feedback"),
     *("scoring", "statistics", "figures", "heldout", "replies", "speed", "evaluate"),
 ]
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,6 +54,9 @@ def chat(
         int | None,
         typer.Option(help="Same seed, same reply; drawn if not given.", show_default=False),
     ] = Sampling.seed,
+    feedback: Annotated[
+        Path, typer.Option(help="File that /good, /bad and /edit write to, for prepare --feedback.")
+    ] = ChatConfig.feedback,
     device: DeviceName = ChatConfig.device,
     config: ConfigFile = None,
 ) -> None:
@@ -69,6 +73,7 @@ def chat(
             max_new_tokens=max_new_tokens,
             seed=seed,
         ),
+        feedback=feedback,
         device=device,
     )
     message = one_message(settings.prompt)
@@ -86,10 +91,12 @@ def chat(
         answer_once(session, load(name, settings), message, settings.sampling)
         return
 
+    from gpt2chat.core.feedback import Feedback
     from gpt2chat.dialogue import Dialogue
     from gpt2chat.repl import run
 
-    run(Dialogue(session, settings.sampling, name, lambda: load(name, settings)))
+    opinions = Feedback(settings.feedback)
+    run(Dialogue(session, settings.sampling, name, lambda: load(name, settings), opinions))
 
 
 def one_message(prompt: str | None) -> str | None:

@@ -32,6 +32,14 @@ Preferences = Annotated[
         "rejected; chosen and rejected message lists; or HH transcripts.",
     ),
 ]
+Feedback = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--feedback",
+        metavar="FILE",
+        help="What /good, /bad and /edit wrote in a chat (may be given again).",
+    ),
+]
 Shape = Annotated[
     list[str] | None,
     typer.Option(
@@ -97,6 +105,7 @@ def prepare(
     ultrafeedback: Ultrafeedback = PrepareConfig.ultrafeedback,
     chat: Chat = None,
     preference: Preferences = None,
+    feedback: Feedback = None,
     shape: Shape = None,
     mix: Mix = None,
     sample: Sample = PrepareConfig.sample,
@@ -126,6 +135,7 @@ def prepare(
         ultrafeedback=ultrafeedback,
         chat=tuple(chat or ()),
         preference=tuple(preference or ()),
+        feedback=tuple(feedback or ()),
         shape=tuple(shape or ()),
         mix=tuple(mix or ()),
         sample=sample,

@@ -65,6 +65,8 @@ class PrepareConfig:
     """Conversations of one's own: files, folders, globs or Hub names."""
     preference: tuple[str, ...] = ()
     """Preference pairs of one's own: likewise."""
+    feedback: tuple[str, ...] = ()
+    """Files that `chat` wrote opinions on replies to."""
     sample: bool = False
     """Read the bundled sample instead of the three sources above."""
     out: Path = Path("data")
@@ -310,6 +312,8 @@ class ChatConfig:
     prompt: str | None = None
     """Answer this once and leave."""
     sampling: Sampling = field(default_factory=Sampling)
+    feedback: Path = Path("feedback.jsonl")
+    """File that opinions on replies are written to."""
     device: Device = "auto"
     """Where to run."""
 

@@ -10,7 +10,7 @@ from gpt2chat.core.datafiles import Split
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.hub_errors import one_line
 
-Content = Literal["oasst1", "chat", "preference"]
+Content = Literal["oasst1", "chat", "preference", "feedback"]
 
 TIMEOUT = 5.0
 """Seconds that the Hub has to answer the first question."""

@@ -79,7 +79,7 @@ class Jobs:
         before = 0
         for file, size, chunks in opened.files(split):
             for chunk, shape in self._shaped(opened, _nonempty(file, chunks)):
-                task = Records(chunk, shape)
+                task = Records(chunk, shape, mixed=opened.source.content == "feedback")
                 yield self._job(opened.source.name, sides, task, before + chunk.done * size)
             before += size
 
@@ -89,6 +89,10 @@ class Jobs:
         """Yield a file's records with the shape that is forced, or that its first one has."""
         source = opened.source
         shapes: Shapes = SHAPES[source.content]
+        if source.content == "feedback":
+            self._journal.say(source.name, f"{source.name}: opinions on replies")
+            yield from ((chunk, None) for chunk in chunks)
+            return
         shape = shape_named(source.shape, shapes) if source.shape else None
         said = ""
         for chunk in chunks:

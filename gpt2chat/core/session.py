@@ -179,6 +179,27 @@ class Session:
         self._head, self._turns, self._left = head, list(conversation.turns), 0
 
     @property
+    def latest(self) -> tuple[Conversation, str]:
+        """The latest reply, and all that stood before it.
+
+        Raises:
+            DataError: There is no reply yet.
+        """
+        if not self._replied:
+            raise DataError("There is no reply yet. Write a message first.")
+        return self._conversation(*self._turns[:-1]), self._turns[-1].content
+
+    def edit(self, text: str) -> None:
+        """Replace the latest reply by another text.
+
+        Raises:
+            DataError: There is no reply yet, or the text is empty.
+        """
+        message = _message("assistant", text, "The reply")
+        _ = self.latest
+        self._turns = [*self._turns[:-1], message]
+
+    @property
     def _replied(self) -> bool:
         return [message.role for message in self._turns[-2:]] == ["user", "assistant"]
 

@@ -309,3 +309,9 @@ PREFERENCE_SHAPES = (
         "hh", "transcripts (Anthropic HH)", ("chosen", "rejected"), _hh, _are_transcripts
     ),
 )
+
+FEEDBACK_SHAPES: tuple[ChatShape | PreferenceShape, ...] = (
+    shape_named("preference", PREFERENCE_SHAPES),
+    shape_named("prompt-completion", CHAT_SHAPES),
+)
+"""What `chat` writes of a user's opinions, one kind after the other in one file."""

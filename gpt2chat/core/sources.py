@@ -12,6 +12,7 @@ from gpt2chat.core.hub import Content, HubData, is_hub_name, load_hub, reach
 from gpt2chat.core.records import CHUNK_ROWS, Chunk, read_chunks
 from gpt2chat.core.shapes import (
     CHAT_SHAPES,
+    FEEDBACK_SHAPES,
     PREFERENCE_SHAPES,
     ChatShape,
     PreferenceShape,
@@ -25,6 +26,7 @@ SHAPES: dict[Content, Sequence[ChatShape | PreferenceShape]] = {
     "oasst1": (),
     "chat": CHAT_SHAPES,
     "preference": PREFERENCE_SHAPES,
+    "feedback": FEEDBACK_SHAPES,
 }
 
 SAMPLE = STARTER / "sample"
@@ -65,6 +67,7 @@ def find_sources(settings: PrepareConfig) -> list[Source]:
         *(_own("--chat", value, "chat", settings) for value in settings.chat),
         *(_own("--preference", value, "preference", settings)
           for value in settings.preference),
+        *(_own("--feedback", value, "feedback", settings) for value in settings.feedback),
     ]  # fmt: skip
     sources = _shaped([*named, *_share_validation(own)], settings.shape)
     if not sources:
@@ -123,7 +126,8 @@ def _names_hub(flag: str, value: str) -> bool:
     if value.endswith(SUFFIXES) or Path(value).exists():
         return False
     # A file of one's own that is not there is a slip, not a data set: these have an owner.
-    return is_hub_name(value) and ("/" in value or flag not in OWN_FLAGS)
+    own = flag in (*OWN_FLAGS, "--feedback")
+    return is_hub_name(value) and ("/" in value or not own)
 
 
 def _own(flag: str, value: str, content: Content, settings: PrepareConfig) -> Source:

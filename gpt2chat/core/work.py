@@ -12,7 +12,7 @@ from gpt2chat.core.parts import Entry, Part, read_part, write_part
 from gpt2chat.core.records import Chunk
 from gpt2chat.core.rows import Row, pair_row, sample_row
 from gpt2chat.core.samples import SHORTENED, TYPED, Item, Sides, chat_items, pair_items
-from gpt2chat.core.shapes import ChatShape, PreferenceShape
+from gpt2chat.core.shapes import FEEDBACK_SHAPES, ChatShape, PreferenceShape, detect
 from gpt2chat.core.shards import Pair, Sample
 from gpt2chat.core.tally import Tally, rejected_line
 from gpt2chat.core.trees import Branches, tree_items
@@ -42,6 +42,8 @@ class Records(NamedTuple):
     chunk: Chunk
     shape: ChatShape | PreferenceShape | None
     """None where not one of them could be read."""
+    mixed: bool = False
+    """Each has the shape of a user's opinion that fits it."""
 
 
 def finished(job: Job) -> Part | None:
@@ -73,12 +75,13 @@ def _begun(job: Job) -> tuple[Tally, Iterator[Item]]:
 def _record_items(task: Records, sides: Sides, tally: Tally) -> Iterator[Item]:
     for record in task.chunk.records():
         tally.records += 1
-        if record.problem or task.shape is None:
-            tally.reject(record, RowError(record.problem))
-        elif isinstance(task.shape, ChatShape):
-            yield from chat_items(record, task.shape, sides, tally)
+        shape = detect(record.value, FEEDBACK_SHAPES) if task.mixed else task.shape
+        if record.problem or shape is None:
+            tally.reject(record, RowError(record.problem or "neither a sample nor a pair"))
+        elif isinstance(shape, ChatShape):
+            yield from chat_items(record, shape, sides, tally)
         else:
-            yield from pair_items(record, task.shape, sides, tally)
+            yield from pair_items(record, shape, sides, tally)
 
 
 def _entries(items: Iterable[Item], tally: Tally, window: int) -> Iterator[Entry]:

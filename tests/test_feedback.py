@@ -1,0 +1,70 @@
+"""Opinions on replies become rows, and these become samples and pairs to train on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2chat.core.config import OrpoConfig, PrepareConfig
+from gpt2chat.core.feedback import Feedback
+from gpt2chat.core.prepare import prepare
+from gpt2chat.core.shards import read_pairs, read_samples
+from gpt2chat.core.training import train_orpo
+from tests.conftest import ignore, talk
+
+HI = talk("Hi")
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_bad_reply_makes_a_pair_with_every_good_one(tmp_path: Path):
+    feedback = Feedback(tmp_path / "new" / "a.jsonl")
+    assert [feedback.bad(HI, "a"), feedback.bad(HI, "b"), feedback.good(HI, "c")] == [1, 1, 3]
+    assert feedback.bad(HI, "d") == 2
+    assert feedback.good(talk("Other"), "e") == 1
+    pairs = {(r["chosen"], r["rejected"]) for r in rows(feedback.path) if "chosen" in r}
+    assert pairs == {("c", "a"), ("c", "b"), ("c", "d")}
+
+
+def test_an_opinion_that_changes_makes_no_pair_of_a_reply_with_itself(tmp_path: Path):
+    feedback = Feedback(tmp_path / "a.jsonl")
+    assert [feedback.bad(HI, "a"), feedback.good(HI, "a"), feedback.bad(HI, "b")] == [1, 1, 2]
+    pairs = [(r["chosen"], r["rejected"]) for r in rows(feedback.path) if "chosen" in r]
+    assert pairs == [("a", "b")]
+
+
+def test_what_stood_in_the_file_stays(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    Feedback(path).good(HI, "a")
+    Feedback(path).good(HI, "b")
+    assert [row["completion"] for row in rows(path)] == ["a", "b"]
+
+
+def test_opinions_are_prepared_and_trained_on(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    feedback = Feedback(Path("feedback.jsonl"))
+    for number in range(6):
+        prompt = talk("Hi", "Hello", f"What is {number} and 1?")
+        feedback.bad(prompt, "I do not know.")
+        feedback.good(prompt, f"It is {number + 1}.")
+    settings = PrepareConfig(
+        oasst1="off", alpaca="off", ultrafeedback="off", feedback=("feedback.jsonl",), holdout=0
+    )
+    manifest = prepare(settings, ignore).manifest
+    assert manifest.counts == {
+        "sft": {"feedback.jsonl": {"train": 6}},
+        "preference": {"feedback.jsonl": {"train": 6}},
+    }
+    assert manifest.dropped == {"feedback.jsonl": {"reply labelled as bad": 6}}
+    good = {f"It is {number + 1}." for number in range(6)}
+    replies = {s.conversation.messages[-1].content for s in read_samples(Path("data"), "train")}
+    assert replies == good
+    pairs = [pair.preference for pair in read_pairs(Path("data"), "train")]
+    assert {(pair.chosen in good, pair.rejected) for pair in pairs} == {(True, "I do not know.")}
+    result = train_orpo(OrpoConfig(model=str(tiny_folder), device="cpu", eval_samples=0), ignore)
+    assert result.samples == 6
