@@ -15,9 +15,11 @@ from gpt2chat.core.feedback import Feedback
 from gpt2chat.core.session import Prompt, Session
 
 if TYPE_CHECKING:
-    from gpt2chat.core.generate import Generator
+    from gpt2chat.core.generate import Generator, Reply
 
 QUOTES = '"""'
+AGAIN = 503
+"""Added to the seed where a reply was empty and is asked for once more."""
 HELP = (
     ("/help", "this list"),
     ("/clear", "forget all messages"),
@@ -126,6 +128,17 @@ class Dialogue:
             what = "oldest message" if prompt.left == 1 else f"oldest {prompt.left} messages"
             report.note(f"The {what} left the window.")
         self.retries = retries
+        reply, interrupted = self.streamed(prompt, retries)
+        if not reply.text.strip() and not interrupted:
+            # A small model now and then ends its reply before the first word.
+            reply, interrupted = self.streamed(prompt, retries + AGAIN)
+        if self.session.answer(reply.text):
+            report.show_speed(reply, interrupted=interrupted)
+        else:
+            report.note("No reply came: the message is taken back. Ask again, or in other words.")
+
+    def streamed(self, prompt: Prompt, retries: int) -> tuple["Reply", bool]:
+        """Show a reply as it comes; return it, and whether Ctrl-C ended it."""
         sampling = self.sampling
         if sampling.seed is not None:
             # One seed gives one chat. A retry is to give another reply; and the same draws in each
@@ -133,15 +146,11 @@ class Dialogue:
             drawn = sampling.seed + retries + 1009 * (len(self.session.turns) // 2)
             sampling = dataclasses.replace(sampling, seed=drawn)
         stream = self.model().stream(prompt.ids, sampling)
-        interrupted = False
         try:
             report.show_reply(stream)
         except KeyboardInterrupt:
-            interrupted = True
-        if self.session.answer(stream.reply.text):
-            report.show_speed(stream.reply, interrupted=interrupted)
-        else:
-            report.note("No reply came: the message is taken back. Ask again, or in other words.")
+            return stream.reply, True
+        return stream.reply, False
 
     def help(self, _: str) -> None:
         """List what can be typed."""

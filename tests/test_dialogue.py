@@ -12,8 +12,9 @@ from gpt2chat import report
 from gpt2chat.core.config import Sampling
 from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.feedback import Feedback
-from gpt2chat.core.generate import Generator
+from gpt2chat.core.generate import Generator, ReplyStream
 from gpt2chat.core.session import Session
+from gpt2chat.core.tokens import EOT_ID
 from gpt2chat.dialogue import HELP, Dialogue, is_open, unquoted
 from tests.conftest import tiny_model
 
@@ -187,6 +188,24 @@ def test_ctrl_c_before_the_first_token_takes_the_message_back(dialogue: Dialogue
     assert said("Hello")[1].startswith("No reply came: the message is taken back.")
     hook.remove()
     assert contents(dialogue) == []
+
+
+@pytest.mark.parametrize(("empty", "answered"), [(1, True), (2, False)])
+def test_an_empty_reply_is_asked_for_once_more(
+    dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch, empty: int, answered: bool
+):
+    drawn: list[int | None] = []
+    stream = GENERATOR.stream
+
+    def ended_at_once(prompt: list[int], sampling: Sampling) -> ReplyStream:
+        drawn.append(sampling.seed)
+        return ReplyStream(iter([EOT_ID])) if len(drawn) <= empty else stream(prompt, sampling)
+
+    monkeypatch.setattr(GENERATOR, "stream", ended_at_once)
+    out, err = said("Hello")
+    assert len(set(drawn)) == 2
+    assert contents(dialogue) == (["Hello", out.strip()] if answered else [])
+    assert ("No reply came" in err) == (not answered)
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_chat_with_its_error():
