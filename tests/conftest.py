@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2chat.core.checkpoint import save_model
@@ -20,6 +21,12 @@ from gpt2chat.core.packing import PACKED, PackedGPT2
 from gpt2chat.core.prepare import prepare
 from gpt2chat.core.tokens import STARTER, VOCAB, WINDOW
 from tests.hub_server import Hub
+
+# The same examples in every run, on a machine as slow as it likes.
+settings.register_profile(
+    "gpt2chat", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("gpt2chat")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Under nohup, or in the background of a script, Ctrl-C is ignored; these tests press it.
