@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from gpt2chat.core.config import Device, Precision, TrainConfig
+from gpt2chat.core.config import Compile, Device, Precision, Resume, Schedule, TrainConfig
 from gpt2chat.core.errors import ConfigError
 
 
@@ -19,6 +19,7 @@ def read_defaults(context: typer.Context, path: Path | None) -> Path | None:
     """
     if path is None:
         return None
+    path = preset(str(context.info_name), path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -30,29 +31,59 @@ def read_defaults(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+PRESETS = Path(__file__).parent / "presets"
+"""Files of settings that come with the program: presets/sft/reference.toml …"""
+
+
+def preset(command: str, path: Path) -> Path:
+    """Return the file that `--config` names: one of the user's, or a preset by its bare name.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    bundled = PRESETS / command / f"{path.name}.toml"
+    if bundled.exists():
+        return bundled
+    names = sorted(file.stem for file in (PRESETS / command).glob("*.toml"))
+    known = f"the presets of {command} are: {', '.join(names)}" if names else "there are no presets"
+    raise ConfigError(f"--config {path}: there is no such file, and {known}.")
+
+
+FREE = (
+    *("resume", "overwrite", "dry_run", "out", "device", "precision", "compile"),
+    *("report_to", "save_minutes"),
+)
+"""Settings that may differ between two starts of a run."""
+
 Settings = TypeVar("Settings", bound=TrainConfig)
 
 
 def resumed(context: typer.Context, settings: Settings) -> Settings:
     """Return the settings of the run that `--resume` goes on with, or `settings` as they are.
 
-    The device may change between the two starts of a run; nothing else may.
+    Where it runs, what it reports to and when it saves may change between two starts of a run;
+    nothing else may.
 
     Raises:
         ConfigError: The folder holds no run, or a flag differs from the run's own setting.
     """
-    if not settings.resume:
+    from gpt2chat.core.runs import RESULT, SETTINGS
+
+    path = settings.out / SETTINGS
+    finished = (settings.out / RESULT).exists()
+    if settings.resume == "off" or (settings.resume == "auto" and (finished or not path.exists())):
         return settings
-    path = settings.out / "run.toml"
     try:
         run = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"--resume: {settings.out} holds no run to go on with.") from error
     changes: dict[str, object] = {}
     for entry in dataclasses.fields(settings):
-        if entry.name in ("resume", "overwrite", "out", "device", "precision"):
+        if entry.name in FREE:
             continue
-        given, saved = context.params[entry.name], run.get(entry.name)
+        given, saved = context.params[entry.name], run.get(entry.name, entry.default)
         source = context.get_parameter_source(entry.name)
         if source is not None and source.name == "COMMANDLINE" and str(given) != str(saved):
             flag = "--" + entry.name.replace("_", "-")
@@ -93,8 +124,52 @@ LearningRate = Annotated[
 TokenLearningRate = Annotated[
     float, typer.Option("--token-lr", help="Times --lr: how fast the template's tokens learn.")
 ]
+ScheduleName = Annotated[
+    Schedule,
+    typer.Option("--schedule", "--lr-scheduler-type", help="How the rate falls after the warm-up."),
+]
+Cycles = Annotated[
+    int, typer.Option("--cycles", help="Cosine periods; above 1 the rate restarts at its top.")
+]
 Warmup = Annotated[
-    float, typer.Option("--warmup", "--warmup-ratio", help="Share of the steps spent warming up.")
+    float,
+    typer.Option(
+        "--warmup",
+        "--warmup-ratio",
+        "--warmup-steps",
+        help="Share of the steps spent warming up; from 1 on, their number.",
+    ),
+]
+Dropout = Annotated[
+    float | None,
+    typer.Option(
+        "--dropout",
+        help="Of embeddings and residuals; the model's own if not given.",
+        show_default=False,
+    ),
+]
+Neftune = Annotated[
+    float,
+    typer.Option(
+        "--neftune",
+        "--neftune-noise-alpha",
+        help="Noise on the embeddings (NEFTune's alpha, such as 5); 0 for none.",
+    ),
+]
+LoraRank = Annotated[
+    int,
+    typer.Option("--lora-r", help="Train LoRA of this rank instead of all weights; 0 does not."),
+]
+LoraAlpha = Annotated[
+    int | None,
+    typer.Option(
+        "--lora-alpha", help="LoRA's alpha; twice the rank if not given.", show_default=False
+    ),
+]
+Dora = Annotated[bool, typer.Option("--dora", help="Make it DoRA.")]
+Merge = Annotated[
+    bool,
+    typer.Option("--merge/--no-merge", help="Save LoRA merged into a plain model, or the adapter."),
 ]
 WeightDecay = Annotated[float, typer.Option("--weight-decay", help="AdamW's, on matrices.")]
 MaxGradNorm = Annotated[float, typer.Option("--max-grad-norm", help="Clip gradients to this.")]
@@ -135,7 +210,41 @@ EvalSamples = Annotated[
     typer.Option("--eval-samples", help="Held-out samples for the validation loss; 0 for none."),
 ]
 Evals = Annotated[int, typer.Option("--evals", help="Validations in the run, evenly spaced.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        "--patience",
+        help="End after so many validations without a lower loss; never if not given.",
+        show_default=False,
+    ),
+]
+SaveMinutes = Annotated[
+    float, typer.Option("--save-minutes", help="Save at least this often, beside validations.")
+]
+CompileMode = Annotated[
+    Compile,
+    typer.Option(
+        "--compile", help="Compile the model; auto does on a GPU if the run is long enough."
+    ),
+]
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report-to",
+        help="Give the metrics to tensorboard, trackio or wandb too (may be given again).",
+        metavar="TRACKER",
+        show_default=False,
+    ),
+]
+ResumeMode = Annotated[
+    Resume,
+    typer.Option(
+        "--resume",
+        help="auto goes on with the unfinished run in --out, if there is one; on insists on it.",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Take two real steps, say what the run needs, write nothing."),
+]

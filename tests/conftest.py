@@ -17,7 +17,7 @@ from gpt2chat.core.checkpoint import save_model
 from gpt2chat.core.config import PrepareConfig
 from gpt2chat.core.conversations import Conversation, Message
 from gpt2chat.core.model import set_ids
-from gpt2chat.core.packing import PACKED, PackedGPT2
+from gpt2chat.core.packed import PackedGPT2
 from gpt2chat.core.prepare import prepare
 from gpt2chat.core.tokens import STARTER, VOCAB, WINDOW
 from tests.hub_server import Hub
@@ -49,7 +49,8 @@ def tiny_model(
     )
     torch.manual_seed(seed)
     kind = PackedGPT2 if packed else GPT2LMHeadModel
-    model = kind._from_config(config, attn_implementation=PACKED if packed else "sdpa")  # pyright: ignore[reportPrivateUsage]
+    attention = PackedGPT2.attention if packed else "sdpa"
+    model = kind._from_config(config, attn_implementation=attention)  # pyright: ignore[reportPrivateUsage]
     return set_ids(model.eval())
 
 

@@ -27,7 +27,11 @@ def test_a_config_and_its_toml_say_the_same():
         ({"grad_accum": 0}, "--grad-accum"),
         ({"batch_tokens": 512}, "--batch-tokens"),
         ({"warmup": 1.5}, "--warmup"),
-        ({"resume": True, "overwrite": True}, "--resume"),
+        ({"dora": True}, "--lora-r"),
+        ({"cycles": 4, "schedule": "linear"}, "--cycles"),
+        ({"patience": 2, "eval_samples": 0}, "--patience"),
+        ({"dropout": 1.0}, "--dropout"),
+        ({"resume": "auto", "overwrite": True}, "--resume"),
     ],
 )
 def test_a_value_out_of_range_names_its_flag(settings: dict[str, object], flag: str):

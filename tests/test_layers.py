@@ -14,8 +14,9 @@ ORDER = [
     *("datafiles", "records", "hub_errors", "hub", "hh", "shapes", "oasst1", "forest"),
     *("shards", "rows", "tally", "journal", "near", "mend", "sources", "samples"),
     *("parts", "trees", "work", "pool", "jobs", "selection", "histogram", "writer", "prepare"),
-    *("losses", "packing", "model", "checkpoint", "trainer", "callbacks", "curve", "card"),
-    *("training", "generate", "session", "feedback"),
+    *("tokenized", "losses", "packing", "attention", "packed", "checkpoint", "lora", "model"),
+    *("objectives", "flops", "guard", "trainer", "callbacks", "compiling", "job", "plan"),
+    *("curve", "card", "training", "generate", "session", "feedback"),
     *("scoring", "statistics", "figures", "heldout", "replies", "speed", "evaluate"),
 ]
 

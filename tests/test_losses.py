@@ -70,8 +70,10 @@ def test_a_row_without_trained_tokens_has_no_log_probabilities():
 
 
 def test_segment_means_are_each_segments_own():
-    values, segments = torch.tensor([1.0, 3.0, 10.0]), torch.tensor([0, 0, 1])
-    assert segment_means(values, segments, 2).tolist() == [2.0, 10.0]
+    values, segments = torch.tensor([1.0, 3.0, 10.0, 7.0]), torch.tensor([0, 0, 1, 0])
+    means, sizes = segment_means(values, torch.tensor([1.0, 1.0, 1.0, 0.0]), segments, 3)
+    assert means.tolist() == [2.0, 10.0, 0.0]
+    assert sizes.tolist() == [2.0, 1.0, 0.0]
 
 
 def test_odds_ratio_loss_is_log_2_when_the_model_prefers_neither_reply():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpt2chat.core.errors import CheckpointError, ConfigError, StorageError
-from gpt2chat.core.runs import local_folder, newest_run, open_run, pick_model
+from gpt2chat.core.runs import local_folder, newest_run, open_run, pick_model, seal
 from gpt2chat.core.tokens import STARTER
 
 
@@ -22,6 +22,7 @@ def unfinished(folder: Path, *steps: int) -> Path:
         checkpoint = folder / "checkpoints" / f"checkpoint-{step}"
         checkpoint.mkdir(parents=True)
         (checkpoint / "trainer_state.json").write_text("{}")
+        seal(checkpoint)
     (folder / "run.toml").touch()
     return folder
 
@@ -58,32 +59,32 @@ def test_a_folder_that_is_not_there_is_no_name_on_the_hub(name: str, tmp_path: P
 
 
 def test_a_new_folder_starts_a_run(tmp_path: Path):
-    assert open_run(tmp_path / "new", "sft", resume=False, overwrite=False) is None
+    assert open_run(tmp_path / "new", "sft", resume="off", overwrite=False) is None
 
 
 def test_a_finished_run_is_replaced_only_when_told_to(tmp_path: Path):
     run = finished(tmp_path / "sft", "sft", "2026-01-01T00:00:00+00:00")
     with pytest.raises(ConfigError, match="finished run.*--overwrite"):
-        open_run(run, "sft", resume=False, overwrite=False)
-    assert open_run(run, "sft", resume=False, overwrite=True) is None
+        open_run(run, "sft", resume="off", overwrite=False)
+    assert open_run(run, "sft", resume="off", overwrite=True) is None
 
 
 def test_an_unfinished_run_goes_on_from_its_newest_whole_checkpoint(tmp_path: Path):
     run = unfinished(tmp_path / "sft", 5, 10)
     (run / "checkpoints" / "checkpoint-15").mkdir()
     with pytest.raises(ConfigError, match="step 10.*--resume"):
-        open_run(run, "sft", resume=False, overwrite=False)
-    checkpoint = open_run(run, "sft", resume=True, overwrite=False)
+        open_run(run, "sft", resume="off", overwrite=False)
+    checkpoint = open_run(run, "sft", resume="on", overwrite=False)
     assert checkpoint == run / "checkpoints" / "checkpoint-10"
 
 
 def test_nothing_to_resume_is_said(tmp_path: Path):
     with pytest.raises(ConfigError, match="no checkpoint"):
-        open_run(tmp_path / "sft", "sft", resume=True, overwrite=False)
+        open_run(tmp_path / "sft", "sft", resume="on", overwrite=False)
 
 
 def test_a_folder_that_is_no_run_is_never_replaced(tmp_path: Path):
     (tmp_path / "thesis.tex").touch()
     for overwrite in (False, True):
         with pytest.raises(StorageError, match="no run folder"):
-            open_run(tmp_path, "sft", resume=False, overwrite=overwrite)
+            open_run(tmp_path, "sft", resume="off", overwrite=overwrite)

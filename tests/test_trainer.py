@@ -8,14 +8,19 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback
 
+from gpt2chat.core.callbacks import FasterTokens, embedding_rows
 from gpt2chat.core.checkpoint import chat_tokenizer
-from gpt2chat.core.config import OrpoConfig, SftConfig, TrainConfig
+from gpt2chat.core.config import SftConfig, TrainConfig
 from gpt2chat.core.conversations import Preference
 from gpt2chat.core.errors import DataError
+from gpt2chat.core.job import row_lengths
+from gpt2chat.core.objectives import Objective, OrpoObjective, SftObjective, shape_for
 from gpt2chat.core.template import render, to_text
-from gpt2chat.core.tokens import EOT_ID, GPT2_VOCAB, WINDOW, Encoded, encode_conversation
-from gpt2chat.core.trainer import FasterTokens, OrpoTrainer, PackedTrainer, arguments, to_dataset
+from gpt2chat.core.tokenized import Tokenized
+from gpt2chat.core.tokens import EOT_ID, GPT2_VOCAB, WINDOW, encode_conversation
+from gpt2chat.core.trainer import PackedTrainer, arguments
 from tests.conftest import talk, tiny_model
 
 TALKS = [
@@ -27,40 +32,50 @@ PAIRS = [
     Preference(talk("What is a comet?"), "A ball of ice and dust.", "No idea, sorry to say."),
     Preference(talk("Hi!", "Hello.", "Name a colour."), "Blue.", "A colour is a thing."),
 ]
-Rows = Sequence[Sequence[tuple[str, Encoded]]]
+SFT = SftObjective()
+CHOSEN_ONLY = OrpoObjective(beta=0.0, nll_scope="response")
+ORPO = OrpoObjective(beta=0.1, nll_scope="response")
 
-
-def sft_rows(*talks_of_rows: Sequence[int]) -> Rows:
-    return [[(f"talk-{i}", encode_conversation(TALKS[i])) for i in row] for row in talks_of_rows]
-
-
-def pair_rows() -> Rows:
-    return [
-        [
-            (f"pair-{i}", encode_conversation(pair.prompt.with_reply(reply)))
-            for i, pair in enumerate(PAIRS)
-            for reply in (pair.chosen, pair.rejected)
-        ]
-    ]
+TOKENS = Tokenized.of(map(encode_conversation, TALKS), ["talk-0", "talk-1", "talk-2"], 1)
+PAIR_TOKENS = Tokenized.of(
+    [
+        encode_conversation(pair.prompt.with_reply(reply))
+        for pair in PAIRS
+        for reply in (pair.chosen, pair.rejected)
+    ],
+    ["pair-0", "pair-1"],
+    2,
+)
+CHOSEN_TOKENS = Tokenized.of(
+    [encode_conversation(pair.prompt.with_reply(pair.chosen)) for pair in PAIRS], ["0", "1"], 1
+)
 
 
 def make(
-    rows: Rows,
+    rows: Sequence[Sequence[int]],
     folder: Path,
     settings: TrainConfig | None = None,
-    kind: type[PackedTrainer] = PackedTrainer,
+    objective: Objective = SFT,
+    tokens: Tokenized = TOKENS,
     model: Any = None,
+    *,
+    padded: bool = False,
     **extra: Any,
 ) -> PackedTrainer:
     settings = settings or SftConfig(out=folder, epochs=1, lr=1e-3, warmup=0.0)
-    return kind(
+    trainer = PackedTrainer(
         model=model or tiny_model(packed=True),
         args=arguments(settings, validated=False, device=torch.device("cpu")),
-        train_dataset=to_dataset(rows),
+        objective=objective,
+        tokens=tokens,
+        rows=rows,
         processing_class=chat_tokenizer(WINDOW),
         autocast=False,
         **extra,
     )
+    if padded:
+        trainer.shape = shape_for(objective, row_lengths(tokens, rows))
+    return trainer
 
 
 def first_loss(trainer: PackedTrainer) -> dict[str, float]:
@@ -76,29 +91,28 @@ def test_the_loss_is_the_token_mean_over_the_replies_only(tmp_path: Path):
         labels = torch.tensor(sample.labels[1:])
         total += cross_entropy(logits, labels, reduction="sum").item()
         count += int((labels != -100).sum())
-    loss = first_loss(make(sft_rows([0, 1, 2]), tmp_path))["loss"]
+    loss = first_loss(make([[0, 1, 2]], tmp_path))["loss"]
     assert loss == pytest.approx(total / count, rel=1e-6)
 
 
 def test_accumulated_rows_give_the_loss_and_gradient_of_one_row(tmp_path: Path):
     settings = SftConfig(out=tmp_path / "b", epochs=1, lr=1e-3, grad_accum=3)
-    one = first_loss(make(sft_rows([0, 1, 2]), tmp_path / "a"))
-    three = first_loss(make(sft_rows([0], [1], [2]), tmp_path / "b", settings))
+    one = first_loss(make([[0, 1, 2]], tmp_path / "a"))
+    three = first_loss(make([[0], [1], [2]], tmp_path / "b", settings))
     assert three["loss"] == pytest.approx(one["loss"], rel=1e-6)
     assert three["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
 
 
 def test_the_validation_loss_weighs_tokens_and_not_rows(tmp_path: Path):
-    trainer = make(sft_rows([0]), tmp_path)
-    trainer.eval_dataset = to_dataset(sft_rows([0, 1, 2]))
+    trainer = make([[0]], tmp_path, held_out=TOKENS, held_rows=[[0, 1, 2]])
     together = trainer.evaluate()["eval_loss"]
-    trainer.eval_dataset = to_dataset(sft_rows([0], [1, 2]))
+    trainer.held_rows = [[0], [1, 2]]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(together, rel=1e-6)
 
 
 def test_the_reply_of_one_step_gets_likelier(tmp_path: Path):
     settings = SftConfig(out=tmp_path, epochs=8, lr=1e-2, warmup=0.0)
-    trainer = make(sft_rows([0, 1, 2]), tmp_path, settings)
+    trainer = make([[0, 1, 2]], tmp_path, settings)
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses[-1] < losses[0] - 1
@@ -109,8 +123,8 @@ def test_the_rows_of_the_templates_tokens_move_faster_and_no_others(tmp_path: Pa
     moved: list[torch.Tensor] = []
     for times in (1.0, 10.0):
         model = tiny_model(packed=True)
-        trainer = make(sft_rows([0, 1]), tmp_path / str(times), model=model)
-        trainer.add_callback(FasterTokens(times))
+        trainer = make([[0, 1]], tmp_path / str(times), model=model)
+        trainer.add_callback(FasterTokens(times, embedding_rows))
         trainer.train()
         moved.append(model.transformer.wte.weight.detach() - start)
     slow, fast = moved
@@ -158,10 +172,8 @@ def test_the_orpo_loss_equals_trls_on_one_batch(
     tmp_path: Path, trl_loss: tuple[float, dict[str, float]]
 ):
     loss, metrics = trl_loss
-    settings = OrpoConfig(out=tmp_path, epochs=1, lr=1e-3)
-    ours = first_loss(
-        make(pair_rows(), tmp_path, settings, OrpoTrainer, beta=0.1, nll_scope="full")
-    )
+    objective = OrpoObjective(beta=0.1, nll_scope="full")
+    ours = first_loss(make([[0, 1]], tmp_path, objective=objective, tokens=PAIR_TOKENS))
     assert ours["loss"] == pytest.approx(loss, rel=1e-5)
     assert ours["nll"] == pytest.approx(metrics["nll_loss"], rel=1e-5)
     assert ours["odds_ratio_loss"] == pytest.approx(-metrics["log_odds_ratio"], rel=1e-4)
@@ -172,43 +184,93 @@ def test_the_orpo_loss_equals_trls_on_one_batch(
 
 
 def test_the_likelihood_covers_the_chosen_reply_alone_by_default(tmp_path: Path):
-    settings = OrpoConfig(out=tmp_path, epochs=1, lr=1e-3)
-    rows = pair_rows()
-    orpo = first_loss(
-        make(rows, tmp_path / "a", settings, OrpoTrainer, beta=0.1, nll_scope="response")
-    )
-    sft = first_loss(make([list(rows[0])[0::2]], tmp_path / "b"))
+    orpo = first_loss(make([[0, 1]], tmp_path / "a", objective=ORPO, tokens=PAIR_TOKENS))
+    sft = first_loss(make([[0, 1]], tmp_path / "b", tokens=CHOSEN_TOKENS))
     assert orpo["nll"] == pytest.approx(sft["loss"], rel=1e-6)
 
 
 def test_without_odds_ratio_term_orpo_is_sft_on_the_chosen_replies(tmp_path: Path):
-    settings = OrpoConfig(out=tmp_path, epochs=1, lr=1e-3)
-    rows = pair_rows()
-    orpo = first_loss(
-        make(rows, tmp_path / "a", settings, OrpoTrainer, beta=0.0, nll_scope="response")
-    )
-    sft = first_loss(make([list(rows[0])[0::2]], tmp_path / "b"))
+    orpo = first_loss(make([[0, 1]], tmp_path / "a", objective=CHOSEN_ONLY, tokens=PAIR_TOKENS))
+    sft = first_loss(make([[0, 1]], tmp_path / "b", tokens=CHOSEN_TOKENS))
     assert orpo["grad_norm"] == pytest.approx(sft["grad_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("objective", "tokens"), [(SFT, TOKENS), (ORPO, PAIR_TOKENS)])
+def test_rows_padded_to_one_size_give_the_losses_of_those_that_are_not(
+    objective: Objective, tokens: Tokenized, tmp_path: Path
+):
+    settings = SftConfig(out=tmp_path, epochs=3, lr=1e-2, warmup=0.0)
+    logs: list[list[dict[str, float]]] = []
+    for padded in (False, True):
+        trainer = make(
+            [[0, 1], []], tmp_path, settings, objective, tokens,
+            model=tiny_model(packed=True).double(), padded=padded,
+        )  # fmt: skip
+        trainer.args.gradient_accumulation_steps = 2
+        trainer.train()
+        logs.append([line for line in trainer.state.log_history if "loss" in line])
+    assert len(logs[0]) == 3
+    for plain, padded in zip(*logs, strict=True):
+        assert padded == pytest.approx(plain, rel=1e-9)
+
+
+def test_training_on_all_tokens_is_validated_on_the_replies(tmp_path: Path):
+    whole = SftObjective("all")
+    held: dict[str, Any] = {"held_out": TOKENS, "held_rows": [[0, 1, 2]]}
+    reply, everything = (
+        make([[0, 1, 2]], tmp_path, objective=objective, **held) for objective in (SFT, whole)
+    )
+    assert everything.evaluate() == pytest.approx(reply.evaluate(), rel=1e-6)
+    trained = [trainer.collate([{"items": [0, 1, 2]}])["counts"] for trainer in (reply, everything)]
+    total = int(TOKENS.lengths.sum())
+    assert [int(count) for count in trained] == [
+        total - int(TOKENS.prompt_lengths.sum()),
+        total - len(TOKENS),
+    ]
 
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_and_names_the_samples(tmp_path: Path):
     model = tiny_model(packed=True)
     with torch.no_grad():
-        model.transformer.wte.weight[encode_conversation(TALKS[1]).ids[-2]] = torch.inf
+        # A position that talk-1 alone is long enough to have.
+        model.transformer.wpe.weight[int(TOKENS.lengths[1]) - 2] = torch.inf
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    with pytest.raises(DataError, match="at step 1; the weights are as they were.*talk-1"):
-        make(sft_rows([1]), tmp_path, model=model).train()
+    with pytest.raises(DataError, match=r"at step 1; the weights are as they were.*: talk-1\.$"):
+        make([[0, 1, 2]], tmp_path, model=model).train()
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+def spoil(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient * torch.nan
 
 
 def test_a_gradient_that_is_no_number_stops_before_the_weights(tmp_path: Path):
     model = tiny_model(packed=True)
-
-    def spoil(gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * torch.nan
-
     model.transformer.ln_f.weight.register_hook(spoil)
     before = model.transformer.wte.weight.clone()
-    with pytest.raises(DataError, match="gradient is not finite at step 1"):
-        make(sft_rows([0]), tmp_path, model=model).train()
+    with pytest.raises(DataError, match="gradient is not finite at step 1.*talk-0, talk-2"):
+        make([[0, 2]], tmp_path, model=model).train()
     assert torch.equal(before, model.transformer.wte.weight)
+
+
+def test_a_bad_step_that_is_found_out_later_has_changed_no_weight_since(tmp_path: Path):
+    """As on a GPU: nothing waits for the loss, and AdamW is told on the device to do nothing."""
+    model: Any = tiny_model(packed=True)
+    settings = SftConfig(out=tmp_path, epochs=6, lr=1e-2, warmup=0.0)
+    trainer = make([[0]], tmp_path, settings, model=model, lag=True)
+    trainer.args.logging_steps = trainer.state.logging_steps = 5
+    weights: list[torch.Tensor] = []
+
+    class Spoil(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            weights.append(model.transformer.ln_f.weight.detach().clone())
+            if state.global_step == 2:
+                model.transformer.h[0].ln_1.weight.register_hook(spoil)
+
+    trainer.add_callback(Spoil())
+    with pytest.raises(DataError, match="gradient is not finite at step 3.*talk-0"):
+        trainer.train()
+    assert len(weights) == 5
+    assert not torch.equal(weights[1], weights[2])
+    assert torch.equal(weights[2], weights[4])
+    assert torch.equal(weights[2], model.transformer.ln_f.weight)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from gpt2chat.core.callbacks import Step
 from gpt2chat.core.checkpoint import save_model
 from gpt2chat.core.config import OrpoConfig, SftConfig
-from gpt2chat.core.errors import ConfigError, DataError, Interrupted, StorageError
+from gpt2chat.core.errors import DataError, Interrupted, StorageError
 from gpt2chat.core.shards import read_pairs
 from gpt2chat.core.training import TrainResult, train_orpo, train_sft
 from tests.conftest import ignore, tiny_model
@@ -109,18 +109,18 @@ def losses_of(run: Path) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("step", [2, 5, 8])
-def test_an_interrupted_run_resumes_to_the_losses_of_an_unbroken_one(
+def test_an_interrupted_run_resumes_to_the_bits_of_an_unbroken_one(
     unbroken: TrainResult, model: str, tiny_data: Path, tmp_path: Path, step: int
 ):
     out = tmp_path / "sft"
-    with pytest.raises(Interrupted, match=f"saved at step {step} of .*gpt2chat sft --resume"):
+    with pytest.raises(Interrupted, match=f"saved at step {step} of .*gpt2chat sft --resume auto"):
         train_sft(config(model, tiny_data, out), interrupt_in(step))
     assert not (out / "result.json").exists()
 
-    train_sft(config(model, tiny_data, out, resume=True), ignore)
-    ours, theirs = losses_of(out), losses_of(unbroken.out)
-    assert [step for step, _ in ours] == [step for step, _ in theirs]
-    assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], rel=1e-6)
+    train_sft(config(model, tiny_data, out, resume="on"), ignore)
+    assert losses_of(out) == losses_of(unbroken.out)
+    weights = [(run / "model.safetensors").read_bytes() for run in (out, unbroken.out)]
+    assert weights[0] == weights[1]
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_path: Path):
@@ -183,9 +183,17 @@ def test_all_samples_too_long_is_one_line(unbroken: TrainResult, tiny_data: Path
         train_orpo(settings, ignore)
 
 
-def test_more_positions_than_the_model_has_are_refused(model: str, tiny_data: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="1024 positions"):
-        train_sft(config(model, tiny_data, tmp_path / "sft", max_length=2048), ignore)
+def test_a_longer_window_keeps_the_learned_positions_and_repeats_them(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    settings = config(model, tiny_data, tmp_path / "sft", max_length=1500, lr=1e-9, epochs=1)
+    result = train_sft(settings, ignore)
+    saved = AutoModelForCausalLM.from_pretrained(result.out)
+    learned = AutoModelForCausalLM.from_pretrained(model).transformer.wpe.weight
+    rows = saved.transformer.wpe.weight
+    assert (saved.config.n_positions, saved.config.n_ctx, len(rows)) == (1500, 1500, 1500)
+    torch.testing.assert_close(rows[:1024], learned, rtol=0, atol=1e-6)
+    torch.testing.assert_close(rows[1024:], learned[:476], rtol=0, atol=1e-6)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(model: str, tiny_data: Path, tmp_path: Path):

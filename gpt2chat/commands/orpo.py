@@ -1,6 +1,7 @@
 """`gpt2chat orpo`."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -33,9 +34,17 @@ def orpo(
     beta: Beta = OrpoConfig.beta,
     nll_scope: Scope = OrpoConfig.nll_scope,
     token_lr: options.TokenLearningRate = OrpoConfig.token_lr,
+    schedule: options.ScheduleName = OrpoConfig.schedule,
+    cycles: options.Cycles = OrpoConfig.cycles,
     warmup: options.Warmup = OrpoConfig.warmup,
     weight_decay: options.WeightDecay = OrpoConfig.weight_decay,
     max_grad_norm: options.MaxGradNorm = OrpoConfig.max_grad_norm,
+    dropout: options.Dropout = OrpoConfig.dropout,
+    neftune: options.Neftune = OrpoConfig.neftune,
+    lora_r: options.LoraRank = OrpoConfig.lora_r,
+    lora_alpha: options.LoraAlpha = OrpoConfig.lora_alpha,
+    dora: options.Dora = OrpoConfig.dora,
+    merge: options.Merge = OrpoConfig.merge,
     batch_tokens: options.BatchTokens = OrpoConfig.batch_tokens,
     batch_size: options.BatchSize = OrpoConfig.batch_size,
     grad_accum: options.GradAccum = OrpoConfig.grad_accum,
@@ -43,10 +52,15 @@ def orpo(
     limit: options.Limit = OrpoConfig.limit,
     eval_samples: options.EvalSamples = OrpoConfig.eval_samples,
     evals: options.Evals = OrpoConfig.evals,
+    patience: options.Patience = OrpoConfig.patience,
+    save_minutes: options.SaveMinutes = OrpoConfig.save_minutes,
     device: options.DeviceName = OrpoConfig.device,
     precision: options.PrecisionName = OrpoConfig.precision,
-    resume: options.Resume = OrpoConfig.resume,
+    compile: options.CompileMode = OrpoConfig.compile,
+    report_to: options.ReportTo = None,
+    resume: options.ResumeMode = OrpoConfig.resume,
     overwrite: options.Overwrite = OrpoConfig.overwrite,
+    dry_run: options.DryRun = OrpoConfig.dry_run,
     seed: options.Seed = OrpoConfig.seed,
     json: options.Json = False,
     config: options.ConfigFile = None,
@@ -61,9 +75,17 @@ def orpo(
         beta=beta,
         nll_scope=nll_scope,
         token_lr=token_lr,
+        schedule=schedule,
+        cycles=cycles,
         warmup=warmup,
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
+        dropout=dropout,
+        neftune=neftune,
+        lora_r=lora_r,
+        lora_alpha=lora_alpha,
+        dora=dora,
+        merge=merge,
         batch_tokens=batch_tokens,
         batch_size=batch_size,
         grad_accum=grad_accum,
@@ -71,22 +93,32 @@ def orpo(
         limit=limit,
         eval_samples=eval_samples,
         evals=evals,
+        patience=patience,
+        save_minutes=save_minutes,
         device=device,
         precision=precision,
+        compile=compile,
+        report_to=tuple(report_to or ()),
         resume=resume,
         overwrite=overwrite,
+        dry_run=dry_run,
         seed=seed,
     )
     settings = options.resumed(context, settings)
     from gpt2chat.core.runs import pick_model
-    from gpt2chat.report import note, show_training, training_progress
+    from gpt2chat.report import note, show_plan, show_training, training_progress
 
     name, why = pick_model(settings.model, ("sft",), "gpt2chat sft")
     settings = replace(settings, model=name)
     note(f"{why}; data: {settings.data}; run folder: {settings.out}")
     with training_progress("orpo") as on_step:
         # From here on torch is loaded: the settings are sound, so the wait is worth it.
-        from gpt2chat.core.training import train_orpo
+        if settings.dry_run:
+            from gpt2chat.core.plan import plan_orpo
 
-        result = train_orpo(settings, on_step)
-    show_training(result, json=json)
+            show = partial(show_plan, plan_orpo(settings))
+        else:
+            from gpt2chat.core.training import train_orpo
+
+            show = partial(show_training, train_orpo(settings, on_step))
+    show(json=json)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from gpt2chat.core.files import storage
@@ -30,22 +31,27 @@ def chat_tokenizer(window: int) -> PreTrainedTokenizerFast:
     )
 
 
-def plain(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
+def plain(model: GPT2LMHeadModel, state: dict[str, Tensor] | None = None) -> GPT2LMHeadModel:
     """Return a `GPT2LMHeadModel` with the weights of one that was trained on packed rows.
 
     A folder names the class it was saved from, and other programs know that one only.
+
+    Args:
+        state: The weights, where the model does not hold all of them itself.
     """
-    if type(model) is GPT2LMHeadModel:
+    if type(model) is GPT2LMHeadModel and state is None:
         return model
     with torch.device("meta"):
         copy = GPT2LMHeadModel(model.config)
-    copy.load_state_dict(model.state_dict(), assign=True)
+    copy.load_state_dict(state or model.state_dict(), assign=True)
     copy.tie_weights()
     copy.generation_config = model.generation_config
     return copy
 
 
-def save_model(model: GPT2LMHeadModel, folder: Path) -> None:
+def save_model(
+    model: GPT2LMHeadModel, folder: Path, state: dict[str, Tensor] | None = None
+) -> None:
     """Write a plain `GPT2LMHeadModel` directory: safetensors, tied embeddings, no code of ours.
 
     Raises:
@@ -53,5 +59,5 @@ def save_model(model: GPT2LMHeadModel, folder: Path) -> None:
     """
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        plain(model).save_pretrained(folder)
+        plain(model, state).save_pretrained(folder)
         chat_tokenizer(model.config.n_positions).save_pretrained(folder)

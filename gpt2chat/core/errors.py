@@ -7,6 +7,7 @@
     ├── HardwareError       5  the device is absent, or its memory too small
     ├── StorageError        6  a folder cannot be written, or the disk is full
     ├── NetworkError        7  a name on the Hugging Face Hub cannot be had
+    ├── WorkerError         8  another process of the same run ended
     └── Interrupted       130  Ctrl-C; what was done so far is saved
 
 RowError is no end of the program: it says why one record of a source is left out, and `prepare`
@@ -54,6 +55,12 @@ class NetworkError(Gpt2ChatError):
     """A name on the Hugging Face Hub cannot be had."""
 
     exit_code = 7
+
+
+class WorkerError(Gpt2ChatError):
+    """Another process of the same run ended, and this one cannot go on alone."""
+
+    exit_code = 8
 
 
 class Interrupted(Gpt2ChatError):

@@ -24,13 +24,22 @@ from gpt2chat.core.figures import (
     reply_figures,
 )
 from gpt2chat.core.files import write_text
+from gpt2chat.core.flops import flops_per_token, parameters
 from gpt2chat.core.generate import Generator
 from gpt2chat.core.heldout import SPLIT, Material, SampleCounts, read_material
-from gpt2chat.core.model import check_folder, download, load_model, pick_autocast, pick_device
+from gpt2chat.core.lora import base_of
+from gpt2chat.core.model import (
+    check_folder,
+    device_name,
+    download,
+    load_model,
+    pick_autocast,
+    pick_device,
+)
 from gpt2chat.core.replies import Replies, measure_replies
 from gpt2chat.core.runs import local_folder
 from gpt2chat.core.scoring import Losses, Scored, token_losses
-from gpt2chat.core.speed import Speed, flops_per_token, measure_speed, parameters
+from gpt2chat.core.speed import Speed, measure_speed
 from gpt2chat.core.statistics import LEVEL, RESAMPLES, Estimate, Ratio
 
 RESULT_FILE = "eval.json"
@@ -165,7 +174,7 @@ def _measure(
     result = ModelResult(
         model=name,
         parameters=parameters(model),
-        flops_per_token=flops_per_token(model.config, context),
+        flops_per_token=int(flops_per_token(model.config, context)),
         flops_context=context,
         figures=estimates(ratios, settings.seed),
         speed=speed,
@@ -230,6 +239,9 @@ def read_window(name: str) -> int:
         NetworkError: The name cannot be had from the Hub.
     """
     folder = local_folder(name) or download(name)
+    base = base_of(folder, name)
+    if base is not None:
+        return read_window(base)
     check_folder(folder, name)
     return GPT2Config.from_pretrained(str(folder)).n_positions
 
@@ -255,10 +267,3 @@ def require_writable(path: Path) -> None:
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise StorageError(f"Cannot write {path}: {folder} is no folder of your own. Give --out.")
-
-
-def device_name(device: torch.device) -> str:
-    """Return what a reader of the figures wants to know of the device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"

@@ -58,12 +58,22 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
-    beside = path.with_name(path.name + ".partial")
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one, never a half.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    # Several processes of one run may write the same file.
+    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with beside.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)

@@ -84,20 +84,25 @@ def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
     return -F.cross_entropy(wide, targets, reduction="none")
 
 
-def segment_means(values: Tensor, segments: Tensor, count: int) -> Tensor:
-    """Return the mean of the values of each segment.
+def segment_means(
+    values: Tensor, weights: Tensor, segments: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean of the values of each segment, and each segment's weight.
+
+    No shape hangs on the values, so that nothing waits for a GPU and one compiled graph serves.
 
     Args:
         values: Shape (tokens,).
+        weights: Shape (tokens,).
         segments: Which segment each value belongs to, 0 to count - 1. Shape (tokens,).
-        count: Number of segments, each with a value at least.
+        count: Number of segments.
 
     Returns:
-        Shape (count,).
+        Two of shape (count,); a segment without weight has mean 0.
     """
-    sums = values.new_zeros(count).index_add(0, segments, values)
-    sizes = values.new_zeros(count).index_add(0, segments, torch.ones_like(values))
-    return sums / sizes
+    sums = values.new_zeros(count).index_add(0, segments, values * weights)
+    sizes = values.new_zeros(count).index_add(0, segments, weights.to(values.dtype))
+    return sums / sizes.clamp(min=1), sizes
 
 
 def log_odds(logp: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from torch import nn
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
+from gpt2chat.core import lora
 from gpt2chat.core.config import Device, Precision
 from gpt2chat.core.errors import CheckpointError, HardwareError, NetworkError
-from gpt2chat.core.packing import PACKED, PackedGPT2
+from gpt2chat.core.packed import PackedGPT2
 from gpt2chat.core.runs import local_folder
 from gpt2chat.core.template import BOS, PAD
 from gpt2chat.core.tokens import EOT_ID, GPT2_VOCAB, SPECIAL_IDS, STOP_IDS, VOCAB
@@ -34,6 +35,13 @@ def pick_device(name: Device) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise HardwareError("--device mps: PyTorch sees none. Without --device the CPU is used.")
     return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device for people: the GPU's name, or how many CPU threads there are."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
 def pick_autocast(precision: Precision, device: torch.device) -> bool:
@@ -68,13 +76,17 @@ def load_model(name: str, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadM
     Args:
         name: `starter`, a folder or a name on the Hugging Face Hub.
         seed: Of the drawn rows.
-        packed: The model that trains on packed rows (core/packing.py).
+        packed: The model that trains on packed rows (core/packed.py).
 
     Raises:
         CheckpointError: The folder is no GPT-2 model, or is damaged.
         NetworkError: The name cannot be had from the Hub.
     """
     folder = local_folder(name) or download(name)
+    base = lora.base_of(folder, name)
+    if base is not None:
+        whole = load_model(base, seed, packed=packed)
+        return lora.apply_adapter(whole, folder, name)
     check_folder(folder, name)
     try:
         model = (PackedGPT2 if packed else GPT2LMHeadModel).from_pretrained(
@@ -82,7 +94,7 @@ def load_model(name: str, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadM
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
-            attn_implementation=PACKED if packed else "sdpa",
+            attn_implementation=PackedGPT2.attention if packed else "sdpa",
         )
     except Exception as error:  # safetensors, json and torch each have errors of their own
         cause = " ".join(str(error).split())[:200]
@@ -95,6 +107,19 @@ def load_model(name: str, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadM
         torch.manual_seed(seed)
         model.resize_token_embeddings(VOCAB, mean_resizing=True)
     return set_ids(model)
+
+
+def grow_positions(model: GPT2LMHeadModel, positions: int) -> None:
+    """Give a model rows for more positions: those it has stay, and are repeated for the others.
+
+    How they are made was measured (docs/log.md).
+    """
+    transformer: Any = model.transformer
+    learned: torch.Tensor = transformer.wpe.weight.detach()
+    times = -(-positions // len(learned))
+    rows = learned.repeat(times, 1)[:positions].clone()
+    transformer.wpe = nn.Embedding.from_pretrained(rows, freeze=False)
+    model.config.n_positions = model.config.n_ctx = positions
 
 
 def set_ids(model: GPT2LMHeadModel) -> GPT2LMHeadModel:

@@ -1,26 +1,23 @@
 """Padding-free rows: whole samples laid end to end, none of which sees another.
 
 A packed row has shape (1, tokens). Positions restart at each sample, and attention stays inside
-it: `cu_seq_lens_q` holds where each sample begins, and the end of the last, as in
-PyTorch's varlen attention. Importing this module registers the attention with transformers.
+it (core/attention.py): `cu_seq_lens_q` holds where each sample begins, and the end of the last.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import AttentionInterface, GPT2LMHeadModel
-from transformers.masking_utils import AttentionMaskInterface
+from numpy.typing import NDArray
+from torch import Tensor
 
-from gpt2chat.core.losses import head_logps
-from gpt2chat.core.tokens import IGNORED, Encoded
+from gpt2chat.core.template import PAD
+from gpt2chat.core.tokens import SPECIAL_IDS, Encoded
 
-PACKED = "packed"
-"""The attention's name in transformers."""
+Ints = NDArray[np.integer[Any]]
 
 OPEN_ROWS = 32
 """Rows that are filled at the same time. More fill better, and mix long samples less evenly."""
@@ -68,8 +65,25 @@ def pack(sizes: Sequence[int], capacity: int, most: int | None, seed: int) -> li
 
 
 @dataclass(frozen=True, slots=True)
+class RowShape:
+    """Sizes that every row of a run is padded to, so that one compiled graph serves all of them."""
+
+    tokens: int
+    samples: int
+    """Slots for samples, those that hold padding included; even, to hold pairs."""
+    kept: int
+    """Slots for trained tokens."""
+    longest: int
+    """Most tokens of a sample, and of a piece of padding."""
+
+
+@dataclass(frozen=True)
 class PackedRow:
-    """Tensors of one packed row. N tokens, K of them followed by a trained one, S samples."""
+    """Tensors of one packed row. N tokens, K of them followed by a trained one, S samples.
+
+    With a RowShape, N, K and S are its sizes: the samples are followed by pieces of padding, and
+    what of K is left over has weight 0.
+    """
 
     input_ids: Tensor
     """Shape (1, N)."""
@@ -85,115 +99,94 @@ class PackedRow:
     """The trained tokens. Shape (K,)."""
     segments: Tensor
     """Which sample each trained token belongs to. Shape (K,)."""
+    weights: Tensor
+    """1 for a trained token, 0 for padding; float32. Shape (K,)."""
 
 
-def pack_row(samples: Sequence[Encoded]) -> PackedRow:
-    """Lay encoded samples end to end.
+def pack_row(samples: Sequence[Encoded], shape: RowShape | None = None) -> PackedRow:
+    """Lay encoded samples end to end; see `lay_out`."""
+    ids = np.fromiter((token for sample in samples for token in sample.ids), np.int64)
+    lengths = np.array([len(sample) for sample in samples], np.int64)
+    prompts = np.array([sample.prompt_length for sample in samples], np.int64)
+    return lay_out(ids, lengths, prompts, shape)
+
+
+def lay_out(
+    ids: Ints, lengths: Ints, prompt_lengths: Ints, shape: RowShape | None = None
+) -> PackedRow:
+    """Return the packed row of samples that lie end to end in `ids`.
 
     A sample's first token is never trained, so no token is predicted from another sample.
-    """
-    ids = torch.tensor([token for sample in samples for token in sample.ids])
-    labels = torch.tensor([label for sample in samples for label in sample.labels])
-    lengths = torch.tensor([len(sample) for sample in samples])
-    starts = F.pad(lengths.cumsum(0), (1, 0))
-    positions = torch.arange(len(ids)) - starts[:-1].repeat_interleave(lengths)
-    samples_of = torch.arange(len(samples)).repeat_interleave(lengths)
-    kept = (labels[1:] != IGNORED).nonzero().flatten()
-    return PackedRow(
-        input_ids=ids[None],
-        position_ids=positions[None],
-        cu_seq_lens_q=starts.to(torch.int32),
-        max_length_q=int(lengths.max()),
-        kept=kept,
-        targets=labels[kept + 1],
-        segments=samples_of[kept + 1],
-    )
-
-
-class PackedGPT2(GPT2LMHeadModel):
-    """GPT-2 whose forward takes a packed row and returns what a loss needs of it.
-
-    The head belongs into the forward: there DDP and FSDP see its gradient.
-    """
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor,
-        cu_seq_lens_q: Tensor,
-        max_length_q: int,
-        kept: Tensor,
-        targets: Tensor,
-    ) -> Tensor:
-        """Return the log-probabilities of a row's trained tokens, in nats. Shape (K,), float32.
-
-        Args: as in PackedRow.
-        """
-        hidden: Tensor = self.transformer(
-            input_ids,
-            position_ids=position_ids,
-            use_cache=False,
-            cu_seq_lens_q=cu_seq_lens_q,
-            max_length_q=max_length_q,
-        ).last_hidden_state
-        return head_logps(hidden[0, kept], self.lm_head.weight, targets)
-
-
-def packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float | None = None,
-    cu_seq_lens_q: Tensor,
-    max_length_q: int,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Return causal attention inside each sample of a packed row.
-
-    On a GPU it is PyTorch's varlen attention, on a CPU causal SDPA sample by sample: measured
-    twice as fast there as one block mask over the row. Neither has dropout on the attention
-    weights, so training sets `attn_pdrop` to 0.
 
     Args:
-        query: Shape (1, heads, tokens, width), as are key and value.
-        cu_seq_lens_q: First token of each sample, then the number of tokens. Shape (samples + 1,).
-        max_length_q: Tokens of the longest sample.
-
-    Returns:
-        Shape (1, tokens, heads, width), and no weights.
+        ids: All tokens. Shape (tokens,).
+        lengths: Tokens of each sample. Shape (samples,).
+        prompt_lengths: Tokens of each sample before the first trained one. Shape (samples,).
+        shape: Sizes to pad to.
     """
-    if query.is_cuda:
-        return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
-    lengths: Any = cu_seq_lens_q.diff().tolist()
-    parts = [
-        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
-        for q, k, v in zip(
-            query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
+    trained = _positions(lengths) >= np.maximum(prompt_lengths, 1).repeat(lengths)
+    at = np.flatnonzero(trained)
+    segments = np.arange(len(lengths)).repeat(lengths)[at]
+    weights = np.ones(len(at), np.float32)
+    kept, targets, longest = at - 1, ids[at], int(lengths.max(initial=1))
+    if shape is None and len(ids) == 0:
+        shape = EMPTY
+    if shape is not None:
+        spare = shape.kept - len(kept)
+        kept, targets, segments, weights = (
+            np.pad(part, (0, spare)) for part in (kept, targets, segments, weights)
         )
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2), None
-
-
-def _varlen(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, starts: Tensor, longest: int
-) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    # Kernels exist for 16 bits only; without autocast the row is attended to in bfloat16.
-    q, k, v = (part.transpose(1, 2)[0].to(torch.bfloat16) for part in (query, key, value))
-    attended = varlen_attn(
-        q, k, v, starts, starts, longest, longest, scale=scaling, window_size=(-1, 0)
+        ids = np.pad(ids, (0, shape.tokens - len(ids)), constant_values=SPECIAL_IDS[PAD])
+        lengths, longest = _padded(lengths, shape), shape.longest
+    starts = np.concatenate([[0], lengths.cumsum()])
+    return PackedRow(
+        input_ids=torch.from_numpy(ids.astype(np.int64))[None],
+        position_ids=torch.from_numpy(_positions(lengths))[None],
+        cu_seq_lens_q=torch.from_numpy(starts.astype(np.int32)),
+        max_length_q=longest,
+        kept=torch.from_numpy(kept),
+        targets=torch.from_numpy(targets.astype(np.int64)),
+        segments=torch.from_numpy(segments),
+        weights=torch.from_numpy(weights),
     )
-    assert isinstance(attended, Tensor)  # a tuple only where log-sum-exps are asked for
-    return attended[None].to(query.dtype)
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """The row needs no mask: `packed_attention` keeps to the samples."""
+EMPTY = RowShape(tokens=1, samples=2, kept=0, longest=1)
+"""Of a row without samples, which a process gets where there are fewer rows than processes."""
 
 
-AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, _no_mask)
+def row_shape(rows: Iterable[tuple[Ints, Ints]], longest: int, multiple: int = 128) -> RowShape:
+    """Return the smallest shape that holds all rows, in multiples of `multiple`.
+
+    Args:
+        rows: Lengths and prompt lengths of each row's samples.
+        longest: Most tokens of a sample.
+    """
+    sizes = [
+        (int(lengths.sum()), len(lengths), int((lengths - np.maximum(prompts, 1)).sum()))
+        for lengths, prompts in rows
+    ]
+    tokens = _round_up(max((size[0] for size in sizes), default=1), multiple)
+    samples = max((n + -(-(tokens - used) // longest) for used, n, _ in sizes), default=2)
+    kept = max((size[2] for size in sizes), default=0)
+    return RowShape(tokens, _round_up(samples, 2), _round_up(kept, multiple), longest)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _positions(lengths: Ints) -> Ints:
+    """Return 0, 1, 2 … for each length."""
+    ends = lengths.cumsum()
+    return np.arange(int(lengths.sum())) - (ends - lengths).repeat(lengths)
+
+
+def _padded(lengths: Ints, shape: RowShape) -> Ints:
+    """Return the lengths with those of the padding: attention looks at no piece over `longest`."""
+    left = shape.tokens - int(lengths.sum())
+    whole, rest = divmod(left, shape.longest)
+    slots = np.zeros(shape.samples - len(lengths), np.int64)
+    slots[:whole] = shape.longest
+    slots[whole : whole + 1] = rest
+    return np.concatenate([lengths, slots])

@@ -11,12 +11,14 @@ runs/sft/
 """
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gpt2chat.core.config import Resume
 from gpt2chat.core.errors import CheckpointError, ConfigError, StorageError
-from gpt2chat.core.files import remove
+from gpt2chat.core.files import remove, storage, write_text
 from gpt2chat.core.tokens import STARTER
 
 RUNS = Path("runs")
@@ -25,6 +27,8 @@ SETTINGS = "run.toml"
 METRICS = "metrics.jsonl"
 CURVE = "loss.png"
 CHECKPOINTS = "checkpoints"
+SEAL = "sealed.json"
+"""In a checkpoint that was written to its end: the size of each of its files."""
 
 
 def read_result(run: Path) -> dict[str, Any] | None:
@@ -86,7 +90,7 @@ def local_folder(name: str) -> Path | None:
     return None
 
 
-def open_run(out: Path, command: str, resume: bool, overwrite: bool) -> Path | None:
+def open_run(out: Path, command: str, resume: Resume, overwrite: bool) -> Path | None:
     """Return the checkpoint to go on from, or None where the run starts at its beginning.
 
     Nothing is changed: that waits until model and data are known to be sound.
@@ -97,9 +101,9 @@ def open_run(out: Path, command: str, resume: bool, overwrite: bool) -> Path | N
         StorageError: The folder holds something that is no run.
     """
     checkpoint = newest_checkpoint(out)
-    if resume:
-        if checkpoint is None:
-            raise ConfigError(f"--resume: {out} has no checkpoint. Start with gpt2chat {command}.")
+    if resume == "on" and checkpoint is None:
+        raise ConfigError(f"--resume on: {out} has no checkpoint. Start with gpt2chat {command}.")
+    if resume != "off" and checkpoint is not None:
         return checkpoint
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
@@ -114,7 +118,7 @@ def open_run(out: Path, command: str, resume: bool, overwrite: bool) -> Path | N
     if checkpoint is not None:
         raise ConfigError(
             f"{out} holds an unfinished run, saved at step {_step_of(checkpoint)}. "
-            "Go on with --resume, or start over with --overwrite."
+            "Go on with --resume auto, or start over with --overwrite."
         )
     return None
 
@@ -136,10 +140,24 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+def seal(checkpoint: Path) -> None:
+    """Mark a checkpoint as written to its end, once all of it is on the disk.
+
+    Raises:
+        StorageError: The disk is full.
+    """
+    sizes: dict[str, int] = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file():
+            with storage(path), path.open("rb+") as file:
+                os.fsync(file.fileno())
+            sizes[str(path.relative_to(checkpoint))] = path.stat().st_size
+    write_text(checkpoint / SEAL, json.dumps(sizes) + "\n")
+
+
 def _is_whole(checkpoint: Path) -> bool:
-    """The trainer writes its state last."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        sizes: dict[str, int] = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
         return False
-    return True

@@ -203,6 +203,19 @@ def manifest_text(manifest: Manifest) -> str:
     return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
 
 
+def check_shards(data: Path, kind: Kind, split: Split) -> Manifest:
+    """Return the manifest, once the shards of a split are known to be what `prepare` wrote.
+
+    Raises:
+        DataError: There is no manifest, or a shard is missing or changed.
+    """
+    manifest = read_manifest(data)
+    for shard in manifest.shards:
+        if (shard.kind, shard.split) == (kind, split):
+            _check(data / shard.path, shard)
+    return manifest
+
+
 def _rows(data: Path, kind: Kind, split: Split) -> Iterator[dict[str, Any]]:
     for shard in read_manifest(data).shards:
         if (shard.kind, shard.split) == (kind, split):

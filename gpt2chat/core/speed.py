@@ -1,4 +1,4 @@
-"""What a token costs: parameters, floating-point operations, and seconds on this device."""
+"""How many tokens a second a model reads and writes on this device."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 from gpt2chat.core.config import Sampling
 from gpt2chat.core.generate import Generator
@@ -39,32 +39,6 @@ class Speed:
     """Tokens of the prompt by the seconds to the first generated token."""
     decode: Spread | None
     """Generated tokens after the first by the seconds they took; None if there were none."""
-
-
-def parameters(model: GPT2LMHeadModel) -> int:
-    """Return the number of weights; the head is the token embedding and counts once."""
-    return sum(weight.numel() for weight in model.parameters())
-
-
-def flops_per_token(config: GPT2Config, context: int) -> int:
-    """Return the floating-point operations of one token's forward pass, its logits included.
-
-        2 · (layers · (4 · width² + 2 · width · inner) + vocab · width)    matrices, head included
-        + 4 · layers · width · context                                     QKᵀ and AV
-
-    A multiplication and an addition are two. Embedding look-ups, norms, biases and activations
-    are left out. GPT-2 124M with a vocabulary of 50,264 at a context of 1,024: 284,823,552.
-
-    Args:
-        context: Positions the token attends to, its own included.
-
-    Source:
-        Kaplan et al. (2020), arXiv:2001.08361, table 1, with the head counted.
-    """
-    width, layers = config.n_embd, config.n_layer
-    inner = config.n_inner or 4 * width
-    matrices = layers * (4 * width**2 + 2 * width * inner) + config.vocab_size * width
-    return 2 * matrices + 4 * layers * width * context
 
 
 def measure_speed(

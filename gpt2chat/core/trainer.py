@@ -7,21 +7,22 @@ a token is trained only, and a step whose loss or gradient is not finite never r
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers.trainer_callback import PrinterCallback, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 
-from gpt2chat.core.config import NllScope, TrainConfig
-from gpt2chat.core.errors import DataError
-from gpt2chat.core.losses import log_odds, odds_ratio_losses, segment_means
-from gpt2chat.core.packing import pack_row
-from gpt2chat.core.runs import CHECKPOINTS
-from gpt2chat.core.tokens import GPT2_VOCAB, Encoded
+from gpt2chat.core.config import TrainConfig
+from gpt2chat.core.flops import row_flops
+from gpt2chat.core.guard import Guard
+from gpt2chat.core.objectives import Objective, lay_out_for
+from gpt2chat.core.packing import RowShape
+from gpt2chat.core.runs import CHECKPOINTS, seal
+from gpt2chat.core.tokenized import Tokenized
 
 # trl reports each start to its authors; a tool that works on private chats does not.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -29,127 +30,174 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+"""Of this run, as torchrun and accelerate launch say."""
 
-def to_dataset(rows: Iterable[Sequence[tuple[str, Encoded]]]) -> Dataset:
-    """Return packed rows, each a list of (sample id, encoded sample), as a data set for TRL."""
-    return Dataset.from_list(
-        [
-            {
-                "names": [name for name, _ in row],
-                "ids": [sample.ids for _, sample in row],
-                "prompt_lengths": [sample.prompt_length for _, sample in row],
-            }
-            for row in rows
-        ]
-    )
+Rows = Sequence[Sequence[int]]
+"""Which items of a Tokenized stand in each packed row."""
+
+GPU_LOGGING = 10
+"""Steps between two lines of metrics on a GPU: to ask it for a number is to wait for it."""
 
 
-def arguments(settings: TrainConfig, validated: bool, device: torch.device) -> SFTConfig:
-    """Return TRL's settings for a run on packed rows."""
+def arguments(
+    settings: TrainConfig, validated: bool, device: torch.device, max_steps: int = -1
+) -> SFTConfig:
+    """Return TRL's settings for a run on packed rows.
+
+    Args:
+        validated: Whether there is anything to validate on.
+        max_steps: End after so many and save nothing, for a trial; -1 for a whole run.
+    """
     with warnings.catch_warnings():
         # transformers 5.23 renames gradient_checkpointing, which TRL turns on; 5.17 has one name.
         warnings.filterwarnings("ignore", "`gradient_checkpointing`", FutureWarning)
-        return _arguments(settings, validated, device)
+        values = _arguments(settings, validated, device)
+        if max_steps > 0:
+            values |= {"max_steps": max_steps, "save_strategy": "no"}
+        made = SFTConfig(**values)
+    # One process trains on one device; transformers would split a row over all GPUs it sees.
+    if made.n_gpu > 1:
+        made._n_gpu = 1  # pyright: ignore[reportPrivateUsage]
+    return made
 
 
-def _arguments(settings: TrainConfig, validated: bool, device: torch.device) -> SFTConfig:
-    return SFTConfig(
-        output_dir=str(settings.out / CHECKPOINTS),
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
+def _arguments(settings: TrainConfig, validated: bool, device: torch.device) -> dict[str, Any]:
+    return {
+        "output_dir": str(settings.out / CHECKPOINTS),
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.lr,
+        **_schedule(settings),
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
         # A batch is one packed row.
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=settings.grad_accum,
-        gradient_checkpointing=False,
-        optim="adamw_torch_fused",
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": settings.grad_accum,
+        "gradient_checkpointing": False,
+        "optim": "adamw_torch_fused",
         # Autocast is ours, around the forward: the trainer's would copy the logits to float32.
-        bf16=False,
-        use_cpu=device.type == "cpu",
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
+        "bf16": False,
+        "use_cpu": device.type == "cpu",
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        # Rows are copied to the GPU while it works on the one before.
+        "accelerator_config": {"non_blocking": device.type == "cuda"},
+        "ddp_find_unused_parameters": False,
         # The callback says when to validate and save.
-        eval_strategy="steps" if validated else "no",
-        eval_steps=10**9,
-        save_strategy="steps",
-        save_steps=10**9,
-        save_total_limit=2,
-        load_best_model_at_end=validated,
-        metric_for_best_model="loss",
-        greater_is_better=False,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        seed=settings.seed,
-    )
+        "eval_strategy": "steps" if validated else "no",
+        "eval_steps": 10**9,
+        "save_strategy": "steps",
+        "save_steps": 10**9,
+        "save_total_limit": 2,
+        "load_best_model_at_end": validated,
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
+        "logging_steps": GPU_LOGGING if device.type == "cuda" else 1,
+        "logging_nan_inf_filter": False,
+        "report_to": list(settings.report_to) or "none",
+        "run_name": settings.out.name,
+        "disable_tqdm": True,
+        "log_level": "error",
+        "log_level_replica": "error",
+        "seed": settings.seed,
+    }
 
 
-class FasterTokens(TrainerCallback):
-    """Lets the rows of the template's tokens move `times` as far in each step as AdamW says.
+def _schedule(settings: TrainConfig) -> dict[str, Any]:
+    names = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+    chosen: dict[str, Any] = {"lr_scheduler_type": names[settings.schedule]}
+    if settings.cycles > 1:
+        chosen["lr_scheduler_type"] = "cosine_with_restarts"
+        chosen["lr_scheduler_kwargs"] = {"num_cycles": settings.cycles}
+    # Below 1 a share of the steps, else their number.
+    return {**chosen, "warmup_steps": settings.warmup}
 
-    AdamW moves a number by about the learning rate, however large its gradient. The rows begin at
-    the mean of all others, and a short run ends before they are far from it: after 64 steps at
-    2e-4 the starter model still gave the end of a turn, where it stood, e⁻¹³. They are part of
-    the embedding matrix, so no parameter group can hold them.
-    """
 
-    def __init__(self, times: float):
-        self.times = times
-        self.before = torch.empty(0)
-
-    def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
-        self.before = self._rows(model).clone()
-
-    def on_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
-        rows = self._rows(model)
-        rows.copy_(self.before + self.times * (rows - self.before))
-
-    def _rows(self, model: Any) -> Tensor:
-        weight: Tensor = model.get_input_embeddings().weight
-        return weight.detach()[GPT2_VOCAB:]
+def wait_for_all(settings: TrainConfig, device: torch.device) -> bool:
+    """Wait until every process of the run is here; return whether this one leads."""
+    if PROCESSES == 1:
+        return True
+    state: Any = arguments(settings, False, device).distributed_state
+    state.wait_for_everyone()
+    return bool(state.is_main_process)
 
 
 class PackedTrainer(SFTTrainer):
-    """Trains on the replies of packed samples.
+    """Trains on packed samples by an objective.
 
-    L = -Σ log p(token) / (trained tokens of the whole step, over all rows and processes)
+    Args:
+        objective: SFT's or ORPO's.
+        tokens: What is trained on.
+        rows: Which items of `tokens` stand in which row; as many rows as the processes share out.
+        held_out, held_rows: The same for validation.
+        autocast: Compute in bf16.
+        shape: Pad every row of training to these sizes, and compile transformer, head and
+            log-softmax into one graph for them.
+        lag: Whether bad steps may be found out later, at the next line of metrics.
     """
 
     # `compute_loss` divides by the counts of the whole optimizer step.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *, autocast: bool, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        tokens: Tokenized,
+        rows: Rows,
+        held_out: Tokenized | None = None,
+        held_rows: Rows = (),
+        autocast: bool,
+        shape: RowShape | None = None,
+        lag: bool | None = None,
+        **kwargs: Any,
+    ):
+        self.objective = objective
+        self.tokens, self.held_out, self.held_rows = tokens, held_out, held_rows
         self.autocast = autocast
+        self.shape = shape
         self.tokens_seen = 0
         """Tokens that this process has trained on since it started."""
+        self.flops_seen = 0.0
+        """Floating-point operations that they needed, forward and backward."""
+        self.asks: Any = None
+        """Called before each step, returns what this process asks for; see `agreed`."""
+        self._asked: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
-        super().__init__(data_collator=self.collate, **kwargs)
+        if shape is not None:
+            kwargs["model"].compile(fullgraph=True, dynamic=False)
+        super().__init__(
+            data_collator=self.collate,
+            train_dataset=Dataset.from_dict({"items": [list(row) for row in rows]}),
+            # Never read: `evaluate` is ours.
+            eval_dataset=Dataset.from_dict({"items": [[0]]}) if len(held_rows) else None,
+            **kwargs,
+        )
+        self.lag = self.args.device.type == "cuda" if lag is None else lag
+        self.guard = Guard(self._blame, self._names, self._over_processes)
         self.remove_callback(PrinterCallback)
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the tensors of one packed row, its sample ids, and what it adds to `counts`."""
+        """Return the tensors of one row to train on; see `row`."""
         (row,) = rows
-        samples = [Encoded(*pair) for pair in zip(row["ids"], row["prompt_lengths"], strict=True)]
-        packed = pack_row(samples)
-        return {**asdict(packed), "names": row["names"], "counts": torch.tensor([len(packed.kept)])}
+        return self.row(self.tokens, row["items"], training=True)
 
-    def objective(
-        self, logps: Tensor, inputs: dict[str, Any], counts: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return a row's share of the step's loss, and its shares of what is logged beside it.
+    def row(self, tokens: Tokenized, items: Sequence[int], *, training: bool) -> dict[str, Any]:
+        """Return the tensors of one packed row, its items, and what it adds to `counts`."""
+        samples = tokens.samples_of(items)
+        lengths, prompts = tokens.lengths[samples], tokens.prompt_lengths[samples]
+        laid = lay_out_for(
+            self.objective,
+            tokens.tokens_of(samples),
+            lengths,
+            prompts,
+            self.shape if training else None,
+            training=training,
+        )
+        return {**laid, "items": items, "lengths": lengths.tolist()}
 
-        Args:
-            logps: Log-probabilities of the row's trained tokens, float32. Shape (tokens,).
-            counts: Sum of the rows' `counts` over the step; shares of all rows add up to means.
-        """
-        return -logps.sum() / counts[0], {}
-
-    def logps(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
+    def logps(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """Return the log-probabilities of a row's trained tokens, float32. Shape (tokens,)."""
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.autocast):
             return model(
@@ -168,33 +216,42 @@ class PackedTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        loss, shares = self.objective(self.logps(model, inputs), inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            raise DataError(
-                f"The loss is {loss.item()} at step {self.state.global_step + 1}; the weights are "
-                f"as they were. Samples in that row: {', '.join(inputs['names'])}."
-            )
-        self.tokens_seen += inputs["input_ids"].shape[1]
+        logps = self.logps(model, inputs)
+        loss, shares = self.objective.loss(logps, inputs, num_items_in_batch)
+        self.guard.see(self.state.global_step + 1, loss, inputs["items"])
+        self.tokens_seen += sum(inputs["lengths"])
+        self.flops_seen += row_flops(self._config, inputs["lengths"], len(inputs["kept"]))
         for name, share in shares.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(share)) + share.detach()
         # DDP averages gradients over the processes; the divisor counts all of them already.
         return loss * self.accelerator.num_processes
 
+    @property
+    def _config(self) -> Any:
+        return self.accelerator.unwrap_model(self.model).config
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        counts = torch.stack([batch["counts"] for batch in batch_samples]).sum(0)
-        return self._over_processes(counts.to(device))
+        counts = torch.stack([batch["counts"] for batch in batch_samples]).sum(0).to(device)
+        asked = torch.tensor(self.asks() if self.asks else [], dtype=counts.dtype, device=device)
+        total = self._over_processes(torch.cat([counts, asked]))
+        self._asked = total[len(counts) :]
+        return total[: len(counts)]
+
+    def agreed(self) -> list[bool]:
+        """Return, for each thing `asks` may ask for, whether some process did before this step."""
+        return [] if self._asked is None else (self._asked > 0).tolist()
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
-        if not torch.isfinite(torch.as_tensor(norm)):
-            raise DataError(
-                f"The gradient is not finite at step {self.state.global_step + 1}; the weights are "
-                "as they were. Try a lower --lr, or --precision fp32."
-            )
+        wrapped: Any = self.optimizer
+        self.guard.stop(torch.as_tensor(norm), wrapped.optimizer)
+        if not self.lag:
+            self.guard.check()
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what the objective logs, over rows and processes."""
+        self.guard.check()
         if "loss" in logs and self._sums:
             sums = self._over_processes(torch.stack(list(self._sums.values())))
             steps = max(1, self.state.global_step - self._logged_step)
@@ -205,18 +262,26 @@ class PackedTrainer(SFTTrainer):
 
     _logged_step = 0
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.guard.check()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Return the loss, and what is logged beside it, as means over the held-out rows."""
-        model: Any = self.accelerator.unwrap_model(self.model)
+        assert self.held_out is not None
+        model: Any = self.model_wrapped
         model.eval()
-        held_out: Any = self.eval_dataset
-        rows = [self.collate([row]) for row in held_out]
+        rows = [self.row(self.held_out, items, training=False) for items in self.held_rows]
         counts = torch.stack([row["counts"] for row in rows]).sum(0).to(self.args.device)
         sums: dict[str, Tensor] = {"loss": torch.zeros((), device=self.args.device)}
         for row in rows[self.args.process_index :: self.args.world_size]:
             inputs = self._prepare_inputs(row)
-            loss, shares = self.objective(self.logps(model, inputs), inputs, counts)
+            logps = self.logps(self._uncompiled(), inputs)
+            loss, shares = self.objective.loss(logps, inputs, counts)
             for name, share in {"loss": loss, **shares}.items():
                 sums[name] = sums.get(name, torch.zeros_like(share)) + share
         means: list[float] = self._over_processes(torch.stack(list(sums.values()))).tolist()
@@ -227,61 +292,42 @@ class PackedTrainer(SFTTrainer):
         )
         return metrics
 
+    def _uncompiled(self) -> Any:
+        """Return what computes a row of any shape, without compiling a graph for it."""
+        # FSDP gathers the weights where the model is called; no other way into it will do.
+        sharded: Any = self.model_wrapped
+        return (
+            sharded if self.is_fsdp_enabled else self.accelerator.unwrap_model(self.model).forward
+        )
+
+    def tokens_of_all(self) -> int:
+        """Return the tokens that all processes have trained on since they started."""
+        seen = torch.tensor(self.tokens_seen, device=self.args.device)
+        return int(self._over_processes(seen).item())
+
+    def whole_state(self) -> dict[str, Tensor] | None:
+        """Return all weights where FSDP has each process hold a part of them; None elsewhere."""
+        state: Any = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+        return state
+
+    def _names(self, items: Sequence[int]) -> list[str]:
+        return [self.tokens.names[item] for item in items]
+
+    @torch.no_grad()
+    def _blame(self, items: Sequence[int]) -> list[str]:
+        """Return the samples of a row whose log-probabilities are not finite, each run again."""
+        found: list[str] = []
+        for item in items:
+            row = self._prepare_inputs(self.row(self.tokens, [item], training=False))
+            finite = torch.isfinite(self.logps(self._uncompiled(), row))
+            sides = row["segments"][~finite].unique().tolist()
+            ends = [f" ({('chosen', 'rejected')[side]})" for side in sides]
+            found += [self.tokens.names[item] + end * (self.tokens.sides == 2) for end in ends]
+        return found
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none beside a checkpoint: the run folder gets one of ours (core/card.py)."""
 
     def _over_processes(self, value: Tensor) -> Tensor:
         reduced: Any = self.accelerator.reduce(value, "sum")
         return reduced
-
-
-class OrpoTrainer(PackedTrainer):
-    """Trains on packed pairs: samples 2i and 2i + 1 of a row are chosen and rejected.
-
-        L = NLL(chosen) + β · mean over pairs of -log σ(log odds(chosen) - log odds(rejected))
-
-    Source:
-        Hong, Lee and Thorne (2024), ORPO, arXiv:2403.07691, equation 6.
-    """
-
-    def __init__(self, *, beta: float, nll_scope: NllScope, **kwargs: Any):
-        self.beta = beta
-        self.nll_scope = nll_scope
-        super().__init__(**kwargs)
-
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the same as for SFT, with `replies` marking the trained tokens of replies."""
-        (row,) = rows
-        lengths = torch.tensor(row["prompt_lengths"])
-        counted = lengths.clone()
-        if self.nll_scope == "full":
-            counted[0::2] = 1
-        packed = pack_row(
-            [Encoded(*pair) for pair in zip(row["ids"], counted.tolist(), strict=True)]
-        )
-        positions = packed.position_ids[0, packed.kept] + 1
-        chosen_tokens = (packed.segments % 2 == 0).sum()
-        return {
-            **asdict(packed),
-            "replies": positions >= lengths[packed.segments],
-            "names": row["names"],
-            "counts": torch.stack([chosen_tokens, torch.tensor(len(lengths) // 2)]),
-        }
-
-    def objective(
-        self, logps: Tensor, inputs: dict[str, Any], counts: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        segments, replies = inputs["segments"], inputs["replies"]
-        means = segment_means(logps[replies], segments[replies], len(inputs["names"]))
-        chosen, rejected = means[0::2], means[1::2]
-        nll = -logps[segments % 2 == 0].sum() / counts[0]
-        odds = odds_ratio_losses(chosen, rejected).sum() / counts[1]
-        return nll + self.beta * odds, {
-            "nll": nll,
-            "odds_ratio_loss": odds,
-            "log_odds_ratio": (log_odds(chosen) - log_odds(rejected)).sum() / counts[1],
-            "chosen_logp": chosen.sum() / counts[1],
-            "rejected_logp": rejected.sum() / counts[1],
-            "accuracy": (chosen > rejected).float().sum() / counts[1],
-            "margin": (chosen - rejected).sum() / counts[1],
-        }

@@ -17,7 +17,7 @@ from gpt2chat.report.prepare import show_prepare
 from gpt2chat.report.progress import prepare_progress
 from gpt2chat.report.samples import show_samples
 from gpt2chat.report.stats import show_stats
-from gpt2chat.report.training import show_training, step_line, training_progress
+from gpt2chat.report.training import show_plan, show_training, step_line, training_progress
 
 __all__ = [
     "evaluation_progress",
@@ -27,6 +27,7 @@ __all__ = [
     "show_error",
     "show_evaluation",
     "show_json",
+    "show_plan",
     "show_prepare",
     "show_prompt",
     "show_reply",

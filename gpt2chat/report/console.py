@@ -4,21 +4,27 @@
 """
 
 import json
+import os
 import unicodedata
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from gpt2chat.core.errors import Gpt2ChatError
+from gpt2chat.core.errors import Gpt2ChatError, WorkerError
+
+# Of the processes that torchrun or accelerate launch starts, the first alone speaks.
+_QUIET = os.environ.get("RANK", "0") != "0"
 
 # Names of files and records are not rich's to change: it makes a picture of `:smile:`.
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
+out = Console(highlight=False, emoji=False, quiet=_QUIET)
+err = Console(stderr=True, highlight=False, emoji=False, quiet=_QUIET)
 
 
 def show_error(error: Gpt2ChatError) -> None:
     """Print what the user can act on: one line, never wrapped in colour codes when piped."""
+    if isinstance(error, WorkerError):
+        err.quiet = False  # it may be the first process that is gone
     err.print(Text.assemble(("error:", "red"), " ", str(error)), soft_wrap=True)
 
 

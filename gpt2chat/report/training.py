@@ -13,6 +13,7 @@ from gpt2chat.report.console import err, note, out, show_json
 
 if TYPE_CHECKING:
     from gpt2chat.core.callbacks import Step
+    from gpt2chat.core.plan import Plan
     from gpt2chat.core.training import TrainResult
 
 
@@ -37,9 +38,43 @@ def step_line(step: "Step") -> str:
     if "accuracy" in step.metrics:
         parts.append(f"accuracy {step.metrics['accuracy']:.2f}")
     parts.append(f"{step.tokens_per_second:,.0f} tokens/s")
-    minutes, seconds = divmod(round(step.seconds_left), 60)
-    parts.append(f"{minutes}:{seconds:02} left")
+    parts.append(f"{step.utilisation:.0%} used")
+    parts.append(f"{clock(step.seconds_left)} left")
     return " · ".join(parts)
+
+
+def show_plan(plan: "Plan", *, json: bool) -> None:
+    """Print what a run would take."""
+    if json:
+        show_json(asdict(plan))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    unit = "samples" if plan.command == "sft" else "pairs"
+    left_out = f" ({plan.left_out:,} longer than --max-length left out)" * bool(plan.left_out)
+    part = f", of which {plan.trainable:,} are trained" * (plan.trainable < plan.parameters)
+    table.add_row("model", f"{plan.model}, {plan.parameters:,} parameters{part}")
+    table.add_row("data", f"{plan.samples:,} {unit}{left_out}")
+    tokens = f"{plan.tokens:,} in an epoch, {plan.trained_tokens:,} of them trained"
+    table.add_row("tokens", tokens)
+    fill = plan.tokens / plan.rows / plan.row_tokens
+    table.add_row("rows", f"{plan.rows:,}, at most {plan.row_tokens:,} tokens, {fill:.0%} full")
+    processes = f", {plan.processes} processes" * (plan.processes > 1)
+    table.add_row("steps", f"{plan.steps:,} on {plan.device}{processes}")
+    memory = f"{plan.memory / 2**30:.1f} GiB at the highest, {plan.available / 2**30:.1f} were free"
+    table.add_row("memory", memory)
+    compiled = ", compiling included" * (plan.graphs > 0)
+    pace = f"{plan.tokens_per_second:,.0f} tokens/s, {plan.utilisation:.0%} used"
+    table.add_row("time", f"{clock(plan.seconds)} at {pace}, by two steps")
+    table.add_row("before that", f"{plan.warm_up:.1f} s for the first step{compiled}")
+    out.print(table)
+    note("Nothing was trained or written. Leave out --dry-run to start.")
+
+
+def clock(seconds: float) -> str:
+    """Return a time as minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def show_training(result: "TrainResult", *, json: bool) -> None:
@@ -51,8 +86,12 @@ def show_training(result: "TrainResult", *, json: bool) -> None:
     unit = "samples" if result.command == "sft" else "pairs"
     left_out = f" ({result.left_out:,} longer than --max-length left out)" * bool(result.left_out)
     table.add_row("trained on", f"{result.samples:,} {unit}, {result.epochs:g} epochs{left_out}")
-    speed = result.tokens / result.seconds
-    table.add_row("tokens", f"{result.tokens:,} in {result.seconds:,.0f} s ({speed:,.0f} a second)")
+    used = f"{result.utilisation:.0%} of what a matrix product reaches"
+    table.add_row("tokens", f"{result.tokens:,} in {clock(result.seconds)}")
+    table.add_row("speed", f"{result.tokens_per_second:,.0f} tokens/s on {result.device}, {used}")
+    if result.steps < result.planned_steps:
+        early = f"{result.steps:,} of {result.planned_steps:,}: the validation loss fell no more"
+        table.add_row("steps", early)
     table.add_row("training loss", f"{result.loss:.4f} (mean of the last tenth of the steps)")
     if result.validation_loss is not None:
         kept = f"{result.validation_loss:.4f}, at step {result.best_step:,} of {result.steps:,}"
@@ -60,6 +99,8 @@ def show_training(result: "TrainResult", *, json: bool) -> None:
     if "accuracy" in result.validation:
         accuracy = f"{result.validation['accuracy']:.3f} of the held-out pairs"
         table.add_row("preference accuracy", accuracy)
+        margin = f"{result.validation['margin']:+.3f} nats per token, chosen over rejected"
+        table.add_row("margin", margin)
     table.add_row("written", Text(str(result.out)))
     out.print(table)
     following = {"sft": "gpt2chat orpo", "orpo": "gpt2chat eval --ppl"}[result.command]

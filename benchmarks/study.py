@@ -1,0 +1,100 @@
+"""Train the starter model with one setting changed at a time, and measure each result.
+
+    python benchmarks/study.py study
+
+Prepares the bundled sample, trains, measures with `gpt2chat eval`, and prints the tables of
+docs/log.md. A run that is finished in the folder is not done again, so the script goes on where it
+was stopped. Every run is one line of RUNS: its name, the command, what it starts from, and flags.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training run, and what it is measured on."""
+
+    name: str
+    command: str
+    start: str
+    """`starter`, or another run's name."""
+    flags: str
+    data: str = "sample"
+
+
+SFT = "--epochs 1 --evals 1"
+ORPO = "--epochs 1 --evals 1 --limit 320"
+RUNS = [
+    Run("sft", "sft", "starter", f"{SFT} --lr 2e-4"),
+    Run("sft-lr4e-4", "sft", "starter", f"{SFT} --lr 4e-4"),
+    Run("sft-lr1e-4", "sft", "starter", f"{SFT} --lr 1e-4"),
+    Run("orpo", "orpo", "sft", f"{ORPO} --lr 2e-4 --beta 0.1 --token-lr 10"),
+    Run("orpo-b0", "orpo", "sft", f"{ORPO} --lr 2e-4 --beta 0 --token-lr 10"),
+    Run("orpo-b0.3", "orpo", "sft", f"{ORPO} --lr 2e-4 --beta 0.3 --token-lr 10"),
+    Run("orpo-b1", "orpo", "sft", f"{ORPO} --lr 2e-4 --beta 1 --token-lr 10"),
+    Run("orpo-full", "orpo", "sft", f"{ORPO} --lr 2e-4 --beta 0.3 --token-lr 10 --nll-scope full"),
+    Run("sft-lr8e-4", "sft", "starter", f"{SFT} --lr 8e-4"),
+    Run("sft-2ep", "sft", "starter", "--epochs 2 --evals 2 --lr 2e-4"),
+    Run("sft-seed1", "sft", "starter", f"{SFT} --lr 2e-4 --seed 1"),
+    Run("sft-lr4e-4-seed1", "sft", "starter", f"{SFT} --lr 4e-4 --seed 1"),
+    Run("orpo-lr1e-4", "orpo", "sft", f"{ORPO} --lr 1e-4 --beta 0.3 --token-lr 10"),
+    Run("orpo-token1", "orpo", "sft", f"{ORPO} --lr 2e-4 --beta 0.3 --token-lr 1"),
+    Run("orpo-b0.3-seed1", "orpo", "sft", f"{ORPO} --lr 2e-4 --beta 0.3 --token-lr 10 --seed 1"),
+]
+DATA = {"sample": "--sample"}
+
+
+def gpt2chat(folder: Path, *arguments: str) -> str:
+    """Run the command line in a folder; return its stdout."""
+    command = [sys.executable, "-m", "gpt2chat", *arguments]
+    process = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    return process.stdout
+
+
+def measure(folder: Path, model: str, data: str) -> dict[str, Any]:
+    """Return the figures of a model, by the name of the figure; kept in a file beside the runs."""
+    kept = folder / "figures" / f"{model.rpartition('/')[2]}.{data}.json"
+    if not kept.exists():
+        kept.parent.mkdir(exist_ok=True)
+        flags = ("--limit", "250", "--generations", "0", "--no-speed", "--precision", "bf16")
+        text = gpt2chat(folder, "eval", "--model", model, "--data", data, *flags, "--json",
+                        "--out", f"figures/{model.rpartition('/')[2]}.eval.json")  # fmt: skip
+        kept.write_text(text)
+    return json.loads(kept.read_text())["models"][0]["figures"]
+
+
+def main() -> None:
+    """Do what is not done yet, and print one line a run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args().folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, flags in DATA.items():
+        if not (folder / name).exists():
+            gpt2chat(folder, "prepare", *flags.split(), "--out", name)
+    print("| run | flags | perplexity | accuracy | margin | s |\n|---|---|---|---|---|---|")
+    rows = [("starter", "", "starter", "sample", 0.0)]
+    for run in RUNS:
+        out = f"runs/{run.name}"
+        result = folder / out / "result.json"
+        if not result.exists():
+            start = run.start if run.start == "starter" else f"runs/{run.start}"
+            where = ("--model", start, "--data", run.data, "--out", out, "--overwrite")
+            gpt2chat(folder, run.command, *where, *run.flags.split(), "--json")
+        seconds = json.loads(result.read_text())["seconds"]
+        rows.append((run.name, f"{run.command} {run.flags}", out, run.data, seconds))
+    for name, flags, model, data, seconds in rows:
+        figures = measure(folder, model, data)
+        values = [figures[key]["value"] for key in ("perplexity", "accuracy", "margin")]
+        shown = " | ".join(f"{value:.3f}" for value in values)
+        print(f"| {name} | {flags} | {shown} | {seconds:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

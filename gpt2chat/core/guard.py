@@ -1,0 +1,96 @@
+"""No step whose loss or gradient is not finite reaches the weights."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2chat.core.errors import DataError
+
+NAMED = 20
+"""Rows of a bad step that are named at most."""
+
+
+@dataclass(slots=True)
+class _Step:
+    number: int
+    rows: list[tuple[Tensor, Any]] = field(default_factory=list[tuple[Tensor, Any]])
+    """Each row's loss, and what `blame` knows it by."""
+    bad: Tensor | None = None
+
+
+class Guard:
+    """Looks at each step's loss and gradient norm before the optimizer uses them.
+
+    To ask a GPU for a number is to wait for it. So fused AdamW itself is told, on the device, to
+    change nothing from the first bad step on; `check`, which waits, is called now and then.
+
+    Args:
+        blame: Given a row, returns the ids of its samples whose log-probabilities are not finite.
+        names: Given a row, returns the ids of all its samples.
+        over_processes: Sums a tensor over the processes of the run.
+    """
+
+    def __init__(
+        self,
+        blame: Callable[[Any], Sequence[str]],
+        names: Callable[[Any], Sequence[str]],
+        over_processes: Callable[[Tensor], Tensor],
+    ):
+        self._blame = blame
+        self._names = names
+        self._over_processes = over_processes
+        self._steps: list[_Step] = []
+        self._sticky: Tensor | None = None
+
+    def see(self, number: int, loss: Tensor, row: Any) -> None:
+        """Note the loss of one row of the step `number`."""
+        if not self._steps or self._steps[-1].number != number:
+            self._steps.append(_Step(number))
+        self._steps[-1].rows.append((loss.detach(), row))
+
+    def stop(self, norm: Tensor, optimizer: Any) -> None:
+        """Tell the optimizer to leave the weights alone if this step, or one before it, is bad.
+
+        Args:
+            norm: The gradient's, over all processes.
+            optimizer: PyTorch's fused AdamW. It skips its update where `found_inf` is 1, by which
+                torch.amp.GradScaler tells it too.
+        """
+        step = self._steps[-1]
+        losses = torch.stack([loss for loss, _ in step.rows])
+        bad = (~(torch.isfinite(losses).all() & torch.isfinite(norm))).float()
+        step.bad = self._over_processes(bad).clamp(max=1)
+        self._sticky = step.bad if self._sticky is None else torch.maximum(self._sticky, step.bad)
+        optimizer.found_inf = self._sticky
+
+    def check(self) -> None:
+        """Wait for the device, and end the run if a step was bad.
+
+        Raises:
+            DataError: One was; the weights are as they were before it.
+        """
+        steps, self._steps = self._steps, []
+        flags = [step.bad for step in steps if step.bad is not None]
+        if not flags or not torch.stack(flags).any():
+            return
+        step = next(step for step in steps if step.bad is not None and step.bad > 0)
+        bad = [(loss, row) for loss, row in step.rows if not torch.isfinite(loss)]
+        where = f"at step {step.number}; the weights are as they were"
+        if not bad:
+            rows = [name for _, row in step.rows for name in self._names(row)]
+            raise DataError(
+                f"The gradient is not finite {where}. Samples of that step: {_listed(rows)}. "
+                "Try a lower --lr, or --precision fp32."
+            )
+        loss, row = bad[0]
+        names = self._blame(row) or self._names(row)
+        raise DataError(f"The loss is {loss.item()} {where}. Samples: {_listed(names)}.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    names = list(dict.fromkeys(names))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

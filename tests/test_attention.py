@@ -1,0 +1,61 @@
+"""Attention inside each sample: as one operation of a compiled graph, and as many."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpt2chat.core.attention import packed_attention, packed_sdpa
+
+STARTS = torch.tensor([0, 5, 5, 6, 19, 19], dtype=torch.int32)
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 1, 2, 19, 4, dtype=dtype).unbind()
+    return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    attended, _ = packed_attention(
+        torch.nn.Module(), query, key, value, None,
+        scaling=scaling, cu_seq_lens_q=STARTS, max_length_q=13,
+    )  # fmt: skip
+    return attended.transpose(1, 2)
+
+
+def masked(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Attend with a block mask over the whole row."""
+    sample = torch.searchsorted(STARTS, torch.arange(19), right=True)
+    mask = (sample[:, None] == sample[None, :]).tril()
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scaling
+    )
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_samples_of_a_row_attend_to_themselves_only(scaling: float | None):
+    query, key, value = inputs()
+    torch.testing.assert_close(
+        attend(query, key, value, scaling), masked(query, key, value, scaling)
+    )
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_the_single_operation_has_the_value_and_gradient_of_the_many(scaling: float | None):
+    torch.manual_seed(1)
+    gradient = torch.randn(1, 2, 19, 4, dtype=torch.float64)
+    found: list[tuple[Tensor, ...]] = []
+    for single in (False, True):
+        parts = query, key, value = inputs()
+        if single:
+            attended: Tensor = packed_sdpa(query, key, value, STARTS, scaling)
+        else:
+            attended = attend(query, key, value, scaling)
+        found.append((attended.detach(), *torch.autograd.grad(attended, parts, gradient)))
+    for one, many in zip(*found, strict=True):
+        torch.testing.assert_close(one, many, rtol=1e-9, atol=1e-12)
+
+
+def test_the_operation_keeps_the_rules_of_custom_operations():
+    query, key, value = inputs(torch.float32)
+    torch.library.opcheck(packed_sdpa, (query, key, value, STARTS, None))
