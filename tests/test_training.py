@@ -183,17 +183,17 @@ def test_all_samples_too_long_is_one_line(unbroken: TrainResult, tiny_data: Path
         train_orpo(settings, ignore)
 
 
-def test_a_longer_window_keeps_the_learned_positions_and_repeats_them(
+def test_a_longer_window_stretches_the_learned_positions_over_it(
     model: str, tiny_data: Path, tmp_path: Path
 ):
-    settings = config(model, tiny_data, tmp_path / "sft", max_length=1500, lr=1e-9, epochs=1)
+    settings = config(model, tiny_data, tmp_path / "sft", max_length=2047, lr=1e-9, epochs=1)
     result = train_sft(settings, ignore)
     saved = AutoModelForCausalLM.from_pretrained(result.out)
     learned = AutoModelForCausalLM.from_pretrained(model).transformer.wpe.weight
     rows = saved.transformer.wpe.weight
-    assert (saved.config.n_positions, saved.config.n_ctx, len(rows)) == (1500, 1500, 1500)
-    torch.testing.assert_close(rows[:1024], learned, rtol=0, atol=1e-6)
-    torch.testing.assert_close(rows[1024:], learned[:476], rtol=0, atol=1e-6)
+    assert (saved.config.n_positions, saved.config.n_ctx, len(rows)) == (2047, 2047, 2047)
+    torch.testing.assert_close(rows[0::2], learned, rtol=0, atol=1e-6)
+    torch.testing.assert_close(rows[1::2], (learned[1:] + learned[:-1]) / 2, rtol=0, atol=1e-6)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(model: str, tiny_data: Path, tmp_path: Path):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from gpt2chat.core.metrics import read_lines
 from gpt2chat.core.tokens import GPT2_VOCAB
 from gpt2chat.core.trainer import PackedTrainer
 
@@ -269,15 +270,3 @@ class Watch(TrainerCallback):
             seconds_left=pace * (state.max_steps - state.global_step),
             metrics={name: value for name, value in line.items() if name not in known},
         )
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics.jsonl; a last line that was cut off is left out."""
-    lines: list[dict[str, Any]] = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break
-    return lines

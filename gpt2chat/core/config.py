@@ -14,7 +14,8 @@ Precision = Literal["auto", "bf16", "fp32"]
 NllScope = Literal["response", "full"]
 TrainOn = Literal["reply", "all"]
 Compile = Literal["auto", "on", "off"]
-Schedule = Literal["cosine", "linear", "constant"]
+Schedule = Literal["cosine", "linear", "constant", "inverse-sqrt"]
+TRACKERS = ("tensorboard", "trackio", "wandb")
 Resume = Literal["off", "auto", "on"]
 Rank = Literal["all", "best"]
 Dedup = Literal["off", "exact", "near"]
@@ -227,6 +228,9 @@ class TrainConfig:
             require(self.batch_tokens >= self.max_length, rule, self.batch_tokens)
         if self.patience is not None and self.eval_samples == 0:
             raise ConfigError("--patience needs validation: give --eval-samples above 0.")
+        for name in self.report_to:
+            rule = f"--report-to takes {', '.join(TRACKERS)}"
+            require(name in TRACKERS, rule, name)
         if self.resume != "off" and self.overwrite:
             raise ConfigError("--resume goes on and --overwrite starts over: give one of them.")
 

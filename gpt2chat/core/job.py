@@ -1,5 +1,6 @@
 """What a training run needs before its first step: data in rows, a model, a trainer."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from gpt2chat.core.model import grow_positions, load_model, pick_autocast, pick_
 from gpt2chat.core.objectives import Objective, OrpoObjective, SftObjective, shape_for
 from gpt2chat.core.packing import Ints, RowShape, pack
 from gpt2chat.core.tokenized import Side, Tokenized, load_tokenized
+from gpt2chat.core.trackers import require_trackers, tracker_callbacks
 from gpt2chat.core.trainer import PROCESSES, PackedTrainer, Rows, arguments
 
 
@@ -70,6 +72,8 @@ class Job:
         faster = FasterTokens(
             settings.token_lr, lora.adapter_rows if settings.lora_r else embedding_rows
         )
+        leads = os.environ.get("RANK", "0") == "0"
+        trackers = tracker_callbacks(settings.report_to, settings.out, leads)
         return PackedTrainer(
             objective=self.objective,
             tokens=self.tokens,
@@ -81,7 +85,7 @@ class Job:
             model=self.model,
             args=arguments(settings, validated, self.device, **changes),
             processing_class=chat_tokenizer(self.model.config.n_positions),
-            callbacks=[faster, *callbacks],
+            callbacks=[faster, *trackers, *callbacks],
         )
 
 
@@ -97,6 +101,7 @@ def orpo_job(settings: OrpoConfig) -> Job:
 
 
 def _job(command: str, settings: TrainConfig, side: Side, objective: Objective) -> Job:
+    require_trackers(settings.report_to)
     device = pick_device(settings.device)
     autocast = pick_autocast(settings.precision, device)
     tokens = load_tokenized(settings.data, "train", side)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
@@ -110,15 +111,15 @@ def load_model(name: str, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadM
 
 
 def grow_positions(model: GPT2LMHeadModel, positions: int) -> None:
-    """Give a model rows for more positions: those it has stay, and are repeated for the others.
+    """Give a model more positions: the rows it has learned are stretched over them.
 
-    How they are made was measured (docs/log.md).
+    New rows lie on straight lines between learned ones, so a short text moves a little too, until
+    it is trained. Copies of rows keep it as it was, and were far worse beyond (docs/log.md).
     """
     transformer: Any = model.transformer
     learned: torch.Tensor = transformer.wpe.weight.detach()
-    times = -(-positions // len(learned))
-    rows = learned.repeat(times, 1)[:positions].clone()
-    transformer.wpe = nn.Embedding.from_pretrained(rows, freeze=False)
+    stretched = F.interpolate(learned.T[None], positions, mode="linear", align_corners=True)
+    transformer.wpe = nn.Embedding.from_pretrained(stretched[0].T.contiguous(), freeze=False)
     model.config.n_positions = model.config.n_ctx = positions
 
 

@@ -6,14 +6,16 @@ a token is trained only, and a step whose loss or gradient is not finite never r
 """
 
 import os
+import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers.trainer_callback import PrinterCallback
 
 from gpt2chat.core.config import TrainConfig
@@ -95,8 +97,10 @@ def _arguments(settings: TrainConfig, validated: bool, device: torch.device) -> 
         "greater_is_better": False,
         "logging_steps": GPU_LOGGING if device.type == "cuda" else 1,
         "logging_nan_inf_filter": False,
-        "report_to": list(settings.report_to) or "none",
+        # Trackers are callbacks of ours (core/trackers.py).
+        "report_to": "none",
         "run_name": settings.out.name,
+        "project": "gpt2chat",
         "disable_tqdm": True,
         "log_level": "error",
         "log_level_replica": "error",
@@ -105,8 +109,8 @@ def _arguments(settings: TrainConfig, validated: bool, device: torch.device) -> 
 
 
 def _schedule(settings: TrainConfig) -> dict[str, Any]:
-    names = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-    chosen: dict[str, Any] = {"lr_scheduler_type": names[settings.schedule]}
+    names = {"constant": "constant_with_warmup", "inverse-sqrt": "inverse_sqrt"}
+    chosen: dict[str, Any] = {"lr_scheduler_type": names.get(settings.schedule, settings.schedule)}
     if settings.cycles > 1:
         chosen["lr_scheduler_type"] = "cosine_with_restarts"
         chosen["lr_scheduler_kwargs"] = {"num_cycles": settings.cycles}
@@ -121,6 +125,27 @@ def wait_for_all(settings: TrainConfig, device: torch.device) -> bool:
     state: Any = arguments(settings, False, device).distributed_state
     state.wait_for_everyone()
     return bool(state.is_main_process)
+
+
+class RowSampler(Sampler[int]):
+    """Gives the rows of an epoch in an order that seed and epoch alone decide: however many the
+    processes, and wherever a run goes on. Rows of nothing come last.
+
+    Args:
+        epoch: Returns the number of the epoch that begins.
+    """
+
+    def __init__(self, rows: Rows, seed: int, epoch: Callable[[], int]):
+        self.rows, self.seed, self.epoch = rows, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        full = [index for index, row in enumerate(self.rows) if row]
+        random.Random(f"{self.seed} {self.epoch()}").shuffle(full)
+        yield from full
+        yield from (index for index, row in enumerate(self.rows) if not row)
 
 
 class PackedTrainer(SFTTrainer):
@@ -154,6 +179,7 @@ class PackedTrainer(SFTTrainer):
         **kwargs: Any,
     ):
         self.objective = objective
+        self.rows = rows
         self.tokens, self.held_out, self.held_rows = tokens, held_out, held_rows
         self.autocast = autocast
         self.shape = shape
@@ -177,6 +203,10 @@ class PackedTrainer(SFTTrainer):
         self.lag = self.args.device.type == "cuda" if lag is None else lag
         self.guard = Guard(self._blame, self._names, self._over_processes)
         self.remove_callback(PrinterCallback)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        # The last step of an epoch ends at a whole number, but for rounding.
+        return RowSampler(self.rows, self.args.seed, lambda: int((self.state.epoch or 0.0) + 1e-6))
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the tensors of one row to train on; see `row`."""

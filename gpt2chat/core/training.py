@@ -34,6 +34,7 @@ from gpt2chat.core.runs import (
     open_run,
     remove_broken_checkpoints,
 )
+from gpt2chat.core.shards import read_manifest
 from gpt2chat.core.trainer import PROCESSES, PackedTrainer, wait_for_all
 
 
@@ -236,7 +237,8 @@ def _finish_run(trainer: PackedTrainer, job: Job, result: TrainResult) -> None:
         else:
             save_model(model, settings.out, state)
         curve.draw(settings.out / METRICS, settings.out / CURVE)
-        write_text(settings.out / "README.md", card.model_card(settings, asdict(result)))
+        text = card.model_card(settings, asdict(result), read_manifest(settings.data))
+        write_text(settings.out / "README.md", text)
         write_text(settings.out / RESULT, json.dumps(asdict(result), indent=2, default=str) + "\n")
         remove(settings.out / CHECKPOINTS)
     trainer.accelerator.wait_for_everyone()

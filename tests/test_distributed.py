@@ -1,0 +1,121 @@
+"""Several processes by torchrun, on gloo: one run's losses, one writer, and a worker that dies."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gpt2chat.core.config import OrpoConfig, SftConfig
+from gpt2chat.core.runs import newest_checkpoint
+from gpt2chat.core.training import train_orpo, train_sft
+from tests.conftest import ignore
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+FLAGS = "--lr 1e-2 --batch-size 6 --evals 2 --precision fp32 --device cpu".split()  # noqa: SIM905
+
+
+def start(command: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*TORCHRUN, "-m", "gpt2chat", command, *FLAGS, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line.get("loss", line.get("eval_loss")) for line in lines]
+
+
+@pytest.mark.parametrize("command", ["sft", "orpo"])
+def test_two_processes_train_as_one_that_accumulates_two_rows(
+    command: str, tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    values: dict[str, Any] = {
+        "model": str(tiny_folder), "data": tiny_data, "out": tmp_path / "one", "epochs": 2,
+        "lr": 1e-2, "batch_size": 6, "evals": 2, "precision": "fp32", "device": "cpu",
+        "grad_accum": 2,
+    }  # fmt: skip
+    if command == "sft":
+        one = train_sft(SftConfig(**values), ignore)
+    else:
+        one = train_orpo(OrpoConfig(**values), ignore)
+    two = tmp_path / "two"
+    process = start(command, "--model", str(tiny_folder), "--data", str(tiny_data),
+                    "--out", str(two), "--epochs", "2", "--json")  # fmt: skip
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    result = json.loads(out)
+    assert (result["processes"], result["steps"]) == (2, one.steps)
+    assert result["tokens"] == one.tokens
+    assert err.count("run folder:") == 1
+    assert losses(two) == pytest.approx(losses(one.out), rel=1e-4)
+    ours, theirs = (load_file(run / "model.safetensors") for run in (two, one.out))
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def workers(launcher: int) -> list[int]:
+    """Return the processes that torchrun has started, the first first."""
+    found: list[int] = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == launcher:
+            found.append(int(status.parent.name))
+    return sorted(found)
+
+
+def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
+    while newest_checkpoint(run) is None:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_dies_ends_the_run_in_one_line_and_the_checkpoint_is_good(
+    victim: int, tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    run = tmp_path / "sft"
+    flags = ("--model", str(tiny_folder), "--data", str(tiny_data), "--out", str(run))
+    process = start("sft", *flags, "--epochs", "400", "--save-minutes", "0.001")
+    wait_for_checkpoint(run, process)
+    os.kill(workers(process.pid)[victim], signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, err
+    assert re.search(r"Another process of this run ended\..*--resume auto", errors[0])
+    checkpoint = newest_checkpoint(run)
+    assert checkpoint is not None
+    assert load_file(checkpoint / "model.safetensors")
+
+
+def test_one_signal_to_each_process_stops_all_of_them_after_the_same_step(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    run = tmp_path / "sft"
+    flags = ("--model", str(tiny_folder), "--data", str(tiny_data), "--out", str(run))
+    process = start("sft", *flags, "--epochs", "400", "--save-minutes", "0.001")
+    wait_for_checkpoint(run, process)
+    # As of a terminal, and once more by the launcher.
+    process.send_signal(signal.SIGINT)
+    for worker in workers(process.pid):
+        os.kill(worker, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    (stopped,) = re.findall(r"error: Stopped and saved at step (\d+) of", err)
+    checkpoint = newest_checkpoint(run)
+    assert checkpoint is not None
+    assert checkpoint.name == f"checkpoint-{stopped}"
