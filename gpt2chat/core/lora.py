@@ -5,9 +5,11 @@ peft takes seconds to import, so it is imported where it is used.
 
 import functools
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gpt2chat.core.checkpoint import chat_tokenizer, save_model
@@ -38,9 +40,13 @@ def add_lora(model: Any, settings: TrainConfig) -> Any:
         fan_in_fan_out=True,
         use_dora=settings.dora,
         trainable_token_indices={"wte": sorted(SPECIAL_IDS.values())},
-        base_model_name_or_path=base_name(settings.model),
     )
-    adapted: Any = get_peft_model(model, config)
+    torch.manual_seed(settings.seed)
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 for a name that has become another.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        adapted: Any = get_peft_model(model, config)
+    config.base_model_name_or_path = base_name(settings.model)
     # peft would look the base up on the Hub to see whether its embeddings have grown.
     adapted.save_pretrained = functools.partial(
         adapted.save_pretrained, save_embedding_layers=False
@@ -101,7 +107,9 @@ def apply_adapter(base: Any, folder: Path, name: str) -> Any:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     except Exception as error:  # safetensors, json and torch each have errors of their own
         cause = " ".join(str(error).split())[:200]
         raise CheckpointError(f"--model {name}: its adapter cannot be loaded: {cause}") from error

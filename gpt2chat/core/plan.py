@@ -41,8 +41,8 @@ class Plan:
     """Samples (pairs, for ORPO)."""
     left_out: int
     """Longer than --max-length."""
-    tokens: int
-    """In an epoch, prompts included."""
+    epoch_tokens: int
+    """Prompts included."""
     trained_tokens: int
     """Of these: what the loss is taken of."""
     rows: int
@@ -111,7 +111,7 @@ def plan(job: Job) -> Plan:
         trainable=_trainable(job),
         samples=job.samples,
         left_out=job.left_out,
-        tokens=sum(tokens),
+        epoch_tokens=sum(tokens),
         trained_tokens=sum(trained),
         rows=len(job.rows),
         row_tokens=max(tokens),

@@ -54,9 +54,9 @@ def show_plan(plan: "Plan", *, json: bool) -> None:
     part = f", of which {plan.trainable:,} are trained" * (plan.trainable < plan.parameters)
     table.add_row("model", f"{plan.model}, {plan.parameters:,} parameters{part}")
     table.add_row("data", f"{plan.samples:,} {unit}{left_out}")
-    tokens = f"{plan.tokens:,} in an epoch, {plan.trained_tokens:,} of them trained"
+    tokens = f"{plan.epoch_tokens:,} in an epoch, {plan.trained_tokens:,} of them trained"
     table.add_row("tokens", tokens)
-    fill = plan.tokens / plan.rows / plan.row_tokens
+    fill = plan.epoch_tokens / plan.rows / plan.row_tokens
     table.add_row("rows", f"{plan.rows:,}, at most {plan.row_tokens:,} tokens, {fill:.0%} full")
     processes = f", {plan.processes} processes" * (plan.processes > 1)
     table.add_row("steps", f"{plan.steps:,} on {plan.device}{processes}")

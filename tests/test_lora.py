@@ -1,0 +1,116 @@
+"""LoRA and DoRA: what is trained, what is saved, and that both ways of saving are one model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from gpt2chat.core.config import SftConfig
+from gpt2chat.core.errors import CheckpointError, ConfigError, Interrupted
+from gpt2chat.core.evaluate import read_window
+from gpt2chat.core.lora import add_lora
+from gpt2chat.core.model import load_model
+from gpt2chat.core.tokens import EOT_ID, GPT2_VOCAB
+from gpt2chat.core.training import train_sft
+from tests.conftest import ignore, tiny_model
+from tests.test_trainer import TOKENS, make
+from tests.test_training import interrupt_in
+
+LORA = SftConfig(model="starter", lora_r=4)
+
+
+def settings(folder: Path, data: Path, out: Path, **changes: Any) -> SftConfig:
+    values: dict[str, Any] = {
+        "model": str(folder), "data": data, "out": out, "epochs": 1, "lr": 1e-2, "batch_size": 6,
+        "evals": 2, "precision": "fp32", "device": "cpu", "lora_r": 4, **changes,
+    }  # fmt: skip
+    return SftConfig(**values)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.tensor([[5, 6, EOT_ID, 7]])).logits
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_matrices_of_the_blocks_and_the_templates_rows_are_trained_and_nothing_else(
+    tmp_path: Path, dora: bool
+):
+    base = tiny_model(packed=True)
+    before = {name: weight.clone() for name, weight in base.state_dict().items()}
+    adapted = add_lora(base, SftConfig(model="starter", lora_r=4, dora=dora))
+    run = SftConfig(out=tmp_path, epochs=4, lr=1e-2, warmup=0.0)
+    trainer = make([[0, 1, 2]], tmp_path, run, model=adapted)
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert losses[-1] < losses[0]
+    merged = adapted.merge_and_unload()
+    for name, weight in merged.state_dict().items():
+        if name.endswith(("wte.weight", "lm_head.weight")):
+            assert torch.equal(weight[:GPT2_VOCAB], before[name][:GPT2_VOCAB])
+            assert not torch.equal(weight[EOT_ID], before[name][EOT_ID])
+        elif any(part in name for part in ("c_attn.weight", "c_proj.weight", "c_fc.weight")):
+            assert not torch.equal(weight, before[name])
+        else:
+            assert torch.equal(weight, before[name])
+    assert merged.lm_head.weight is merged.transformer.wte.weight
+
+
+def test_before_training_the_loss_is_that_of_the_model_without_lora(tmp_path: Path):
+    first: list[float] = []
+    for model in (tiny_model(packed=True), add_lora(tiny_model(packed=True), LORA)):
+        trainer = make([[0]], tmp_path, model=model, held_out=TOKENS, held_rows=[[0, 1, 2]])
+        first.append(trainer.evaluate()["eval_loss"])
+    assert first[0] == pytest.approx(first[1], rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
+def test_a_merged_run_is_a_plain_model_and_the_adapter_alone_is_the_same(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    merged = train_sft(settings(tiny_folder, tiny_data, tmp_path / "merged"), ignore)
+    alone = train_sft(settings(tiny_folder, tiny_data, tmp_path / "alone", merge=False), ignore)
+    assert not (alone.out / "model.safetensors").exists()
+    assert (alone.out / "adapter_model.safetensors").stat().st_size < 200_000
+    plain = AutoModelForCausalLM.from_pretrained(merged.out)
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    by_peft = PeftModel.from_pretrained(base, str(alone.out))
+    expected = logits(plain)
+    torch.testing.assert_close(logits(load_model(str(alone.out))), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(by_peft), expected, rtol=0, atol=1e-5)
+    assert read_window(str(alone.out)) == 1024
+
+
+def test_an_interrupted_run_goes_on_to_the_losses_of_an_unbroken_one(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    whole = settings(tiny_folder, tiny_data, tmp_path / "whole")
+    train_sft(whole, ignore)
+    broken = settings(tiny_folder, tiny_data, tmp_path / "broken")
+    with pytest.raises(Interrupted):
+        train_sft(broken, interrupt_in(3))
+    train_sft(settings(tiny_folder, tiny_data, broken.out, resume="on"), ignore)
+    texts = [(run.out / "metrics.jsonl").read_text() for run in (whole, broken)]
+    steps = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    assert [line.get("loss") for line in steps[0]] == [line.get("loss") for line in steps[1]]
+
+
+def test_an_adapter_without_its_weights_is_one_line(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    run = train_sft(settings(tiny_folder, tiny_data, tmp_path / "run", merge=False), ignore)
+    (run.out / "adapter_model.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match="its adapter cannot be loaded"):
+        load_model(str(run.out))
+
+
+def test_an_adapter_alone_cannot_hold_new_positions(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    longer = settings(tiny_folder, tiny_data, tmp_path / "run", merge=False, max_length=2048)
+    with pytest.raises(ConfigError, match="--max-length 1024, or --merge"):
+        train_sft(longer, ignore)

@@ -1,0 +1,88 @@
+"""Presets by their names, and what --resume makes of the flags of a run."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gpt2chat.cli import app
+from gpt2chat.core.config import OrpoConfig, SftConfig
+from gpt2chat.core.errors import ConfigError
+from gpt2chat.options import PRESETS, preset
+
+KINDS = {"sft": SftConfig, "orpo": OrpoConfig}
+FILES = sorted(PRESETS.glob("*/*.toml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_a_preset_holds_settings_that_the_command_has(file: Path):
+    KINDS[file.parent.name](**tomllib.loads(file.read_text(encoding="utf-8")))
+
+
+def test_the_presets_that_are_named_in_the_pages_are_there():
+    names = {f"{file.parent.name}/{file.stem}" for file in FILES}
+    assert names == {"sft/reference", "sft/ours", "orpo/reference", "orpo/ours", "orpo/paper"}
+
+
+@pytest.mark.parametrize("command", ["sft", "orpo"])
+def test_our_preset_is_what_the_program_does_without_one(command: str):
+    values = tomllib.loads((PRESETS / command / "ours.toml").read_text(encoding="utf-8"))
+    defaults = KINDS[command]()
+    assert values == {name: getattr(defaults, name) for name in values}
+    assert {"lr", "epochs", "token_lr", "schedule", "warmup", "weight_decay"} <= set(values)
+
+
+def test_a_file_of_ones_own_comes_before_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert preset("sft", Path("reference")).parent.parent == PRESETS
+    Path("reference").touch()
+    assert preset("sft", Path("reference")) == Path("reference")
+    assert preset("sft", Path("mine.toml")) == Path("mine.toml")
+
+
+def test_a_preset_that_is_not_there_names_those_that_are():
+    with pytest.raises(ConfigError, match="the presets of orpo are: ours, paper, reference"):
+        preset("orpo", Path("papre"))
+    with pytest.raises(ConfigError, match="there are no presets"):
+        preset("chat", Path("papre"))
+
+
+def test_a_flag_wins_over_a_preset(tiny_folder: Path, tiny_data: Path, tmp_path: Path):
+    out = tmp_path / "sft"
+    arguments = ["sft", "--config", "reference", "--epochs", "1", "--model", str(tiny_folder),
+                 "--data", str(tiny_data), "--out", str(out)]  # fmt: skip
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    values = tomllib.loads((out / "run.toml").read_text())
+    assert (values["lr"], values["cycles"], values["epochs"]) == (6.9e-5, 4, 1.0)
+
+
+def test_resume_auto_starts_a_run_and_goes_on_with_one(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    out = tmp_path / "sft"
+    arguments = ["sft", "--resume", "auto", "--model", str(tiny_folder), "--epochs", "1",
+                 "--data", str(tiny_data), "--out", str(out)]  # fmt: skip
+    first = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert first.exit_code == 0, first.output
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 2
+    assert "holds a finished run" in again.stderr
+    (out / "result.json").unlink()
+    (out / "run.toml").write_text((out / "run.toml").read_text().replace("seed = 0", "seed = 7"))
+    changed = CliRunner().invoke(app, [*arguments, "--seed", "8"])
+    assert changed.exit_code == 2
+    assert "--resume goes on with --seed 7" in changed.stderr
+
+
+def test_a_tracker_that_is_unknown_or_not_installed_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    for name, text in (("excel", "--report-to takes tensorboard"), ("wandb", "not installed")):
+        result = CliRunner().invoke(
+            app, ["sft", "--report-to", name, "--out", str(tmp_path / "sft"), "--data", "nowhere"]
+        )
+        assert result.exit_code == 2
+        assert text in result.stderr

@@ -1,0 +1,92 @@
+"""--dry-run: what a run would take, measured and not written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gpt2chat.cli import app
+from gpt2chat.core import plan as planning
+from gpt2chat.core.config import OrpoConfig, SftConfig
+from gpt2chat.core.errors import ConfigError, HardwareError
+from gpt2chat.core.job import sft_job
+from gpt2chat.core.plan import available_memory, needed_memory, plan_orpo, plan_sft
+from gpt2chat.core.training import train_sft
+from tests.conftest import ignore
+
+
+@pytest.fixture
+def settings(tiny_folder: Path, tiny_data: Path, tmp_path: Path) -> SftConfig:
+    return SftConfig(
+        model=str(tiny_folder), data=tiny_data, out=tmp_path / "sft", epochs=2, batch_size=4,
+        grad_accum=2, precision="fp32", device="cpu",
+    )  # fmt: skip
+
+
+def test_the_plan_has_the_steps_and_tokens_that_the_run_has(settings: SftConfig):
+    planned, result = plan_sft(settings), train_sft(settings, ignore)
+    assert (planned.steps, planned.samples) == (result.steps, result.samples)
+    assert planned.epoch_tokens * settings.epochs == result.tokens
+    assert 0 < planned.trained_tokens < planned.epoch_tokens
+    assert planned.seconds == pytest.approx(2 * planned.epoch_tokens / planned.tokens_per_second)
+    assert 0 < planned.memory < planned.available * 10
+
+
+def test_nothing_is_written(settings: SftConfig, tmp_path: Path):
+    plan_sft(settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_weights_that_a_plan_moved_are_of_no_run(settings: SftConfig):
+    plan_sft(settings)
+    first = train_sft(settings, ignore)
+    again = train_sft(replace(settings, out=settings.out.with_name("again")), ignore)
+    weights = [(run.out / "model.safetensors").read_bytes() for run in (first, again)]
+    assert weights[0] == weights[1]
+
+
+def test_orpo_has_a_plan_too(settings: SftConfig):
+    planned = plan_orpo(
+        OrpoConfig(model=settings.model, data=settings.data, out=settings.out, device="cpu")
+    )
+    assert planned.command == "orpo"
+    assert planned.trainable == planned.parameters
+
+
+def test_with_lora_few_weights_are_trained(settings: SftConfig):
+    planned = plan_sft(replace(settings, lora_r=4))
+    assert planned.trainable < planned.parameters / 20
+
+
+def test_a_step_that_does_not_fit_is_refused_with_the_flag_that_mends_it(
+    settings: SftConfig, monkeypatch: pytest.MonkeyPatch
+):
+    settings = replace(settings, batch_size=None)
+    job = sft_job(settings)
+    needed = needed_memory(job)
+    assert needed < available_memory(job.device)
+    monkeypatch.setattr(planning, "available_memory", lambda _: int(0.9 * needed))
+    with pytest.raises(
+        HardwareError, match=r"needs about .* GiB, and .* are free\. Give --batch-t"
+    ):
+        plan_sft(settings)
+    monkeypatch.setattr(planning, "available_memory", lambda _: 1000)
+    with pytest.raises(HardwareError, match="--lora-r"):
+        plan_sft(settings)
+
+
+def test_a_folder_that_holds_a_run_is_said_before_the_steps(settings: SftConfig):
+    train_sft(settings, ignore)
+    with pytest.raises(ConfigError, match="finished run"):
+        plan_sft(settings)
+
+
+def test_the_command_prints_the_plan(settings: SftConfig):
+    flags = ["--model", settings.model, "--data", str(settings.data), "--out", str(settings.out)]
+    result = CliRunner().invoke(app, ["sft", "--dry-run", *flags], catch_exceptions=False)
+    assert result.exit_code == 0
+    for word in ("parameters", "in an epoch", "GiB at the highest", "tokens/s"):
+        assert word in result.stdout
+    assert "Leave out --dry-run to start" in result.stderr
+    assert not settings.out.exists()
