@@ -1,170 +1,462 @@
-"""SFT steps of gpt2chat beside TRL's SFTTrainer, on the same shards and model, in one run.
+"""Training steps of gpt2chat beside TRL's, for SFT and ORPO: same shards, same model, one run.
 
-    python benchmarks/train.py --data demo/data --model starter --samples 120
+    python benchmarks/train.py --data demo/data
+    python benchmarks/train.py --data data --model gpt2 --samples 4000 --pairs 1000 \\
+        --epochs 20 --steps-limit 60        # on a GPU
 
-Counts real tokens only, no padding. Three ways: TRL as it comes (batch 8, gradient checkpointing),
-TRL with checkpointing off, and ours, with and without the fused head. Each trains on all samples
-once; the first fifth of its steps is warm-up and not timed.
+Prints a table and writes it into docs/measurements.md; with --no-write it only prints.
+
+Each way runs in a process of its own: peak memory is that way's alone, and one that fails has a row
+that says why. Tokens are counted before they are batched, so none of them is padding. The first
+fifth of the steps, at least one, is warm-up, compiling included; the others are timed as one block.
+Other work on the machine slows a way down and never speeds it up: --repeats takes the fastest of
+several rounds.
 """
 
 import argparse
+import datetime
+import json
+import math
+import os
 import platform
+import random
+import shlex
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-import trl
 from datasets import Dataset
 from transformers import TrainerCallback
-from trl.trainer.sft_config import SFTConfig as TrlConfig
+
+from gpt2chat.core.checkpoint import chat_tokenizer
+from gpt2chat.core.config import OrpoConfig, SftConfig
+from gpt2chat.core.flops import matmul_flops, row_flops
+from gpt2chat.core.job import Job, orpo_job, sft_job
+from gpt2chat.core.model import device_name, load_model
+from gpt2chat.core.plan import peak_memory
+from gpt2chat.core.shards import read_manifest
+
+# ORPO is experimental in TRL, which says so at length.
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from gpt2chat.core import packing
-from gpt2chat.core.checkpoint import chat_tokenizer
-from gpt2chat.core.config import SftConfig
-from gpt2chat.core.losses import token_logps
-from gpt2chat.core.model import load_model, pick_autocast, pick_device
-from gpt2chat.core.packing import pack
-from gpt2chat.core.shards import read_samples
-from gpt2chat.core.tokens import WINDOW, Encoded, encode_conversations
-from gpt2chat.core.trainer import PackedTrainer, arguments, to_dataset
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "measurements.md"
+BEGIN, END = "<!-- benchmarks/train.py: begin -->", "<!-- benchmarks/train.py: end -->"
+HEAD = ("", "tokens/s", "pairs/s", "peak memory, GiB", "utilisation", "to TRL's defaults",
+        "to TRL tuned", "timed")  # fmt: skip
+TITLES = {
+    "sft/trl": "SFT: TRL SFTTrainer, defaults",
+    "sft/trl-tuned": "SFT: TRL, tuned",
+    "sft/trl-packed": "SFT: TRL, packing",
+    "sft/gpt2chat": "SFT: gpt2chat",
+    "sft/gpt2chat-compiled": "SFT: gpt2chat, compiled",
+    "orpo/trl": "ORPO: TRL ORPOTrainer, defaults",
+    "orpo/trl-tuned": "ORPO: TRL, tuned",
+    "orpo/gpt2chat": "ORPO: gpt2chat",
+    "orpo/gpt2chat-compiled": "ORPO: gpt2chat, compiled",
+}
+
+BATCH = "per_device_train_batch_size"
+
+Sizes = tuple[list[int], int]
+"""Tokens of each sequence in a row of a data set, and how many of all are trained."""
+
+
+class Asked(argparse.Namespace):
+    """The command line."""
+
+    data: Path
+    model: str
+    samples: int
+    pairs: int
+    epochs: float
+    steps_limit: int
+    ways: list[str]
+    compiled: bool
+    repeats: int
+    write: bool
+    way: str
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one way did in its timed steps."""
+
+    steps: int
+    seconds: float
+    tokens: int
+    sequences: int
+    flops: float
+    """That the real tokens need."""
+    memory: int
+    """Bytes at the highest, warm-up included."""
+    peak: float
+    """Operations a second of one large matrix product, in the same process."""
+    read: int
+    """Tokens in the data set."""
+    rows: int
+    """Samples or pairs in it."""
+    device: str
+    precision: str
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
 
 
 class Clock(TrainerCallback):
-    """Seconds of each optimizer step."""
+    """Times all steps after the first fifth as one block, and ends the run at a limit.
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.began = 0.0
+    The device is waited for at the two ends of the block only.
+    """
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.began = time.perf_counter()
+    def __init__(self, device: torch.device, limit: int):
+        self.device, self.limit = device, limit
+        self.first = self.last = 0
+        """Steps before the block, and with it."""
+        self.times: list[float] = []
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - self.began)
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.last = min(state.max_steps, self.limit)
+        self.first = max(1, self.last // 5)
+        if self.last < 2:
+            raise ValueError("one step is too few to time: more samples or epochs")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step in (self.first, self.last):
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.times.append(time.perf_counter())
+        if state.global_step == self.last:
+            control.should_training_stop = True
 
 
-def timed(clock: Clock, tokens: list[int]) -> float:
-    """Return tokens per second without the first fifth of the steps."""
-    first = max(1, len(clock.seconds) // 5)
-    return sum(tokens[first:]) / sum(clock.seconds[first:])
+def measure(trainer: Any, sizes: Callable[[Any], Sizes], job: Job, limit: int) -> Figures:
+    """Train, and return the figures of the timed steps.
 
-
-def ours(samples: list[Encoded], model: str, folder: str, *, fused: bool) -> float:
-    """Return tokens per second of packed rows."""
-    device = pick_device("auto")
-    capacity = 32_768 if device.type == "cuda" else 4_096
-    rows = pack([len(sample) for sample in samples], capacity, None, 0)
-    settings = SftConfig(out=Path(folder), epochs=1)
-    clock = Clock()
-    trainer = PackedTrainer(
-        model=load_model(model, packed=True),
-        args=arguments(settings, validated=False, device=device),
-        train_dataset=to_dataset([[("", samples[item]) for item in row] for row in rows]),
-        processing_class=chat_tokenizer(WINDOW),
-        callbacks=[clock],
-        autocast=pick_autocast("auto", device),
-    )
-    seen: list[int] = []
+    Args:
+        sizes: Returns what a row of the trainer's data set holds.
+    """
+    seen: list[list[Sizes]] = []
     collate = trainer.data_collator
 
-    def counting(batch: list[dict[str, Any]]) -> dict[str, Any]:
-        seen.append(sum(len(ids) for ids in batch[0]["ids"]))
-        return collate(batch)
+    # A batch is a step, and batches are made in the order of the steps.
+    def counting(rows: list[Any]) -> Any:
+        seen.append([sizes(row) for row in rows])
+        return collate(rows)
 
+    read = sum(sum(sizes(row)[0]) for row in trainer.train_dataset)
+    same = sum(int(job.tokens.sizes[list(row)].sum()) for row in job.rows)
+    if abs(read - same) > same / 1000:
+        raise ValueError(f"it reads {read:,} tokens where gpt2chat reads {same:,}")
+    clock = Clock(job.device, limit)
     trainer.data_collator = counting
-    head: Callable[..., torch.Tensor] = packing.head_logps
-    try:
-        if not fused:
-            packing.head_logps = plain_head
-        trainer.train()
-    finally:
-        packing.head_logps = head
-    return timed(clock, seen)
-
-
-def plain_head(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return what head_logps does, by way of whole logits in float32."""
-    return token_logps(torch.nn.functional.linear(hidden, weight), targets)
-
-
-def peer(samples: list[Encoded], model: str, folder: str, **changes: Any) -> float:
-    """Return tokens per second of TRL's SFTTrainer on padded batches."""
-    device = pick_device("auto")
-    rows = [
-        {
-            "input_ids": s.ids,
-            "completion_mask": [0] * s.prompt_length + [1] * (len(s) - s.prompt_length),
-        }
-        for s in samples
-    ]
-    clock = Clock()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        args = TrlConfig(
-            output_dir=folder,
-            num_train_epochs=1,
-            completion_only_loss=True,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            logging_steps=1000,
-            bf16=pick_autocast("auto", device),
-            use_cpu=device.type == "cpu",
-            **changes,
-        )
-    trainer = SFTTrainer(
-        model=load_model(model),
-        args=args,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=chat_tokenizer(WINDOW),
-        callbacks=[clock],
-    )
-    seen: list[int] = []
-    collate = trainer.data_collator
-
-    def counting(batch: list[dict[str, Any]]) -> Any:
-        seen.append(sum(len(row["input_ids"]) for row in batch))
-        return collate(batch)
-
-    trainer.data_collator = counting
+    trainer.add_callback(clock)
     trainer.train()
-    return timed(clock, seen)
+    timed = [row for batch in seen[clock.first : clock.last] for row in batch]
+    memory = peak_memory(job.device)  # before matmul_flops, which takes some too
+    config = job.model.config
+    return Figures(
+        steps=clock.last - clock.first,
+        seconds=clock.times[1] - clock.times[0],
+        tokens=sum(sum(lengths) for lengths, _ in timed),
+        sequences=sum(len(lengths) for lengths, _ in timed),
+        flops=sum(row_flops(config, lengths, trained) for lengths, trained in timed),
+        memory=memory,
+        peak=matmul_flops(job.device, job.autocast),
+        read=read,
+        rows=job.samples,
+        device=device_name(job.device) if job.device.type == "cuda" else cpu_name(),
+        precision="bf16 autocast" if job.autocast else "float32 (TRL's defaults: bf16)",
+    )
+
+
+def make_job(asked: Asked, objective: str, folder: Path, *, compiled: bool) -> Job:
+    """Return the job of `gpt2chat sft` or `orpo`, without validations."""
+    common: dict[str, Any] = {
+        "data": asked.data, "model": asked.model, "out": folder, "epochs": asked.epochs,
+        "eval_samples": 0, "compile": "on" if compiled else "off",
+    }  # fmt: skip
+    if objective == "sft":
+        return sft_job(SftConfig(limit=asked.samples, **common))
+    return orpo_job(OrpoConfig(limit=asked.pairs, **common))
+
+
+def gpt2chat(asked: Asked, objective: str, folder: Path, *, compiled: bool) -> Figures:
+    """Measure the command's own trainer."""
+    job = make_job(asked, objective, folder, compiled=compiled)
+
+    def sizes(row: Any) -> Sizes:
+        samples = job.tokens.samples_of(row["items"])
+        lengths = job.tokens.lengths[samples]
+        return lengths.tolist(), int((lengths - job.tokens.prompt_lengths[samples]).sum())
+
+    # With a number of steps it saves nothing at the end.
+    steps = min(asked.steps_limit, math.ceil(asked.epochs * job.steps_per_epoch))
+    return measure(job.trainer([], max_steps=steps), sizes, job, asked.steps_limit)
+
+
+def trl_changes(objective: str, kind: str, job: Job) -> dict[str, Any]:
+    """Return what a way changes in TRL's settings."""
+    if kind == "trl":
+        return {}
+    changes: dict[str, Any] = {"gradient_checkpointing": False, "bf16": job.autocast}
+    if kind == "trl-packed":
+        # A batch of 8 rows of 1,024 tokens is as much as 32 samples.
+        return {**changes, "packing": True}
+    # In the order of `texts`. 32 sequences on a GPU: a pair has two.
+    gpu_batch = 32 if objective == "sft" else 16
+    batch = gpu_batch if job.device.type == "cuda" else 8
+    return {
+        **changes,
+        BATCH: batch,
+        "train_sampling_strategy": "sequential",
+    }
+
+
+def trl(asked: Asked, objective: str, folder: Path, kind: str) -> Figures:
+    """Measure TRL's trainer, on the texts of the samples that gpt2chat's job takes."""
+    # In place of the job's own model, whose memory is free then.
+    model = load_model(asked.model)
+    job = replace(make_job(asked, objective, folder, compiled=False), model=model)
+    sft = objective == "sft"
+    changes = trl_changes(objective, kind, job)
+    settings: type[Any] = SFTConfig if sft else ORPOConfig
+    trainer: type[Any] = SFTTrainer if sft else ORPOTrainer
+    with warnings.catch_warnings():
+        # transformers 5.23 renames gradient_checkpointing, which TRL turns on.
+        warnings.filterwarnings("ignore", "`gradient_checkpointing`", FutureWarning)
+        args = settings(
+            output_dir=str(folder), num_train_epochs=asked.epochs, save_strategy="no",
+            report_to="none", disable_tqdm=True, use_cpu=job.device.type == "cpu",
+            **changes,
+        )  # fmt: skip
+    made = trainer(
+        model=model,
+        args=args,
+        train_dataset=texts(asked.data, objective, job, changes.get(BATCH)),
+        processing_class=chat_tokenizer(model.config.n_positions),
+    )
+    return measure(made, sft_sizes if sft else orpo_sizes, job, asked.steps_limit)
+
+
+def texts(data: Path, objective: str, job: Job, batch: int | None) -> Dataset:
+    """Return the rows of the shards that the job trains on, as TRL takes them.
+
+    Args:
+        batch: Put rows of like lengths into each batch of so many, and the batches in a drawn
+            order. TRL's `group_by_length` does so where there are thousands of rows, and hardly
+            with hundreds.
+    """
+    kind = "sft" if objective == "sft" else "preference"
+    columns = ("prompt", "completion") if kind == "sft" else ("prompt", "chosen", "rejected")
+    shards = [s for s in read_manifest(data).shards if (s.kind, s.split) == (kind, "train")]
+    lines = [line for s in shards for line in (data / s.path).read_bytes().splitlines()]
+    # An item of the job is a row of the shards.
+    items = sorted(item for row in job.rows for item in row)
+    if batch:
+        items.sort(key=lambda item: -job.tokens.longest[item])
+        batches = [items[first : first + batch] for first in range(0, len(items), batch)]
+        *whole, rest = batches
+        random.Random(0).shuffle(whole)
+        items = [item for batch in [*whole, rest] for item in batch]
+    rows = [json.loads(lines[item]) for item in items]
+    return Dataset.from_list([{name: row[name] for name in columns} for row in rows])
+
+
+def sft_sizes(row: Any) -> Sizes:
+    """Return what a row holds that SFTTrainer has tokenised, and maybe packed."""
+    return row.get("seq_lengths") or [len(row["input_ids"])], trained(row["labels"])
+
+
+def orpo_sizes(row: Any) -> Sizes:
+    """Return what a pair holds that ORPOTrainer has tokenised: its prompt twice."""
+    sides = ("chosen", "rejected")
+    lengths = [len(row[f"{side}_input_ids"]) for side in sides]
+    return lengths, sum(trained(row[f"{side}_labels"]) for side in sides)
+
+
+def trained(labels: list[int]) -> int:
+    return sum(label != -100 for label in labels)
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def run_way(asked: Asked) -> None:
+    """Measure one way in this process, and print its figures as the last line."""
+    objective, _, kind = asked.way.partition("/")
+    with tempfile.TemporaryDirectory() as name:
+        if kind.startswith("gpt2chat"):
+            compiled = kind.endswith("-compiled")
+            figures = gpt2chat(asked, objective, Path(name), compiled=compiled)
+        else:
+            figures = trl(asked, objective, Path(name), kind)
+    print(json.dumps(asdict(figures)), flush=True)
+
+
+def measured_apart(way: str) -> Figures | str:
+    """Return the figures of a way from a process of its own, or why there are none."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+    # One GPU: TRL would split its batches over all it sees.
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode == 0:
+        return Figures(**json.loads(done.stdout.splitlines()[-1]))
+    sys.stderr.write(done.stderr)
+    if done.returncode < 0:
+        return f"failed: ended by signal {-done.returncode}"
+    last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+    return f"failed: {last[:120]}".replace("|", "/")
+
+
+def measure_all(asked: Asked) -> dict[str, Figures | str]:
+    """Return what each way did in its fastest round; one that has failed is not tried again."""
+    # Packing and compiling are for a GPU.
+    gpu = torch.cuda.is_available()
+    left_out = [*["packed"] * (not gpu), *["compiled"] * (not gpu and not asked.compiled)]
+    ways = asked.ways or [way for way in TITLES if way.rpartition("-")[2] not in left_out]
+    found: dict[str, Figures | str] = {}
+    # Round by round, so that other work on the machine is not one way's alone.
+    for _ in range(asked.repeats):
+        for way in ways:
+            before = found.get(way)
+            if isinstance(before, str):
+                continue
+            now = measured_apart(way)
+            said = now if isinstance(now, str) else f"{now.speed:,.0f} tokens/s"
+            print(f"{TITLES[way]}: {said}", file=sys.stderr, flush=True)
+            if before is None or (isinstance(now, Figures) and now.speed > before.speed):
+                found[way] = now
+    return found
+
+
+def table(found: dict[str, Figures | str], peak: float) -> str:
+    """Return the Markdown table.
+
+    Args:
+        peak: Operations a second that utilisation is measured against.
+    """
+    rows = [HEAD, ("---",) * len(HEAD)]
+    for way, figures in found.items():
+        if isinstance(figures, str):
+            rows.append((TITLES[way], figures, *["-"] * (len(HEAD) - 2)))
+            continue
+        objective = way.partition("/")[0]
+        pairs = f"{figures.sequences / 2 / figures.seconds:.3g}" if objective == "orpo" else "-"
+        others = [found.get(f"{objective}/{kind}") for kind in ("trl", "trl-tuned")]
+        rows.append((
+            TITLES[way], f"{figures.speed:,.0f}", pairs, f"{figures.memory / 2**30:.2f}",
+            f"{figures.flops / figures.seconds / peak:.1%}",
+            *(f"{figures.speed / other.speed:.2f}×" if isinstance(other, Figures) else "-"
+              for other in others),
+            f"{figures.seconds:.1f} s, {figures.steps} steps",
+        ))  # fmt: skip
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def block(asked: Asked, found: dict[str, Figures | str]) -> str:
+    """Return what stands between the marks: what ran where, the table, how to read it."""
+    ran = {way: figures for way, figures in found.items() if isinstance(figures, Figures)}
+    # Other work on the machine only lowers it.
+    peak = max(figures.peak for figures in ran.values())
+    devices = dict.fromkeys(f"{figures.device}, {figures.precision}" for figures in ran.values())
+    rows = dict.fromkeys(
+        f"{figures.rows:,} {'samples' if way.startswith('sft') else 'pairs'} of "
+        f"{figures.read:,} tokens"
+        for way, figures in ran.items()
+    )
+    sources = {name: "" for kind in read_manifest(asked.data).counts.values() for name in kind}
+    versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "trl")]
+    command = shlex.join(["python", "benchmarks/train.py", *sys.argv[1:]])
+    memory = "PyTorch's on the GPU" if torch.cuda.is_available() else "the whole process's"
+    return f"""\
+`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d, %H:%M} UTC;
+{"; ".join(devices)}; {", ".join(versions)}, gpt2chat {commit()}.
+Model {asked.model}; {" and ".join(rows)} from {", ".join(sources)}.
+
+{table(found, peak)}
+
+Tokens are real ones, no padding; a pair's prompt counts twice, and both programs compute it twice.
+TRL's defaults are batches of 8 and gradient checkpointing. Tuned is without checkpointing, batches
+of like lengths, in gpt2chat's precision, on a GPU 32 samples or 16 pairs each. Utilisation is the
+share of {peak / 1e12:.3g} TFLOP/s, which one large matrix product reached. What a step needs is
+counted for TRL as for gpt2chat (`row_flops`, on the real tokens): padding, recomputing and logits
+of untrained tokens are no use. Peak memory is {memory}, warm-up included."""
+
+
+def commit() -> str:
+    """Return the commit of the code, `-dirty` where it is changed; the version where git is not."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return version("gpt2chat")
+
+
+def page_around() -> tuple[str, str]:
+    """Return the page up to the first mark and from the second one on."""
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{PAGE} lacks {BEGIN} and {END}: add them, or give --no-write.")
+    return before + begin, end + after
+
+
+def parsed() -> Asked:
+    gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of prepare")
+    parser.add_argument("--model", default="starter")
+    parser.add_argument("--samples", type=int, default=4000 if gpu else 120, help="most, for SFT")
+    parser.add_argument("--pairs", type=int, default=1000 if gpu else 40, help="most, for ORPO")
+    parser.add_argument("--epochs", type=float, default=1.0, help="times through the data")
+    parser.add_argument("--steps-limit", type=int, default=10**9, help="most steps of each way")
+    parser.add_argument("--ways", nargs="+", choices=TITLES, default=[], metavar="WAY",
+                        help=f"instead of the usual: {', '.join(TITLES)}")  # fmt: skip
+    parser.add_argument("--compiled", action="store_true", help="compile on a CPU too")
+    parser.add_argument("--repeats", type=int, default=1, help="rounds; the fastest counts")
+    parser.add_argument("--no-write", dest="write", action="store_false", help="only print")
+    parser.add_argument("--way", default="", help=argparse.SUPPRESS)
+    return parser.parse_args(namespace=Asked())
 
 
 def main() -> None:
-    """Print a table of tokens per second and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--model", default="starter")
-    parser.add_argument("--samples", type=int, default=120)
-    options = parser.parse_args()
-    conversations = [sample.conversation for sample in read_samples(options.data, "train")]
-    samples = encode_conversations(conversations[: options.samples])
-    ways: dict[str, Callable[[str], float]] = {
-        "TRL SFTTrainer, defaults": lambda folder: peer(samples, options.model, folder),
-        "TRL, no gradient checkpointing": lambda folder: peer(
-            samples, options.model, folder, gradient_checkpointing=False
-        ),
-        "gpt2chat, plain head": lambda folder: ours(samples, options.model, folder, fused=False),
-        "gpt2chat": lambda folder: ours(samples, options.model, folder, fused=True),
-    }
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    print(f"{device or 'CPU'}, {torch.get_num_threads()} threads; torch {torch.__version__}, ")
-    print(f"transformers {transformers.__version__}, trl {trl.__version__}; {len(samples)} samples")
-    base = 0.0
-    for name, way in ways.items():
-        with tempfile.TemporaryDirectory() as folder:
-            speed = way(folder)
-        base = base or speed
-        print(f"| {name} | {speed:,.0f} tokens/s | {speed / base:.2f}× |", flush=True)
+    """Measure each way in a process of its own; print the table and write it into the page."""
+    asked = parsed()
+    if asked.way:
+        run_way(asked)
+        return
+    # Asked before hours of measuring, not after.
+    around = page_around() if asked.write else None
+    found = measure_all(asked)
+    if all(isinstance(figures, str) for figures in found.values()):
+        raise SystemExit("Every way failed.")
+    text = block(asked, found)
+    print(text)
+    if around:
+        PAGE.write_text(f"{around[0]}\n{text}\n{around[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,10 @@ def test_resume_auto_starts_a_run_and_goes_on_with_one(
 def test_a_tracker_that_is_unknown_or_not_installed_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    def find_nothing(name: str) -> None:
+        del name
+
+    monkeypatch.setattr("importlib.util.find_spec", find_nothing)
     for name, text in (("excel", "--report-to takes tensorboard"), ("wandb", "not installed")):
         result = CliRunner().invoke(
             app, ["sft", "--report-to", name, "--out", str(tmp_path / "sft"), "--data", "nowhere"]

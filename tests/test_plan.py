@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from gpt2chat.cli import app
@@ -66,12 +67,18 @@ def test_a_step_that_does_not_fit_is_refused_with_the_flag_that_mends_it(
     job = sft_job(settings)
     needed = needed_memory(job)
     assert needed < available_memory(job.device)
-    monkeypatch.setattr(planning, "available_memory", lambda _: int(0.9 * needed))
+    free = [int(0.9 * needed)]
+
+    def available(device: torch.device) -> int:
+        assert device.type == "cpu"
+        return free[0]
+
+    monkeypatch.setattr(planning, "available_memory", available)
     with pytest.raises(
         HardwareError, match=r"needs about .* GiB, and .* are free\. Give --batch-t"
     ):
         plan_sft(settings)
-    monkeypatch.setattr(planning, "available_memory", lambda _: 1000)
+    free[0] = 1000
     with pytest.raises(HardwareError, match="--lora-r"):
         plan_sft(settings)
 

@@ -1,5 +1,6 @@
 """Training runs: what they write, resume to the same losses, and stop without losing anything."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
+from gpt2chat.core import curve
 from gpt2chat.core.callbacks import Step
 from gpt2chat.core.checkpoint import save_model
 from gpt2chat.core.config import OrpoConfig, SftConfig
 from gpt2chat.core.errors import DataError, Interrupted, StorageError
+from gpt2chat.core.runs import newest_checkpoint
 from gpt2chat.core.shards import read_pairs
 from gpt2chat.core.training import TrainResult, train_orpo, train_sft
 from tests.conftest import ignore, tiny_model
@@ -188,9 +192,9 @@ def test_a_longer_window_stretches_the_learned_positions_over_it(
 ):
     settings = config(model, tiny_data, tmp_path / "sft", max_length=2047, lr=1e-9, epochs=1)
     result = train_sft(settings, ignore)
-    saved = AutoModelForCausalLM.from_pretrained(result.out)
-    learned = AutoModelForCausalLM.from_pretrained(model).transformer.wpe.weight
-    rows = saved.transformer.wpe.weight
+    saved: Any = AutoModelForCausalLM.from_pretrained(result.out)
+    before: Any = AutoModelForCausalLM.from_pretrained(model)
+    rows, learned = saved.transformer.wpe.weight, before.transformer.wpe.weight
     assert (saved.config.n_positions, saved.config.n_ctx, len(rows)) == (2047, 2047, 2047)
     torch.testing.assert_close(rows[0::2], learned, rtol=0, atol=1e-6)
     torch.testing.assert_close(rows[1::2], (learned[1:] + learned[:-1]) / 2, rtol=0, atol=1e-6)
@@ -200,3 +204,104 @@ def test_a_folder_that_cannot_be_written_is_one_line(model: str, tiny_data: Path
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="Cannot write"):
         train_sft(config(model, tiny_data, tmp_path / "file" / "sft"), ignore)
+
+
+def test_patience_ends_a_run_that_gets_no_better(model: str, tiny_data: Path, tmp_path: Path):
+    settings = config(
+        model, tiny_data, tmp_path / "sft", epochs=30, evals=30, patience=2, lr=0.2, warmup=0.0
+    )
+    result = train_sft(settings, ignore)
+    assert result.steps < result.planned_steps
+    validations = [line["eval_loss"] for line in lines(result.out) if "eval_loss" in line]
+    assert min(validations[-2:]) >= min(validations)
+    assert result.validation_loss == min(validations)
+
+
+def test_checkpoints_are_saved_as_often_as_asked_and_two_are_kept(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    out = tmp_path / "sft"
+    with pytest.raises(Interrupted):
+        train_sft(config(model, tiny_data, out, evals=1, save_minutes=1e-6), interrupt_in(5))
+    saved = {folder.name for folder in (out / "checkpoints").iterdir()}
+    assert saved == {"checkpoint-4", "checkpoint-5"}
+
+
+def test_a_checkpoint_that_lost_a_part_is_passed_over(
+    unbroken: TrainResult, model: str, tiny_data: Path, tmp_path: Path
+):
+    """As after a loss of power: the newest has its names, and not all of its bytes."""
+    out = tmp_path / "sft"
+    with pytest.raises(Interrupted):
+        train_sft(config(model, tiny_data, out, save_minutes=1e-6), interrupt_in(5))
+    optimizer = out / "checkpoints" / "checkpoint-5" / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:1000])
+    steps: list[Step] = []
+    train_sft(config(model, tiny_data, out, resume="auto"), steps.append)
+    assert steps[0].step == 5
+    assert losses_of(out) == losses_of(unbroken.out)
+
+
+def test_sigterm_saves_too(model: str, tiny_data: Path, tmp_path: Path):
+    def terminate(step: Step) -> None:
+        if step.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="saved at step 3"):
+        train_sft(config(model, tiny_data, tmp_path / "sft"), terminate)
+
+
+def test_a_full_disk_in_the_middle_of_a_save_loses_the_steps_since_the_last(
+    model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, save = tmp_path / "sft", torch.save
+
+    def full(value: Any, file: Any, *rest: Any, **named: Any) -> None:
+        if "checkpoint-4/optimizer" in str(file):
+            Path(file).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(value, file, *rest, **named)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(StorageError, match="No space left"):
+        train_sft(config(model, tiny_data, out, save_minutes=1e-6), ignore)
+    monkeypatch.undo()
+    newest = newest_checkpoint(out)
+    assert newest is not None
+    assert newest.name == "checkpoint-3"
+    assert not (out / "checkpoints" / "checkpoint-4").exists()
+    train_sft(config(model, tiny_data, out, resume="auto"), ignore)
+
+
+def test_tensorboard_gets_the_metrics_into_the_run_folder(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    settings = config(model, tiny_data, tmp_path / "sft", epochs=1, report_to=("tensorboard",))
+    result = train_sft(settings, ignore)
+    (events,) = (result.out / "tensorboard").iterdir()
+    assert b"train/loss" in events.read_bytes()
+
+
+def test_the_curve_of_orpo_has_the_pairs_below_the_loss(tmp_path: Path):
+    metrics = tmp_path / "metrics.jsonl"
+    rows: list[dict[str, float]] = [
+        {"step": step, "loss": 3.0 / step, "accuracy": 0.4, "margin": -0.1} for step in range(1, 9)
+    ]
+    rows.append({"step": 8, "eval_loss": 0.5, "eval_accuracy": 0.5, "eval_margin": 0.0})
+    heights: list[int] = []
+    for names in (("step", "loss", "eval_loss"), rows[0] | rows[-1]):
+        kept = [{name: row[name] for name in names if name in row} for row in rows]
+        metrics.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        curve.draw(metrics, tmp_path / "loss.png")
+        heights.append(int.from_bytes((tmp_path / "loss.png").read_bytes()[20:24]))
+    assert heights[1] > heights[0]
+
+
+def test_the_card_tells_a_reader_on_the_hub_what_it_is(unbroken: TrainResult):
+    text = (unbroken.out / "README.md").read_text()
+    head: dict[str, Any] = yaml.safe_load(text.split("---")[1])
+    assert head["tags"][:2] == ["gpt2", "chat"]
+    assert "base_model" not in head  # a folder, which no other reader has
+    (index,) = head["model-index"]
+    metrics = {entry["type"]: entry["value"] for entry in index["results"][0]["metrics"]}
+    assert metrics["loss"] == pytest.approx(unbroken.validation_loss, abs=1e-4)

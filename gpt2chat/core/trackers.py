@@ -28,7 +28,11 @@ def tracker_callbacks(names: tuple[str, ...], out: Path, leads: bool) -> list[An
     Args:
         leads: Whether this is the process of the run that writes.
     """
-    from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+    from transformers.integrations.integration_utils import (
+        TensorBoardCallback,
+        TrackioCallback,
+        WandbCallback,
+    )
 
     os.environ.setdefault("WANDB_PROJECT", "gpt2chat")
     callbacks: list[Any] = []
