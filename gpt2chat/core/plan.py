@@ -154,7 +154,8 @@ def _steps(job: Job, folder: Path, available: int) -> tuple[PackedTrainer, list[
     try:
         trainer.train()
     except torch.OutOfMemoryError as error:
-        raise _too_large(job, available, needed_memory(job)) from error
+        # It was more than there is, whatever the estimate says.
+        raise _too_large(job, available, max(needed_memory(job), 5 * available // 4)) from error
     return trainer, clock.ends
 
 
