@@ -65,6 +65,12 @@ def test_scores_are_those_of_transformers(decoder: tuple[Any, float]):
         assert apart(step, scores[at]) < tolerance
 
 
+def test_scores_along_a_text_are_those_after_each_of_its_tokens(decoder: tuple[Any, float]):
+    make, tolerance = decoder
+    model = tiny_model()
+    assert apart(make(model).along(IDS), expected(model, IDS)) < tolerance
+
+
 def test_slots_do_not_see_each_other(decoder: tuple[Any, float]):
     model = tiny_model()
     make, tolerance = decoder
@@ -124,7 +130,7 @@ def test_int8_costs_less_than_one_per_cent_of_perplexity(starter: GPT2LMHeadMode
     whole, short, count = 0.0, 0.0, 0
     for row in held_out(8):
         ids = torch.tensor(row)
-        scores = made.forward(row, range(len(row)), [0] * len(row), range(len(row)))
+        scores = made.along(row)
         loss = torch.nn.functional.cross_entropy
         whole += float(loss(expected(starter, row)[:-1], ids[1:], reduction="sum"))
         short += float(loss(scores[:-1], ids[1:], reduction="sum"))

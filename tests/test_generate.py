@@ -184,6 +184,18 @@ def test_log_probabilities_come_with_each_token(generator: Generator, starter: G
         assert choice.top[0] == (choice.token, choice.logprob)
 
 
+def test_log_probabilities_of_a_text_are_the_models(generator: Generator, starter: GPT2LMHeadModel):
+    with torch.inference_mode():
+        output: Any = starter(torch.tensor([ROME]))
+    expected = output.logits[0, :-1].log_softmax(-1).gather(1, torch.tensor(ROME[1:])[:, None])
+    torch.testing.assert_close(generator.logprobs(ROME), expected[:, 0], atol=0.3, rtol=0)
+    before = generator.generate(ROME, GREEDY).ids
+    generator.logprobs(LONG[:50])
+    assert generator.generate(ROME, GREEDY).ids == before
+    with pytest.raises(ValueError, match="1025 tokens in a window of 1024"):
+        generator.logprobs([1] * 1025)
+
+
 def test_what_was_warmed_up_is_not_computed_again(starter: GPT2LMHeadModel, lengths: list[int]):
     generator = Generator(starter, CPU, "fp32")
     generator.warm(LONG[:300], lambda: False)

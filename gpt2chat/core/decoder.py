@@ -80,6 +80,19 @@ class Decoder:
         Returns:
             Shape (vocab,), float32.
         """
+        return self.scores(self._hidden(ids, start, slot)[-1:])[0]
+
+    @torch.inference_mode()
+    def along(self, ids: Sequence[int], slot: int = 0) -> Tensor:
+        """Run a text in a slot and return the scores after each token, as single steps have them.
+
+        Returns:
+            Shape (tokens, vocab), float32.
+        """
+        return self.scores(self._hidden(ids, 0, slot))
+
+    def _hidden(self, ids: Sequence[int], start: int, slot: int) -> Tensor:
+        """Return the hidden states of some tokens, shape (tokens, width)."""
         end = start + len(ids)
         x = self._embed(torch.tensor([ids], device=self.device), slice(start, end))
         mask = None
@@ -97,7 +110,7 @@ class Decoder:
                 is_causal=not start and len(ids) > 1,
             )
             x = self._finish(block, x, mixed)
-        return self.scores(x[:, -1])[0]
+        return x[0]
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> Tensor:

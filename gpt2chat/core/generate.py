@@ -105,6 +105,23 @@ class Generator:
             replies += self._together(some, Sampler(sampling, len(some), top_logprobs))
         return replies
 
+    def logprobs(self, ids: Sequence[int]) -> Tensor:
+        """Return the log-probability of each token but the first, as this precision has it.
+
+        Returns:
+            Shape (tokens - 1,), float32, natural logarithms.
+
+        Raises:
+            ValueError: There are more tokens than positions, or none.
+        """
+        if not 0 < len(ids) <= self.window:
+            raise ValueError(f"{len(ids)} tokens in a window of {self.window}")
+        with self._lock:
+            self._cached = []
+            scores = self._decoder.along(ids)
+        wanted = torch.tensor(ids[1:], device=scores.device)
+        return scores[:-1].log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+
     def warm(self, prompt: Sequence[int], cancelled: Callable[[], bool]) -> None:
         """Compute the beginning of a prompt that is expected, until it is there or cancelled."""
         ids = list(prompt)[: self.window - 1]

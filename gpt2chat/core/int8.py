@@ -57,6 +57,16 @@ class Int8Decoder(Decoder):
     def step(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> Tensor:
         return self.forward(tokens, positions, slots, range(len(tokens)))
 
+    def along(self, ids: Sequence[int], slot: int = 0) -> Tensor:
+        parts = [
+            self.forward(
+                part, range(start, start + len(part)), [slot] * len(part), range(len(part))
+            )
+            for start in range(0, len(ids), FEW)
+            for part in [ids[start : start + FEW]]
+        ]
+        return torch.cat(parts)
+
     def forward(
         self,
         tokens: Sequence[int],
