@@ -1,6 +1,7 @@
 """The decoder against transformers: beginnings, continuations, slots; float32, bfloat16, int8."""
 
-import importlib.util
+import os
+import subprocess
 import sys
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from gpt2chat.core.errors import HardwareError
 from gpt2chat.core.int8 import FEW, Int8Decoder
 from gpt2chat.core.model import load_model
 from gpt2chat.core.tokens import encode_conversation
-from tests.conftest import ignore, sample_rows, tiny_model
+from tests.conftest import sample_rows, tiny_model
 
 IDS: list[int] = torch.randint(
     0, 50_000, (40,), generator=torch.Generator().manual_seed(0)
@@ -181,8 +182,21 @@ def test_auto_is_int8_on_a_cpu(starter: GPT2LMHeadModel):
 def test_without_numba_auto_is_float32_and_int8_says_so(
     starter: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(importlib.util, "find_spec", ignore)
-    assert make_decoder(starter)[0] == "fp32"
     monkeypatch.setitem(sys.modules, "gpt2chat.core.int8", None)
+    assert make_decoder(starter)[0] == "fp32"
     with pytest.raises(HardwareError, match="--precision int8 needs numba"):
         make_decoder(starter, "int8")
+
+
+def test_where_numba_cannot_keep_what_it_compiles_float32_is_used():
+    code = (
+        "from gpt2chat.core import engine, model\n"
+        "starter = model.load_model('starter')\n"
+        "print(engine.make_decoder(starter)[0])\n"
+        "engine.make_decoder(starter, 'int8')\n"
+    )
+    # As with a package and a home that are read-only: numba finds no place, and says so on import.
+    nowhere = os.environ | {"NUMBA_CACHE_LOCATOR_CLASSES": "Nowhere"}
+    done = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True)
+    assert done.stdout == "fp32\n", done.stderr
+    assert "Set NUMBA_CACHE_DIR, or use fp32." in done.stderr

@@ -1,7 +1,5 @@
 """Which decoder a device and a precision have."""
 
-import importlib.util
-
 import torch
 from transformers import GPT2LMHeadModel
 
@@ -16,14 +14,14 @@ def make_decoder(
 ) -> tuple[ChatPrecision, Decoder]:
     """Return a decoder on the model's device, and its precision.
 
-    `auto` is int8 on a CPU, bf16 on a GPU that has it, and else fp32.
+    `auto` is int8 on a CPU where numba is to be had, bf16 on a GPU that has it, and else fp32.
 
     Raises:
         HardwareError: The device has not the precision that is asked for.
     """
     device = model.device
     if precision == "auto":
-        precision = _best(device)
+        return _best(model)
     if precision == "int8":
         if device.type != "cpu":
             raise HardwareError(f"--precision int8 is for CPUs, not {device.type}. Use bf16.")
@@ -33,11 +31,13 @@ def make_decoder(
     return precision, Decoder(model, torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
-def _best(device: torch.device) -> ChatPrecision:
-    if device.type == "cpu":
-        # A new Python may have no numba yet.
-        return "int8" if importlib.util.find_spec("numba") else "fp32"
-    return "bf16" if pick_autocast("auto", device) else "fp32"
+def _best(model: GPT2LMHeadModel) -> tuple[ChatPrecision, Decoder]:
+    if model.device.type == "cpu":
+        try:
+            return make_decoder(model, "int8")
+        except HardwareError:
+            return make_decoder(model, "fp32")
+    return make_decoder(model, "bf16" if pick_autocast("auto", model.device) else "fp32")
 
 
 def _int8(model: GPT2LMHeadModel) -> Decoder:
