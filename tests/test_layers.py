@@ -27,7 +27,7 @@ ORDER = [
         "job",
         "plan",
     ),
-    *("curve", "card", "training", "generate", "session", "feedback"),
+    *("curve", "card", "training", "generate", "window", "chats", "session", "feedback"),
     *("scoring", "statistics", "figures", "heldout", "replies", "speed", "evaluate"),
 ]
 
