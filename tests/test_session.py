@@ -111,6 +111,16 @@ def test_an_empty_reply_to_a_retry_leaves_the_old_one():
     assert contents(session) == ["hello", "hi"]
 
 
+def test_a_message_without_a_reply_is_taken_back_and_one_with_a_reply_is_not():
+    session = chat("hello", "hi")
+    assert not session.take_back()
+    session.ask("and?", REPLY)
+    assert session.take_back()
+    session.retry(REPLY)
+    assert session.take_back()
+    assert contents(session) == ["hello", "hi"]
+
+
 def test_a_retry_reads_what_the_first_try_read():
     session = chat("hello", "hi")
     prompt = session.ask("and?", REPLY)

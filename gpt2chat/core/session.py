@@ -6,7 +6,6 @@ from typing import NamedTuple
 from gpt2chat.core.chats import read_chat, save_chat
 from gpt2chat.core.conversations import Conversation, Message, Role
 from gpt2chat.core.errors import DataError, RowError
-from gpt2chat.core.template import render, to_text
 from gpt2chat.core.tokens import WINDOW, encode_conversation, encode_text
 from gpt2chat.core.window import UNWRITTEN, Layout, fitted, lay_out, length, length_before_message
 
@@ -97,6 +96,13 @@ class Session:
         self._turns = [*self._turns, Message("assistant", text)]
         return True
 
+    def take_back(self) -> bool:
+        """Where no reply came to `ask` or `retry`, be as before it; return whether that was so."""
+        waits = self._turns[-1:] and self._turns[-1].role == "user"
+        if waits:
+            self._turns = self._before
+        return bool(waits)
+
     def retry(self, max_new_tokens: int) -> Prompt:
         """Drop the latest reply and return what the model reads to give another.
 
@@ -144,17 +150,6 @@ class Session:
         waits = self._turns and self._turns[-1].role == "user"
         turns = self._turns if waits else [*self._turns, UNWRITTEN]
         return lay_out(self._conversation(*turns), self.window, max_new_tokens)
-
-    def rendered(self) -> str:
-        """Return the text that the latest reply was given to, control tokens by name.
-
-        Raises:
-            DataError: There is no message yet.
-        """
-        turns = self._turns[:-1] if self._replied else self._turns
-        if not turns or turns[-1].role != "user":
-            raise DataError("There is no prompt to show. Write a message first.")
-        return to_text(render(self._conversation(*turns[self._left :])))
 
     def save(self, path: Path) -> None:
         """Write the chat as one line of JSON, which `gpt2chat prepare --chat` reads too.

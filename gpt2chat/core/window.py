@@ -58,16 +58,18 @@ def fitted(conversation: Conversation, window: int, max_new_tokens: int) -> Conv
     Raises:
         DataError: The latest message is too long for that.
     """
-    fits = fit_window(conversation, window - reserved(window, max_new_tokens))
+    reserve = reserved(window, max_new_tokens)
+    fits = fit_window(conversation, window - reserve)
     if fits is not None:
         return fits
     alone = conversation.with_history(())
-    over = length(alone) - (window - SHORTEST_REPLY)
+    least = min(SHORTEST_REPLY, reserve)
+    over = length(alone) - (window - least)
     if over > 0:
         tokens = len(encode_text(conversation.user.content))
         raise DataError(
             f"The message has {tokens:,} tokens; {max(tokens - over, 0):,} fit beside the system "
-            f"prompt, the document and a reply of {SHORTEST_REPLY}. Shorten it."
+            f"prompt, the document and a reply of {least}. Shorten it."
         )
     return alone
 
@@ -102,7 +104,8 @@ def lay_out(conversation: Conversation, window: int, max_new_tokens: int) -> Lay
         message = tuple(span for span in parts[-2].spans if span.text != UNWRITTEN.content)
         parts[-2] = Part(message, len(encode(message).ids), unwritten=True)
     reserve = reserved(window, max_new_tokens)
-    spare = window - (reserve if groups else SHORTEST_REPLY) - sum(part.tokens for part in parts)
+    kept_free = reserve if groups else min(SHORTEST_REPLY, reserve)
+    spare = window - kept_free - sum(part.tokens for part in parts)
     left = len(conversation.turns) - len(prompt.turns)
     return Layout(tuple(parts), window, reserve, left, max(spare, 0) if unwritten else None)
 
