@@ -200,6 +200,28 @@ def test_ctrl_c_leaves_with_130_and_one_line(tiny_folder: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        ("<&-", 3, "error: The message is empty. Give -p some text, or pipe some in.\n"),
+        ("-p Hi <&-", 0, "8 tokens, cut at the limit"),
+        ("-p Hi >&-", 0, "8 tokens, cut at the limit"),
+        ("-p Hi >/dev/full", 6, "Standard output cannot be written: No space left on device.\n"),
+        ("-p Hi | head -c 0", 0, "model: "),
+    ],
+)
+def test_streams_that_are_closed_or_full_are_no_traceback(
+    tiny_folder: Path, tmp_path: Path, redirection: str, code: int, said: str
+):
+    flags = f"--model '{tiny_folder}' --max-new-tokens 8 {redirection}"
+    process = subprocess.run(
+        f"'{sys.executable}' -m gpt2chat chat {flags}",
+        shell=True, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (process.returncode, "Traceback" in process.stderr) == (code, False)
+    assert said in process.stderr
+
+
+@pytest.mark.parametrize(
     ("name", "text", "value"),
     [("temperature", "0.5", 0.5), ("--top-k", "3", 3), ("seed", "none", None), ("seed", "7", 7)],
 )

@@ -1,5 +1,6 @@
 """What `chat` prints."""
 
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from gpt2chat.core.errors import StorageError
 from gpt2chat.report.console import err, note
 from gpt2chat.report.markdown import holds_markdown, show_markdown
 from gpt2chat.report.screen import Streamed
@@ -27,14 +29,24 @@ def show_reply(pieces: Iterable[str], *, markdown: bool = False) -> None:
     try:
         for text in visible(pieces):
             piece = text.encode(encoding, "replace").decode(encoding)
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            _write(piece)
             streamed.add(piece)
     finally:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        _write("\n")
     if markdown and holds_markdown(streamed.text) and streamed.erase():
         show_markdown(streamed.text)
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # whoever reads has enough, and the program ends without a word
+    except OSError as error:
+        # What could not be written is tried again at the end, and fails again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise StorageError(f"Standard output cannot be written: {error.strerror}.") from error
 
 
 def visible(pieces: Iterable[str]) -> Iterator[str]:
