@@ -28,7 +28,7 @@ ORDER = [
         "plan",
     ),
     *("curve", "card", "training", "sampling", "reply", "decoder", "kernels", "int8", "engine"),
-    *("graph", "generate", "session", "feedback"),
+    *("graph", "generate", "window", "chats", "session", "feedback"),
     *("scoring", "statistics", "figures", "heldout", "replies", "speed", "evaluate"),
 ]
 

@@ -1,6 +1,7 @@
 """The chat as a person sees it: the real program in a pseudo-terminal, keys in, screen out."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from prompt_toolkit.history import InMemoryHistory
 from pyte import ByteStream, Screen
 
-from gpt2chat.repl import history
+from gpt2chat.repl.history import lines_kept
 
-CTRL_C, CTRL_D, ESCAPE = "\x03", "\x04", "\x1b"
-METER = " of 1,024 tokens"
+CTRL_C, CTRL_D, CTRL_U, ESCAPE = "\x03", "\x04", "\x15", "\x1b"
+LEAVES = "\n/exit or Ctrl-D leaves."
+METER = " / 1,024 · "
 PASTE = ESCAPE + "[200~{}" + ESCAPE + "[201~"
 
 
@@ -22,6 +24,7 @@ class Terminal(Screen):
 
     def __init__(self, folder: Path, *arguments: str):
         super().__init__(100, 60)
+        self.model = arguments[1] if arguments[:1] == ("--model",) else ""
         self.stream = ByteStream(self)
         environment = {**os.environ, "XDG_DATA_HOME": str(folder / "data"), "TERM": "xterm"}
         environment.pop("GPT2CHAT_HISTORY", None)
@@ -51,7 +54,10 @@ class Terminal(Screen):
     def wait_until(self, shown: Callable[[], bool]) -> None:
         """Read until the screen is as asked for."""
         while not shown():
-            self.stream.feed(self.child.read_nonblocking(65536, timeout=60))
+            try:
+                self.stream.feed(self.child.read_nonblocking(65536, timeout=20))
+            except (pexpect.TIMEOUT, pexpect.EOF):
+                pytest.fail(f"This was never shown; the screen is:\n{self.text}")
 
     def type(self, keys: str, *, then: str) -> None:
         """Send keys and wait for what they bring."""
@@ -80,8 +86,8 @@ def running(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def terminal(running: Terminal) -> Terminal:
     """The program with an empty chat and an empty screen."""
-    running.type("/clear\r/set max_new_tokens 6\r", then="max_new_tokens      6")
-    running.type("\x0c", then=" 18 of 1,024 tokens")
+    running.type("/clear\r/set max_new_tokens 6\r", then="max_new_tokens  6")
+    running.type("\x0c", then=" 18 / 1,024")
     return running
 
 
@@ -91,11 +97,12 @@ def test_a_message_is_answered_and_the_meter_rises(terminal: Terminal):
     lines = terminal.text.splitlines()
     assert lines[0] == "> hello"
     assert METER in lines[-1]
-    assert " 18 of" not in lines[-1]
+    assert lines[-1].startswith(" ▰▱▱▱▱▱▱▱▱▱ ")
+    assert " 18 /" not in lines[-1]
 
 
 def test_help_and_an_unknown_command_are_answered(terminal: Terminal):
-    terminal.type("/help\r", then="/load FILE")
+    terminal.type("/HELP\r", then="/load FILE")
     terminal.type("/nope\r", then="error: There is no command /nope.")
 
 
@@ -106,21 +113,39 @@ def test_tab_completes_a_command(terminal: Terminal):
 
 def test_three_quotes_take_several_lines(terminal: Terminal):
     terminal.type('"""\rzwölf 漢字 🙂\r/help\r"""\r', then="6 tokens")
-    terminal.type("/undo\r", then="Taken back: zwölf 漢字 🙂 /help")
+    terminal.type("/undo\r", then="Taken back: zwölf 漢字 🙂 /help\n> zwölf 漢字 🙂\n  /help")
+    terminal.type(CTRL_C + CTRL_C, then=LEAVES)
 
 
 def test_pasted_text_stays_whole(terminal: Terminal):
     terminal.type(PASTE.format("one\r\ntwo\rthree") + "\r", then="6 tokens")
-    terminal.type("/undo\r", then="Taken back: one two three")
+    terminal.type("/undo\r", then="Taken back: one two three\n> one\n  two\n  three")
+    terminal.type(CTRL_C + CTRL_C, then=LEAVES)
 
 
 def test_alt_enter_adds_a_line(terminal: Terminal):
     terminal.type("one" + ESCAPE + "\rtwo\r", then="6 tokens")
-    terminal.type("/undo\r", then="Taken back: one two")
+    terminal.type("/undo\r", then="Taken back: one two\n> one\n  two\n")
+    terminal.type(CTRL_C + CTRL_C, then=LEAVES)
+
+
+def test_an_edit_opens_the_reply_in_the_prompt(terminal: Terminal):
+    terminal.type("hello\r", then="6 tokens")
+    terminal.type("/edit\r", then="> /edit ")
+    terminal.type(CTRL_U + "/edit First." + ESCAPE + "\rSecond.\r", then="Noted: 3 rows")
+    terminal.type("/edit\r", then="> /edit First.\n  Second.")
+    terminal.type("\r", then="The reply stays as it was.")
+
+
+def test_a_reply_is_compared_and_voted_on(terminal: Terminal):
+    terminal.type("/compare starter\r", then="There is no message to compare.")
+    terminal.type("/compare hello\r", then="Which is better? A or B, = for a tie, - for none:")
+    terminal.type("=\r", then="Wins so far: ")
+    terminal.wait(METER + terminal.model + " +1")
 
 
 def test_ctrl_c_stops_the_reply_and_not_the_program(terminal: Terminal):
-    terminal.type("/set max_new_tokens 960\r", then="max_new_tokens      960")
+    terminal.type("/set max_new_tokens 960\r", then="max_new_tokens  960")
     terminal.type("\x0chello\r", then="> hello\n")
     # The meter goes when the line is sent; what then comes is the reply.
     terminal.wait_until(lambda: METER not in terminal.text and not terminal.text.endswith("hello"))
@@ -130,8 +155,20 @@ def test_ctrl_c_stops_the_reply_and_not_the_program(terminal: Terminal):
 
 def test_ctrl_c_at_the_prompt_clears_the_line(terminal: Terminal):
     terminal.type("half a thou", then="half a thou")
-    terminal.type(CTRL_C, then="/exit or Ctrl-D leaves.")
-    terminal.type("whole\r", then="6 tokens")
+    terminal.type(CTRL_C + "whole\r", then="> half a thou\n> whole\n")
+    terminal.wait("6 tokens")
+    assert LEAVES not in terminal.text
+    terminal.type(CTRL_C, then=LEAVES)
+
+
+def test_what_is_typed_while_a_reply_streams_comes_after_it_and_is_whole(terminal: Terminal):
+    terminal.type("/set max_new_tokens 200\r", then="max_new_tokens  200")
+    terminal.type("\x0chello\r", then="> hello\n")
+    terminal.wait_until(lambda: METER not in terminal.text and not terminal.text.endswith("hello"))
+    terminal.type(PASTE.format("typed\rahead"), then="200 tokens")
+    terminal.wait("\n> typed\n  ahead\n")
+    assert terminal.text.count("ahead") == 1
+    terminal.type(CTRL_C + CTRL_C, then=LEAVES)
 
 
 def test_a_long_chat_rolls_and_says_so(terminal: Terminal):
@@ -168,18 +205,38 @@ def test_a_model_that_cannot_be_loaded_ends_the_waiting_prompt(tmp_path: Path):
     assert "Traceback" not in terminal.text
 
 
-def test_history_stays_in_a_file_of_the_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("GPT2CHAT_HISTORY", str(tmp_path / "deep" / "lines"))
-    history().append_string("hello")
-    assert (tmp_path / "deep" / "lines").read_text().endswith("+hello\n")
-    assert (tmp_path / "deep" / "lines").stat().st_mode & 0o777 == 0o600
-    assert list(history().load_history_strings()) == ["hello"]
+def test_history_stays_in_a_file_of_the_user_alone(tmp_path: Path):
+    path = tmp_path / "deep" / "lines"
+    lines_kept(path).append_string("hello\nin lines")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(lines_kept(path).load_history_strings()) == ["hello\nin lines"]
 
 
-def test_history_that_cannot_be_written_is_kept_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_history_that_cannot_be_written_is_kept_in_memory(tmp_path: Path):
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file" / "lines", tmp_path):
-        monkeypatch.setenv("GPT2CHAT_HISTORY", str(path))
-        assert isinstance(history(), InMemoryHistory)
+    for path in (tmp_path / "file" / "lines", tmp_path, None):
+        assert isinstance(lines_kept(path), InMemoryHistory)
+
+
+def test_a_killed_chat_goes_on(tiny_folder: Path, tmp_path: Path):
+    first = Terminal(tmp_path, "--model", str(tiny_folder), "--max-new-tokens", "6")
+    first.wait(METER)
+    first.type("/system Be kind.\r", then="The system prompt: Be kind.")
+    first.type("Hello\r", then="6 tokens")
+    first.child.kill(signal.SIGKILL)
+    first.child.close(force=True)
+    second = Terminal(tmp_path, "--resume-last")
+    second.wait(METER)
+    assert " goes on: 2 messages, the latest “" in second.text
+    assert f"with {tiny_folder}." in second.text.replace("\n", "")
+    second.type("/context\r", then="Be kind.<|eot_id|>")
+    second.type("/undo\r", then="> Hello")
+    assert second.leave(CTRL_C + CTRL_D) == 0
+
+
+def test_nothing_is_kept_where_that_is_not_wanted(tiny_folder: Path, tmp_path: Path):
+    terminal = Terminal(tmp_path, "--model", str(tiny_folder), "--no-history")
+    terminal.wait(METER)
+    terminal.type("/set max_new_tokens 6\rHello\r", then="6 tokens")
+    assert terminal.leave("/exit\r") == 0
+    assert list(tmp_path.rglob("*")) == []

@@ -8,25 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt2chat.core.config import ChatConfig, ChatPrecision, Sampling
-from gpt2chat.core.errors import DataError
+from gpt2chat.core.errors import CheckpointError, DataError
 from gpt2chat.options import ConfigFile, DeviceName
 
 if TYPE_CHECKING:
-    from gpt2chat.core.generate import Generator
+    from gpt2chat.core.chats import KeptChat
     from gpt2chat.core.session import Session
+    from gpt2chat.dialogue import LoadedModel
 
 BASE_MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
 
 def chat(
     model: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--model",
-            help="A run, a folder, a Hub name or starter; the newest finished run if not given.",
+            help="A run, a folder, a Hub name or starter; the newest finished run if not given. "
+            "Given again: another model to /compare.",
             show_default=False,
         ),
-    ] = ChatConfig.model,
+    ] = None,
     system: Annotated[
         str | None,
         typer.Option(help="System prompt; the template's own if not given.", show_default=False),
@@ -67,6 +69,19 @@ def chat(
     feedback: Annotated[
         Path, typer.Option(help="File that /good, /bad and /edit write to, for prepare --feedback.")
     ] = ChatConfig.feedback,
+    resume_last: Annotated[
+        bool, typer.Option("--resume-last", help="Go on with the latest chat, and its model.")
+    ] = ChatConfig.resume_last,
+    history: Annotated[
+        bool, typer.Option("--history/--no-history", help="Keep typed lines and chats, or nothing.")
+    ] = ChatConfig.history,
+    markdown: Annotated[
+        bool,
+        typer.Option(
+            "--markdown/--no-markdown",
+            help="On a terminal, show a reply that holds Markdown in its looks.",
+        ),
+    ] = ChatConfig.markdown,
     device: DeviceName = ChatConfig.device,
     precision: Annotated[
         ChatPrecision,
@@ -76,7 +91,7 @@ def chat(
 ) -> None:
     """Talk with a model in the terminal, or answer once with -p or piped input."""
     settings = ChatConfig(
-        model=model,
+        model=tuple(dict.fromkeys(model or ())),
         system=system,
         prompt=prompt,
         sampling=Sampling(
@@ -91,30 +106,114 @@ def chat(
             seed=seed,
         ),
         feedback=feedback,
+        resume_last=resume_last,
+        history=history,
+        markdown=markdown,
         device=device,
         precision=precision,
     )
     message = one_message(settings.prompt)
+    going_on = kept_chat(settings)
+    session, names = begin(settings, going_on)
+    if message is None:
+        talk(session, names, settings, going_on)
+    else:
+        answer_once(session, names[0], message, settings, going_on)
 
+
+def kept_chat(settings: ChatConfig) -> "KeptChat | None":
+    """Return the chat to go on with, where the user wants that.
+
+    Raises:
+        DataError: None is kept.
+    """
+    from gpt2chat.core.chats import chats_folder, latest_chat
+
+    return latest_chat(chats_folder()) if settings.resume_last else None
+
+
+def begin(settings: ChatConfig, going_on: "KeptChat | None") -> "tuple[Session, list[str]]":
+    """Return the chat as it begins and its models' names, and say what was picked.
+
+    Raises:
+        DataError: The system prompt or what is gone on with cannot be used.
+        CheckpointError: There is no such model.
+    """
     from gpt2chat.core.runs import pick_model
     from gpt2chat.core.session import Session
     from gpt2chat.report import note
 
-    name, why = pick_model(settings.model, ("sft", "orpo"), "gpt2chat sft")
-    session = Session(settings.system)
-    note(why)
-    if is_base(name):
-        note(f"{name} is a base model that has never seen the chat template: it rambles.")
-    if message is not None:
-        answer_once(session, load(name, settings), message, settings.sampling)
-        return
+    session = Session()
+    if going_on:
+        session.replace(going_on.conversation, str(going_on.path))
+    if settings.system is not None:
+        session.set_system(settings.system)
+    wanted = settings.model or (still_there(going_on) if going_on else ()) or ("",)
+    names: list[str] = []
+    for wish in wanted:
+        name, why = pick_model(wish, ("sft", "orpo"), "gpt2chat sft")
+        names.append(name)
+        if not going_on:
+            note(why)
+        if is_base(name):
+            note(f"{name} is a base model that has never seen the chat template: it rambles.")
+    if going_on:
+        note(f"{resumed(going_on)}, with {', '.join(names)}.")
+    return session, names
 
+
+def still_there(kept: "KeptChat") -> tuple[str, ...]:
+    """Return the models of a chat.
+
+    Raises:
+        CheckpointError: The folder of one is gone.
+    """
+    from gpt2chat.core.runs import local_folder
+
+    for name in kept.models:
+        try:
+            local_folder(name)
+        except CheckpointError:
+            raise CheckpointError(
+                f"The latest chat was with {name}, which is gone. Name another with --model."
+            ) from None
+    return kept.models
+
+
+def resumed(kept: "KeptChat") -> str:
+    """Return which chat is gone on with."""
+    from gpt2chat.dialogue.text import counted, shortened
+
+    turns = kept.conversation.turns
+    return (
+        f"The chat of {kept.when:%Y-%m-%d %H:%M} goes on: {counted(len(turns), 'message')}, "
+        f"the latest “{shortened(turns[-1].content, 40)}”"
+    )
+
+
+def talk(
+    session: "Session",
+    names: list[str],
+    settings: ChatConfig,
+    going_on: "KeptChat | None",
+) -> None:
+    """Talk until the user leaves."""
+    from gpt2chat.core.chats import Autosave, chats_folder, history_file
     from gpt2chat.core.feedback import Feedback
-    from gpt2chat.dialogue import Dialogue
+    from gpt2chat.dialogue import Dialogue, Models
     from gpt2chat.repl import run
 
-    opinions = Feedback(settings.feedback)
-    run(Dialogue(session, settings.sampling, name, lambda: load(name, settings), opinions))
+    folder = chats_folder() if settings.history else None
+    dialogue = Dialogue(
+        session,
+        settings.sampling,
+        Models(names, lambda name: load(name, settings)),
+        Feedback(settings.feedback),
+        autosave=Autosave(folder, going_on) if folder else None,
+        history=history_file() if settings.history else None,
+        markdown=settings.markdown,
+    )
+    run(dialogue)
 
 
 def one_message(prompt: str | None) -> str | None:
@@ -156,24 +255,41 @@ def is_base(name: str) -> bool:
         return False  # loading says what is wrong
 
 
-def load(name: str, settings: ChatConfig) -> "Generator":
-    """Return the model ready to generate; the seconds that it takes are torch's import mostly."""
+def load(name: str, settings: ChatConfig) -> "LoadedModel":
+    """Return a model ready to generate; the seconds that it takes are torch's import mostly."""
     from gpt2chat.core.generate import Generator
     from gpt2chat.core.model import load_model, pick_device
+    from gpt2chat.dialogue import LoadedModel
 
     device = pick_device(settings.device)
-    return Generator(load_model(name), device, settings.precision)
+    model = load_model(name)
+    parameters = model.num_parameters()
+    generator = Generator(model, device, settings.precision)
+    return LoadedModel(generator, parameters, str(device))
 
 
-def answer_once(session: "Session", generator: "Generator", text: str, sampling: Sampling) -> None:
-    """Write the answer to stdout, and how it came about to stderr."""
-    from gpt2chat.report import note, show_reply, show_speed
+def answer_once(
+    session: "Session",
+    name: str,
+    text: str,
+    settings: ChatConfig,
+    going_on: "KeptChat | None",
+) -> None:
+    """Write the answer to stdout, and how it came about to stderr. No chat is kept of it, unless
+    it is one that goes on.
+    """
+    from gpt2chat.core.chats import Autosave
+    from gpt2chat.report import note, quiet_keys, show_reply, show_speed
 
+    generator, sampling = load(name, settings).generator, settings.sampling
     session.window = generator.window
     ids = session.ask(text, sampling.max_new_tokens).ids
     stream = generator.stream(ids, sampling, stop_loops=True)
-    show_reply(stream)
+    with quiet_keys():
+        show_reply(stream, markdown=settings.markdown)
     if session.answer(stream.reply.text):
         show_speed(stream.reply)
+        if going_on and settings.history:
+            Autosave(going_on.path.parent, going_on).write(session.messages, [name])
     else:
         note("The model ended its reply before the first word. Ask again, or in other words.")

@@ -379,8 +379,8 @@ class Sampling:
 class ChatConfig:
     """Settings of `gpt2chat chat`."""
 
-    model: str = ""
-    """Empty: the newest finished run."""
+    model: tuple[str, ...] = ()
+    """The first answers, the others are there to compare. None: the newest finished run."""
     system: str | None = None
     """System prompt; the template's own where it is not given."""
     prompt: str | None = None
@@ -388,6 +388,12 @@ class ChatConfig:
     sampling: Sampling = field(default_factory=Sampling)
     feedback: Path = Path("feedback.jsonl")
     """File that opinions on replies are written to."""
+    resume_last: bool = False
+    """Go on with the latest chat that was kept."""
+    history: bool = True
+    """Keep typed lines and chats."""
+    markdown: bool = True
+    """Show a reply that holds Markdown in its looks, on a terminal."""
     device: Device = "auto"
     """Where to run."""
     precision: ChatPrecision = "auto"

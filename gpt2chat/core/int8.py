@@ -42,6 +42,7 @@ class Int8Decoder(Decoder):
         )
         # As many threads as torch has, but numba cannot have more than it began with.
         self._threads = min(torch.get_num_threads(), numba.get_num_threads())
+        self.step([0], [0], [0])  # compiles, or loads what was compiled: better now than at a reply
 
     def make_cache(self, slots: int) -> Tensor:
         width = self.tokens.shape[1] // self.heads

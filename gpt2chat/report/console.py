@@ -44,8 +44,15 @@ def count(number: int) -> str:
 
 
 def sign(wanted: str, plain: str) -> str:
-    """Return `plain` where stdout's encoding may lack the wanted sign."""
-    return plain if out.options.ascii_only else wanted
+    """Return `plain` where the terminal may lack the wanted sign."""
+    return plain if out.options.ascii_only or _is_plain_locale() else wanted
+
+
+def _is_plain_locale() -> bool:
+    """Say whether the user asked for plain ASCII. Python itself writes UTF-8 there all the same."""
+    kind = os.environ.get("LC_CTYPE", "")
+    kind = "" if kind == "C.UTF-8" else kind  # Python's own doing where LANG is C
+    return (os.environ.get("LC_ALL") or kind or os.environ.get("LANG")) in ("C", "POSIX")
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,121 @@
+"""The terminal's screen and keys while a reply streams: how many rows it takes, how it goes."""
+
+import contextlib
+import os
+import sys
+import unicodedata
+from collections.abc import Generator
+
+from rich.cells import get_character_cell_size
+
+MARKS = ("Mn", "Me")
+PICTURES = range(0x1F000, 0x20000)
+"""Emoji: several of them may be one picture, in some terminals."""
+
+
+class Streamed:
+    """A text that is being written from the beginning of a line on."""
+
+    def __init__(self) -> None:
+        self._size = _size()
+        self._pieces: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """All that was written."""
+        return "".join(self._pieces)
+
+    def add(self, piece: str) -> None:
+        """Note what was written."""
+        self._pieces.append(piece)
+
+    def erase(self) -> bool:
+        """Take the text and the line break after it off the screen; return whether it is gone.
+
+        It stays where its rows cannot be told for sure: outside a terminal, where it is taller
+        than the screen, or was written on a screen that changed its size.
+        """
+        if self._size is None or self._size != _size():
+            return False
+        few, many = rows(self.text, self._size.columns)
+        if few != many or few >= self._size.lines:
+            return False
+        _write(f"\x1b[{few}A\r\x1b[J")
+        return True
+
+
+def rows(text: str, columns: int) -> tuple[int, int]:
+    """Return how many rows a text takes at least and at most: terminals differ on some signs."""
+    lines = text.split("\n")
+    few, many = (sum(_wrapped(line, columns, most) for line in lines) for most in (0, 1))
+    return few, many
+
+
+def _wrapped(line: str, columns: int, most: int) -> int:
+    """Return how many rows a line takes at least or `most`; no sign stands across the edge."""
+    count, at = 1, 0
+    for char in line:
+        if char == "\t":
+            stop = min((at // 8 + 1) * 8, columns - 1)
+            at = max(at, stop) if most else stop  # some go back from beyond the edge
+            continue
+        width = _widths(char)[most]
+        if at + width > columns:
+            count, at = count + 1, 0
+        at += width
+    return count
+
+
+def _widths(char: str) -> tuple[int, int]:
+    """Return the least and the most columns that terminals give a character."""
+    if " " <= char <= "~":
+        return 1, 1
+    width = get_character_cell_size(char)
+    if ord(char) in PICTURES:
+        return 0, max(width, 2)  # nothing where it is joined to the one before
+    category = unicodedata.category(char)
+    if category in MARKS:
+        return 0, 1 if char in "\ufe0e\ufe0f\u20e3" else 0
+    if category in ("Cf", "Mc", "Co", "Cn") or (width == 0 and char != "\t"):
+        return 0, max(width, 1)
+    return width, width
+
+
+def _size() -> os.terminal_size | None:
+    """Return the size of the terminal that stdout is; None where it is none that can move up."""
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+        return None
+    try:
+        return os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def quiet_keys() -> Generator[None]:
+    """Keep what is typed while a reply streams off the screen, for the next prompt to read.
+
+    Text that is pasted meanwhile stays whole. Ctrl-C works.
+    """
+    if sys.platform == "win32" or not (sys.stdin and sys.stdin.isatty()):
+        yield
+        return
+    import termios
+    import tty
+
+    terminal, marks_pastes = sys.stdin.fileno(), _size() is not None
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setcbreak(terminal, termios.TCSADRAIN)
+        if marks_pastes:
+            _write("\x1b[?2004h")
+        yield
+    finally:
+        if marks_pastes:
+            _write("\x1b[?2004l")
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _write(sequence: str) -> None:
+    sys.stdout.write(sequence)
+    sys.stdout.flush()
