@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from gpt2chat.cli import app
-from gpt2chat.commands.chat import is_base
 from gpt2chat.core.chats import Autosave, latest_chat
 from gpt2chat.core.config import Sampling
 from gpt2chat.core.conversations import Message
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.tokens import STARTER
+from gpt2chat.dialogue.start import is_base
 from tests.conftest import talk
 
 Chat = Callable[..., tuple[int, str, str]]

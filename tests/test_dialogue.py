@@ -161,7 +161,8 @@ def test_context_shows_the_prompt_that_comes_next_with_its_tokens(dialogue: Dial
     assert lines[5] == "Hi <|eot_id|><|eot_id|>"
     assert "(your next message)<|eot_id|>" in lines
     used = dialogue.session.layout(6).tokens
-    assert lines[-1].startswith(f"{used} of 1,024 tokens, and 6 for the reply. A message of more")
+    assert lines[-2] == f"{used} of 1,024 tokens, and 6 for the reply."
+    assert lines[-1].startswith("A message of more than ")
 
 
 def test_context_says_what_is_out_and_what_waits(dialogue: Dialogue, said: Said, tmp_path: Path):

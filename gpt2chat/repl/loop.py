@@ -71,7 +71,12 @@ class PlainLines:
     def ask(self, question: str) -> str:
         """Return one line."""
         report.show_question(question)
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            report.note("")  # what comes next begins on a line of its own
+            raise
         if not line:
+            report.note("")
             raise EOFError
         return line

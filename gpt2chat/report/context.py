@@ -24,7 +24,8 @@ def show_context(layout: Layout) -> None:
         text = Text.assemble(_text(part), style="dim" if part.leaves else "")
         table.add_row(Text(f"{part.tokens:,}", style="dim"), text)
     err.print(table)
-    note(_summary(layout))
+    note(f"{layout.tokens:,} of {layout.window:,} tokens, and {layout.reserve:,} for the reply.")
+    note(_outlook(layout))
 
 
 def _line(text: str) -> str:
@@ -42,10 +43,9 @@ def _text(part: Part) -> Text:
     return text
 
 
-def _summary(layout: Layout) -> str:
-    used = f"{layout.tokens:,} of {layout.window:,} tokens, and {layout.reserve:,} for the reply."
+def _outlook(layout: Layout) -> str:
     if layout.room is None:
-        return f"{used} /retry answers the latest message."
+        return "/retry answers the latest message."
     if any(part.leaves for part in layout.parts):
-        return f"{used} A message of more than {layout.room:,} pushes the oldest exchange out."
-    return f"{used} A message may have up to {layout.room:,}."
+        return f"A message of more than {layout.room:,} tokens pushes the oldest exchange out."
+    return f"A message may have up to {layout.room:,} tokens."
