@@ -7,8 +7,9 @@ import re
 import sys
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pexpect
 import pyte
@@ -53,6 +54,12 @@ class Screen(pyte.Screen):
             at -= 1  # the second half of a wide character
         row[at] = row[at]._replace(data=row[at].data + marks)
 
+    def select_graphic_rendition(self, *attributes: int) -> None:
+        """Keep faint text, which pyte does not know: as blinking, which nothing here does."""
+        if not {38, 48} & set(attributes):  # what follows these is a colour
+            attributes = tuple(5 if value == 2 else value for value in attributes)
+        super().select_graphic_rendition(*attributes)
+
     def resize(self, lines: int | None = None, columns: int | None = None) -> None:
         """Keep the cursor's row; pyte drops rows from the top even where the screen has room."""
         lines, row = lines or self.lines, self.cursor.y
@@ -74,21 +81,19 @@ class Terminal:
         folder: Path,
         *arguments: str,
         command: tuple[str, ...] = (sys.executable, "-m", "gpt2chat"),
+        environment: Mapping[str, str] = MappingProxyType({}),
         columns: int = 100,
         lines: int = 40,
     ):
-        environment = {
-            **os.environ,
-            "XDG_DATA_HOME": str(folder / "data"),
-            "TERM": "xterm-256color",
-        }
-        for name in ("GPT2CHAT_HISTORY", "COLUMNS", "LINES", "NO_COLOR"):
-            environment.pop(name, None)
+        """Start a command in a folder, which it also keeps its history and its chats in."""
+        home = {"XDG_DATA_HOME": str(folder / "home"), "TERM": "xterm-256color"}
+        outer = ("GPT2CHAT_HISTORY", "COLUMNS", "LINES", "NO_COLOR")
+        inherited = {name: value for name, value in os.environ.items() if name not in outer}
         self.child: pexpect.spawn[bytes] = pexpect.spawn(
             command[0],
             [*command[1:], *arguments],
             cwd=str(folder),
-            env=environment,
+            env={**inherited, **home, **environment},
             dimensions=(lines, columns),
         )
         self.child.delaybeforesend = None

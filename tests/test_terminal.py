@@ -2,18 +2,23 @@
 
 import json
 import re
+import signal
 import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from gpt2chat.core.tokens import encode_text
+from gpt2chat.core.checkpoint import save_model
+from gpt2chat.core.tokens import encode_conversation, encode_text
+from tests.conftest import talk, tiny_model
 from tests.terminal import (
     ALT_ENTER,
     CTRL_C,
     CTRL_D,
+    ENTER,
     METER,
     NO_TEXT,
     TAB,
@@ -25,6 +30,8 @@ FLAGS = ("chat", "--model", "starter", "--seed", "1", "--max-new-tokens", "8")
 ENDLESS = ("/set max_new_tokens 900", "/set temperature 100", "/set top_k 0")
 """Any token is as likely as the one that ends a reply."""
 SHORT = ("/set max_new_tokens 8", "/set temperature 0.7", "/set top_k 36")
+KNOWN = "Say what you know."
+BY_HEART = "- **one**\n- `two`"
 PASTED = "a first line\n\n    an indented one\n/help\nthe last line"
 
 
@@ -34,6 +41,33 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     terminal = Terminal(tmp_path_factory.mktemp("chat"), *FLAGS)
     terminal.wait_for_prompt(1)
     terminal.enter("Hello!")
+    yield terminal
+    terminal.close()
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows one reply by heart."""
+    folder = tmp_path_factory.mktemp("models") / "learned"
+    model = tiny_model().train()
+    ids = torch.tensor([encode_conversation(talk(KNOWN, BY_HEART)).ids])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    save_model(model.eval(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other(learned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """A program with the model that knows one reply, the likeliest one."""
+    flags = ("chat", "--model", str(learned), "--temperature", "0")
+    terminal = Terminal(tmp_path_factory.mktemp("chat"), *flags)
+    terminal.wait_for_prompt(1)
+    terminal.enter(KNOWN)
+    terminal.clear()
     yield terminal
     terminal.close()
 
@@ -203,6 +237,78 @@ def test_any_text_is_typed_shown_sent_and_kept_as_it_is(chat: Terminal, message:
     assert chat.used > before + len(encode_text(message))
 
 
+def test_undo_and_edit_begin_the_next_prompt_with_what_was_there(chat: Terminal):
+    chat.enter(" /slash comes first")
+    reply = said(chat)[1]
+    chat.clear()
+    chat.press("/edit", ENTER)
+    chat.wait(f"> /edit {reply.split()[0]}")
+    chat.enter(" And more.")
+    assert said(chat) == ["/slash comes first", f"{reply.strip()} And more."]
+    chat.clear()
+    chat.press("/undo", ENTER)
+    chat.wait(">  /slash comes first")
+    chat.enter(" again")
+    assert said(chat)[0] == "/slash comes first again"
+    assert len(said(chat)) == 2
+
+
+def test_compare_asks_two_models_and_the_reply_voted_for_stays(chat: Terminal, learned: Path):
+    for line in ("/set temperature 0", "/set max_new_tokens 20", KNOWN):
+        chat.enter(line)
+    before = said(chat)[1]
+    chat.clear()
+    number = chat.prompts + 1
+    chat.press(f"/compare {learned}", ENTER)
+    chat.wait("Which is better?")
+    heads = {row: at for at, row in enumerate(chat.rows) if row in ("A", "B")}
+    letter = "A" if " • one" in chat.rows[heads["A"] : heads["B"]] else "B"
+    assert chat.rows[heads[letter] + 1 : heads[letter] + 3] == [" • one", " • two"]
+    chat.press(letter.lower(), ENTER)
+    chat.wait_for_prompt(number)
+    assert said(chat) == [KNOWN, BY_HEART]
+    noted = (chat.folder / "feedback.jsonl").read_text(encoding="utf-8").splitlines()
+    pair = json.loads(noted[-1])
+    assert (pair["chosen"], pair["rejected"]) == (BY_HEART, before)
+    for line in SHORT:
+        chat.enter(line)
+
+
+def test_a_reply_in_markdown_is_shown_in_its_looks_and_kept_as_it_is(other: Terminal):
+    other.enter("/clear")
+    other.clear()
+    other.enter(KNOWN)
+    assert other.rows[1:3] == [" • one", " • two"]
+    row = other.screen.buffer[1]
+    assert [row[x].bold for x in range(3, 6)] == [True] * 3
+    assert said(other) == [KNOWN, BY_HEART]
+
+
+def test_keys_pressed_during_a_reply_wait_for_the_next_prompt(endless: Terminal):
+    endless.enter("/set max_new_tokens 100")
+    endless.clear()
+    endless.begin("Tell me all.")
+    endless.press(UP, "typed")
+    endless.paste("two\nlines")
+    endless.wait("> Tell me all.typedtwo\n  lines")
+    assert endless.text.count("typed") == 1
+    endless.press(CTRL_C)
+    endless.enter()
+
+
+def test_a_chat_that_was_killed_in_a_reply_goes_on(other: Terminal):
+    for line in ("/clear", KNOWN, *ENDLESS):
+        other.enter(line)
+    other.begin("And what else?")
+    other.child.kill(signal.SIGKILL)
+    assert other.ended() == 128 + signal.SIGKILL
+    second = Terminal(other.folder, "chat", "--resume-last")
+    second.wait_for_prompt(1)
+    assert said(second) == [KNOWN, BY_HEART, "And what else?"]
+    assert "learned" in second.rows[-1]
+    assert second.leave(CTRL_D) == 0
+
+
 def test_where_stdout_is_no_terminal_nothing_but_answers_goes_there(tmp_path: Path):
     redirected = ("sh", "-c", 'exec "$0" "$@" >answers.txt', sys.executable, "-m", "gpt2chat")
     terminal = Terminal(tmp_path, *FLAGS, command=redirected)
@@ -217,22 +323,21 @@ def test_where_stdout_is_no_terminal_nothing_but_answers_goes_there(tmp_path: Pa
     assert "\x1b" not in answers
 
 
-def test_closing_the_terminal_ends_a_reply_that_is_being_written(tmp_path: Path):
-    terminal = Terminal(tmp_path, *FLAGS)
-    terminal.wait_for_prompt(1)
-    for line in ("Hello!", *ENDLESS):
-        terminal.enter(line)
-    terminal.begin("Hello!")
-    assert terminal.hang_up() == 128 + 1
-
-
 def test_closing_the_terminal_ends_a_prompt_that_waits(tmp_path: Path):
     terminal = Terminal(tmp_path, *FLAGS)
     terminal.wait_for_prompt(1)
-    assert terminal.hang_up() == 128 + 1
+    assert terminal.hang_up() == 128 + signal.SIGHUP
 
 
 def test_ctrl_d_leaves_with_code_0(tmp_path: Path):
     terminal = Terminal(tmp_path, *FLAGS)
     terminal.wait_for_prompt(1)
     assert terminal.leave(CTRL_D) == 0
+
+
+# The last, since it ends the program that others share.
+def test_closing_the_terminal_ends_a_reply_that_is_being_written(running: Terminal):
+    for line in ENDLESS:
+        running.enter(line)
+    running.begin("Tell me all.")
+    assert running.hang_up() == 128 + signal.SIGHUP
