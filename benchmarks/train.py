@@ -18,7 +18,6 @@ import datetime
 import json
 import math
 import os
-import platform
 import random
 import shlex
 import subprocess
@@ -34,6 +33,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from page import commit, cpu_name, markdown, page_around, write_block
 from transformers import TrainerCallback
 
 from gpt2chat.core.checkpoint import chat_tokenizer
@@ -51,9 +51,6 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "measurements.md"
-BEGIN, END = "<!-- benchmarks/train.py: begin -->", "<!-- benchmarks/train.py: end -->"
 HEAD = ("", "tokens/s", "pairs/s", "peak memory, GiB", "utilisation", "to TRL's defaults",
         "to TRL tuned", "timed")  # fmt: skip
 TITLES = {
@@ -293,16 +290,6 @@ def trained(labels: list[int]) -> int:
     return sum(label != -100 for label in labels)
 
 
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-
-
 def run_way(asked: Asked) -> None:
     """Measure one way in this process, and print its figures as the last line."""
     objective, _, kind = asked.way.partition("/")
@@ -358,7 +345,7 @@ def table(found: dict[str, Figures | str], peak: float) -> str:
     Args:
         peak: Operations a second that utilisation is measured against.
     """
-    rows = [HEAD, ("---",) * len(HEAD)]
+    rows: list[tuple[str, ...]] = [HEAD]
     for way, figures in found.items():
         if isinstance(figures, str):
             rows.append((TITLES[way], figures, *["-"] * (len(HEAD) - 2)))
@@ -373,7 +360,7 @@ def table(found: dict[str, Figures | str], peak: float) -> str:
               for other in others),
             f"{figures.seconds:.1f} s, {figures.steps} steps",
         ))  # fmt: skip
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(rows)
 
 
 def block(asked: Asked, found: dict[str, Figures | str]) -> str:
@@ -406,24 +393,6 @@ counted for TRL as for gpt2chat (`row_flops`, on the real tokens): padding, reco
 of untrained tokens are no use. Peak memory is {memory}, warm-up included."""
 
 
-def commit() -> str:
-    """Return the commit of the code, `-dirty` where it is changed; the version where git is not."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return version("gpt2chat")
-
-
-def page_around() -> tuple[str, str]:
-    """Return the page up to the first mark and from the second one on."""
-    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{PAGE} lacks {BEGIN} and {END}: add them, or give --no-write.")
-    return before + begin, end + after
-
-
 def parsed() -> Asked:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -449,14 +418,14 @@ def main() -> None:
         run_way(asked)
         return
     # Asked before hours of measuring, not after.
-    around = page_around() if asked.write else None
+    around = page_around("train.py") if asked.write else None
     found = measure_all(asked)
     if all(isinstance(figures, str) for figures in found.values()):
         raise SystemExit("Every way failed.")
     text = block(asked, found)
     print(text)
     if around:
-        PAGE.write_text(f"{around[0]}\n{text}\n{around[1]}", encoding="utf-8")
+        write_block(around, text)
 
 
 if __name__ == "__main__":

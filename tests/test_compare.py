@@ -13,6 +13,7 @@ from gpt2chat.core.config import Sampling
 from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.feedback import Feedback
 from gpt2chat.core.generate import Generator, ReplyStream
+from gpt2chat.core.sampling import Choice
 from gpt2chat.core.session import Session
 from gpt2chat.core.tokens import EOT_ID, encode_text
 from gpt2chat.dialogue import Dialogue, LoadedModel, Models
@@ -23,7 +24,7 @@ GENERATORS = {
     name: Generator(tiny_model(seed=at, positions=1024 if at else 900), torch.device("cpu"))
     for at, name in enumerate(("one", "two", "three"))
 }
-Stream = Callable[[list[int], Sampling], ReplyStream]
+Stream = Callable[..., ReplyStream]
 Capture = pytest.CaptureFixture[str]
 Votes = Callable[..., tuple[str, str]]
 
@@ -63,12 +64,12 @@ def vote(dialogue: Dialogue, capsys: Capture) -> Votes:
     return say
 
 
-def silent(_prompt: list[int], _sampling: Sampling) -> ReplyStream:
-    return ReplyStream(iter([EOT_ID]))
+def silent(_prompt: list[int], _sampling: Sampling, **_: bool) -> ReplyStream:
+    return ReplyStream(iter([Choice(EOT_ID)]))
 
 
-def hello(_prompt: list[int], _sampling: Sampling) -> ReplyStream:
-    return ReplyStream(iter([*encode_text("Hello"), EOT_ID]))
+def hello(_prompt: list[int], _sampling: Sampling, **_: bool) -> ReplyStream:
+    return ReplyStream(map(Choice, [*encode_text("Hello"), EOT_ID]))
 
 
 def contents(dialogue: Dialogue) -> list[str]:
@@ -128,9 +129,10 @@ def test_all_models_read_the_same_and_draw_with_the_same_seed(
             prompt: list[int],
             sampling: Sampling,
             stream: Stream = generator.stream,
+            **given: bool,
         ) -> ReplyStream:
             asked.append((prompt, sampling))
-            return stream(prompt, sampling)
+            return stream(prompt, sampling, **given)
 
         monkeypatch.setattr(generator, "stream", listen)
     dialogue.sampling = Sampling(max_new_tokens=6)

@@ -17,11 +17,12 @@ from gpt2chat.core.config import Sampling
 from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.feedback import Feedback
 from gpt2chat.core.generate import Generator, ReplyStream
+from gpt2chat.core.sampling import Choice
 from gpt2chat.core.session import Session
 from gpt2chat.core.tokens import EOT_ID, encode_text
 from gpt2chat.dialogue import COMMANDS, Dialogue, LoadedModel, Models, is_open
 from gpt2chat.dialogue.text import as_typed, unquoted
-from tests.conftest import tiny_model
+from tests.conftest import before_each_pass, tiny_model
 
 FEEDBACK = Path("feedback.jsonl")
 GENERATOR = Generator(tiny_model(), torch.device("cpu"))
@@ -236,12 +237,11 @@ def test_a_message_is_kept_before_its_reply_comes(
     folder = dialogue.autosave.folder if dialogue.autosave else FEEDBACK
     kept: list[str] = []
 
-    def look(*_: Any) -> None:
+    def look() -> None:
         kept.append(latest_chat(folder).conversation.messages[-1].content)
 
-    hook = GENERATOR.model.transformer.register_forward_pre_hook(look)
+    before_each_pass(monkeypatch, GENERATOR, look)
     said("Hello")
-    hook.remove()
     assert set(kept) == {"Hello"}
 
 
@@ -293,36 +293,38 @@ def test_a_mistake_is_one_line_and_the_chat_goes_on(
     assert contents(dialogue) == []
 
 
-def test_ctrl_c_keeps_the_reply_as_far_as_it_came(dialogue: Dialogue, said: Said):
+def test_ctrl_c_keeps_the_reply_as_far_as_it_came(
+    dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch
+):
     passes = iter(range(3))
 
-    def count(*_: Any) -> None:
+    def count() -> None:
         if next(passes, None) is None:
             raise KeyboardInterrupt
 
-    hook = GENERATOR.model.transformer.register_forward_pre_hook(count)
+    before_each_pass(monkeypatch, GENERATOR, count)
     out, err = said("Hello")
-    hook.remove()
     assert err.startswith("3 tokens, stopped by Ctrl-C")
     assert contents(dialogue) == ["Hello", out.strip()]
 
 
 def test_ctrl_c_before_the_first_token_takes_the_message_back_to_the_prompt(
-    dialogue: Dialogue, said: Said
+    dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch
 ):
-    def stop(*_: Any) -> None:
+    def stop() -> None:
         raise KeyboardInterrupt
 
-    hook = GENERATOR.model.transformer.register_forward_pre_hook(stop)
+    before_each_pass(monkeypatch, GENERATOR, stop)
     assert said("Hello")[1].startswith("No reply came: the message is taken back.")
-    hook.remove()
     assert (contents(dialogue), dialogue.draft) == ([], "Hello")
 
 
-def test_a_second_ctrl_c_does_not_lose_what_came(dialogue: Dialogue, said: Said):
+def test_a_second_ctrl_c_does_not_lose_what_came(
+    dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch
+):
     passes = iter(range(3))
 
-    def press(*_: Any) -> None:
+    def press() -> None:
         if next(passes, None) is None:
             signal.raise_signal(signal.SIGINT)
 
@@ -333,12 +335,11 @@ def test_a_second_ctrl_c_does_not_lose_what_came(dialogue: Dialogue, said: Said)
         keep()
 
     dialogue.keep = pressed_again
-    hook = GENERATOR.model.transformer.register_forward_pre_hook(press)
+    before_each_pass(monkeypatch, GENERATOR, press)
     with pytest.raises(KeyboardInterrupt):
         dialogue.turn("Hello")  # the first press, before the reply has begun
     dialogue.keep = keep
     out, err = said("Hello")
-    hook.remove()
     assert "stopped by Ctrl-C" in err
     assert contents(dialogue) == ["Hello", out.strip()]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -351,15 +352,31 @@ def test_an_empty_reply_is_asked_for_once_more(
     drawn: list[int | None] = []
     stream = GENERATOR.stream
 
-    def ended_at_once(prompt: list[int], sampling: Sampling) -> ReplyStream:
+    def ended_at_once(prompt: list[int], sampling: Sampling, **_: bool) -> ReplyStream:
         drawn.append(sampling.seed)
-        return ReplyStream(iter([EOT_ID])) if len(drawn) <= empty else stream(prompt, sampling)
+        ended = ReplyStream(iter([Choice(EOT_ID)]))
+        return ended if len(drawn) <= empty else stream(prompt, sampling)
 
     monkeypatch.setattr(GENERATOR, "stream", ended_at_once)
     out, err = said("Hello")
     assert len(set(drawn)) == 2
     assert contents(dialogue) == (["Hello", out.strip()] if answered else [])
     assert ("No reply came" in err) == (not answered)
+
+
+def test_a_reply_that_loops_is_stopped_and_its_repeats_are_forgotten(
+    dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch
+):
+    verse = encode_text(" I like potatoes with butter and with salt.")
+
+    def loop(_prompt: list[int], _sampling: Sampling, *, stop_loops: bool) -> ReplyStream:
+        return ReplyStream(map(Choice, [*encode_text("Well:"), *verse * 20]), stop_loops=stop_loops)
+
+    monkeypatch.setattr(GENERATOR, "stream", loop)
+    out, err = said("Hello")
+    assert out.count("potatoes") > 2
+    assert "stopped where it went round in circles" in err
+    assert contents(dialogue) == ["Hello", "Well: I like potatoes with butter and with salt."]
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_chat_with_its_error():

@@ -17,7 +17,7 @@ from gpt2chat.core.tokens import (
     encode_text,
     exchanges,
 )
-from gpt2chat.core.window import SHORTEST_REPLY, UNWRITTEN, fitted, lay_out, reserved
+from gpt2chat.core.window import SHORTEST_REPLY, UNWRITTEN, USUAL_MESSAGE, fitted, lay_out, reserved
 from tests.conftest import talk
 from tests.test_template import CONTROL_NAMES
 
@@ -55,7 +55,8 @@ class Talk(RuleBasedStateMachine):
     def check(self, prompt: Prompt, limit: int) -> None:
         whole = Conversation(self.session.messages)
         groups = exchanges(whole.history)
-        most = WINDOW - reserved(WINDOW, limit)
+        spare = max(USUAL_MESSAGE - len(encode_text(whole.user.content)), 0)
+        most = WINDOW - reserved(WINDOW, limit) - spare
         choices = (
             whole.with_history([message for group in groups[gone:] for message in group])
             for gone in range(len(groups) + 1)
@@ -77,7 +78,7 @@ class Talk(RuleBasedStateMachine):
 
     @rule(text=CONTENTS, limit=LIMITS)
     def ask(self, text: str, limit: int) -> None:
-        before = self.session.messages
+        before, beginning = self.session.messages, self.expected(limit)
         try:
             prompt = self.session.ask(text, limit)
         except DataError:
@@ -85,6 +86,15 @@ class Talk(RuleBasedStateMachine):
             assert not text.strip() or self.is_too_long(text, limit)
         else:
             self.check(prompt, limit)
+            usual = len(encode_text(text)) <= USUAL_MESSAGE
+            if usual and before == self.session.messages[:-1] and beginning is not None:
+                assert prompt.ids[: len(beginning)] == beginning
+
+    def expected(self, limit: int) -> list[int] | None:
+        try:
+            return self.session.beginning(limit)
+        except DataError:
+            return None
 
     def is_too_long(self, text: str, limit: int) -> bool:
         alone = Conversation((*self.session.messages, Message("user", text))).with_history(())

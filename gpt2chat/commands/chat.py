@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2chat.core.config import ChatConfig, Sampling
+from gpt2chat.core.config import ChatConfig, ChatPrecision, Sampling
 from gpt2chat.core.errors import DataError
 from gpt2chat.options import ConfigFile, DeviceName
 
@@ -43,9 +43,19 @@ def chat(
     top_p: Annotated[
         float, typer.Option(help="Only the likeliest tokens that together reach this probability.")
     ] = Sampling.top_p,
+    min_p: Annotated[
+        float, typer.Option(help="Only tokens so likely, as a share of the likeliest; 0 for all.")
+    ] = Sampling.min_p,
     repetition_penalty: Annotated[
         float, typer.Option(help="Above 1, words of the reply come back less often; 1 for none.")
     ] = Sampling.repetition_penalty,
+    no_repeat_ngram: Annotated[
+        int, typer.Option(help="No so many tokens stand twice in a reply; 0 for no limit.")
+    ] = Sampling.no_repeat_ngram,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="A text that ends a reply; may be repeated.", show_default=False),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="Longest reply, in tokens.")
     ] = Sampling.max_new_tokens,
@@ -70,6 +80,10 @@ def chat(
         ),
     ] = ChatConfig.markdown,
     device: DeviceName = ChatConfig.device,
+    precision: Annotated[
+        ChatPrecision,
+        typer.Option(help="Of the weights: int8 on a CPU and bf16 on a GPU if not given."),
+    ] = ChatConfig.precision,
     config: ConfigFile = None,
 ) -> None:
     """Talk with a model in the terminal, or answer once with -p or piped input."""
@@ -81,7 +95,10 @@ def chat(
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
             repetition_penalty=repetition_penalty,
+            no_repeat_ngram=no_repeat_ngram,
+            stop=tuple(stop or ()),
             max_new_tokens=max_new_tokens,
             seed=seed,
         ),
@@ -90,6 +107,7 @@ def chat(
         history=history,
         markdown=markdown,
         device=device,
+        precision=precision,
     )
     message = one_message(settings.prompt)
 
@@ -157,7 +175,8 @@ def load(name: str, settings: ChatConfig) -> "LoadedModel":
     device = pick_device(settings.device)
     model = load_model(name)
     parameters = model.num_parameters()
-    return LoadedModel(Generator(model, device), parameters, str(device))
+    generator = Generator(model, device, settings.precision)
+    return LoadedModel(generator, parameters, str(device))
 
 
 def answer_once(
@@ -175,7 +194,8 @@ def answer_once(
 
     generator, sampling = load(name, settings).generator, settings.sampling
     session.window = generator.window
-    stream = generator.stream(session.ask(text, sampling.max_new_tokens).ids, sampling)
+    ids = session.ask(text, sampling.max_new_tokens).ids
+    stream = generator.stream(ids, sampling, stop_loops=True)
     with quiet_keys():
         show_reply(stream, markdown=settings.markdown)
     if session.answer(stream.reply.text):

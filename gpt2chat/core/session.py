@@ -7,7 +7,15 @@ from gpt2chat.core.chats import read_chat, save_chat
 from gpt2chat.core.conversations import Conversation, Message, Role
 from gpt2chat.core.errors import DataError, RowError
 from gpt2chat.core.tokens import WINDOW, encode_conversation, encode_text
-from gpt2chat.core.window import UNWRITTEN, Layout, fitted, lay_out, length, length_before_message
+from gpt2chat.core.window import (
+    UNWRITTEN,
+    Layout,
+    before_message,
+    fitted,
+    lay_out,
+    length,
+    length_before_message,
+)
 
 
 class Prompt(NamedTuple):
@@ -140,6 +148,15 @@ class Session:
         if self._replied:
             return min(length(self._conversation(*inside)), self.window)
         return min(length_before_message(self._conversation(*inside, UNWRITTEN)), self.window)
+
+    def beginning(self, max_new_tokens: int) -> list[int]:
+        """Return the tokens that the next prompt begins with, whatever usual message is typed.
+
+        Raises:
+            DataError: System prompt and document leave no room.
+        """
+        conversation = self._conversation(*self._turns, UNWRITTEN)
+        return before_message(conversation, self.window, max_new_tokens)
 
     def layout(self, max_new_tokens: int) -> Layout:
         """Return how the model will read the chat to give its next reply.

@@ -11,6 +11,8 @@ from gpt2chat.core.tokens import encode, encode_conversation, encode_text, excha
 
 SHORTEST_REPLY = 64
 """Tokens that a message must leave for its reply."""
+USUAL_MESSAGE = 64
+"""Tokens of a message that the history makes room for before it is written."""
 UNWRITTEN = Message("user", "?")
 """Stands where the next message will."""
 
@@ -51,15 +53,18 @@ def reserved(window: int, max_new_tokens: int) -> int:
 
 
 def fitted(conversation: Conversation, window: int, max_new_tokens: int) -> Conversation:
-    """Return a prompt without the oldest exchanges, as few as make room for the reply.
+    """Return a prompt without the oldest exchanges, as few as make room for message and reply.
 
-    A message that alone leaves less room has a shorter reply, of `SHORTEST_REPLY` tokens at least.
+    A message of `USUAL_MESSAGE` tokens or fewer moves no exchange out: what stands before it is
+    known before it is written, and can be computed meanwhile. A message that alone leaves less room
+    than it should has a shorter reply, of `SHORTEST_REPLY` tokens at least.
 
     Raises:
         DataError: The latest message is too long for that.
     """
     reserve = reserved(window, max_new_tokens)
-    fits = fit_window(conversation, window - reserve)
+    spare = max(USUAL_MESSAGE - len(encode_text(conversation.user.content)), 0)
+    fits = fit_window(conversation, window - reserve - spare)
     if fits is not None:
         return fits
     alone = conversation.with_history(())
@@ -85,6 +90,16 @@ def length_before_message(prompt: Conversation) -> int:
     """Return how many tokens of a prompt stand before its latest message."""
     *before, _message, _header = _cut(render(prompt))
     return sum(len(encode(spans).ids) for spans in before)
+
+
+def before_message(conversation: Conversation, window: int, max_new_tokens: int) -> list[int]:
+    """Return the tokens of a prompt before its latest message, which may be `UNWRITTEN`.
+
+    Raises:
+        DataError: The latest message is too long for the window.
+    """
+    *before, _message, _header = _cut(render(fitted(conversation, window, max_new_tokens)))
+    return [token for spans in before for token in encode(spans).ids]
 
 
 def lay_out(conversation: Conversation, window: int, max_new_tokens: int) -> Layout:

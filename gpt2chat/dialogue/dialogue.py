@@ -187,7 +187,7 @@ class Dialogue:
     ) -> tuple["Reply", bool]:
         """Show a reply as it comes; return it, and whether Ctrl-C ended it."""
         self.interrupt.again()
-        stream = generator.stream(prompt.ids, sampling)
+        stream = generator.stream(prompt.ids, sampling, stop_loops=True)
         try:
             report.show_reply(stream, markdown=self.markdown)
         except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from gpt2chat import report
 from gpt2chat.dialogue import Dialogue, is_open
+from gpt2chat.dialogue.ahead import computing_ahead
 from gpt2chat.repl.prompt import Prompt
 
 HOW_TO_LEAVE = "/exit or Ctrl-D leaves."
@@ -34,7 +35,8 @@ def run(dialogue: Dialogue) -> None:
     dialogue.drafts = isinstance(keyboard, Prompt)
     while True:
         try:
-            line = keyboard.read()
+            with computing_ahead(dialogue):
+                line = keyboard.read()
         except KeyboardInterrupt:
             report.note(HOW_TO_LEAVE)
             continue

@@ -71,6 +71,8 @@ def show_speed(reply: "Reply", *, interrupted: bool = False) -> None:
     parts = [f"{len(reply.ids):,} tokens"]
     if interrupted:
         parts.append("stopped by Ctrl-C")
+    elif reply.looped:
+        parts.append("stopped where it went round in circles")
     elif not reply.stopped:
         parts.append("cut at the limit")
     if reply.tokens_per_second:

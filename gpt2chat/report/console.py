@@ -25,12 +25,15 @@ def show_error(error: Gpt2ChatError) -> None:
     """Print what the user can act on: one line, never wrapped in colour codes when piped."""
     if isinstance(error, WorkerError):
         err.quiet = False  # it may be the first process that is gone
-    err.print(Text.assemble(("error:", "red"), " ", str(error)), soft_wrap=True)
+    err.print(Text.assemble(("error:", "red"), " ", printable(str(error))), soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """Print one line about what was picked, or is being done."""
-    err.print(Text(text, style="dim"), soft_wrap=True)
+    """Print one line about what was picked, or is being done.
+
+    It may quote a file or a message, whose control characters must not act on the terminal.
+    """
+    err.print(Text(printable(text), style="dim"), soft_wrap=True)
 
 
 def show_json(value: Any) -> None:

@@ -1,0 +1,101 @@
+"""All ways in turn, round by round, and what else the machine did meanwhile."""
+
+import itertools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import psutil
+
+from decoding.tasks import Task, Timing
+from decoding.ways import WAYS
+from decoding.workers import Worker
+
+TRIES = 8
+"""How often a run that other work disturbs is done, at most."""
+PAUSE = 2.0
+"""Seconds before the next try."""
+
+
+@dataclass
+class Found:
+    """What was measured."""
+
+    timings: dict[tuple[str, Task], list[Timing]] = field(
+        default_factory=dict[tuple[str, Task], list[Timing]]
+    )
+    failures: dict[tuple[str, Task], str] = field(default_factory=dict[tuple[str, Task], str])
+    others: list[float] = field(default_factory=list[float])
+    """Cores that other work took during each run that counts."""
+
+    def values(self, way: str, task: Task, figure: Callable[[Task, Timing], float]) -> list[float]:
+        """Return a figure of each run of a task."""
+        return [figure(task, timing) for timing in self.timings.get((way, task), [])]
+
+
+def measure_all(
+    workers: dict[str, Worker], tasks: Sequence[Task], repeats: int, quiet: float
+) -> Found:
+    """Time every task on every way, in `repeats` rounds after one that does not count.
+
+    What has failed is not tried again.
+
+    Args:
+        quiet: Cores that other work may take during a run, else it is done again; 0 for no limit.
+    """
+    found = Found()
+    watch = Watch(workers)
+    for turn, task in itertools.product(range(repeats + 1), tasks):
+        for way, worker in workers.items():
+            if (way, task) in found.failures:
+                continue
+            run = watch.measure(worker, task, turn, quiet if turn else 0)
+            if isinstance(run, str):
+                found.failures[way, task] = run
+                print(f"{WAYS[way].title}, {task}: {run}", file=sys.stderr, flush=True)
+            elif turn:
+                found.timings.setdefault((way, task), []).append(run[0])
+                found.others.append(run[1])
+        print(f"round {turn} of {repeats}: {task}", file=sys.stderr, flush=True)
+    return found
+
+
+class Watch:
+    """Runs tasks, and notes how many cores anything else takes."""
+
+    def __init__(self, workers: dict[str, Worker]):
+        self.workers = workers
+
+    def measure(
+        self, worker: Worker, task: Task, turn: int, quiet: float
+    ) -> tuple[Timing, float] | str:
+        """Return a run's times and the cores that other work took, or why it failed.
+
+        Where all tries were disturbed, the least disturbed one counts.
+        """
+        best: tuple[Timing, float] | None = None
+        for attempt in range(TRIES if quiet else 1):
+            if attempt:
+                time.sleep(PAUSE)
+            before, begun = self.other_seconds(), time.perf_counter()
+            timing = worker.measure(task, seed=turn * TRIES + attempt)
+            if isinstance(timing, str):
+                return timing
+            cores = (self.other_seconds() - before) / (time.perf_counter() - begun)
+            if best is None or cores < best[1]:
+                best = timing, max(cores, 0.0)
+            if cores <= quiet:
+                break
+        assert best is not None
+        return best
+
+    def other_seconds(self) -> float:
+        """Return the CPU seconds that have gone to anything but this benchmark."""
+        times = psutil.cpu_times()
+        # A guest's seconds are among the user's too.
+        left_out = ("idle", "iowait", "guest", "guest_nice")
+        busy = sum(times) - sum(getattr(times, name, 0.0) for name in left_out)
+        own = psutil.Process().cpu_times()
+        ours = sum(worker.cpu_seconds() for worker in self.workers.values())
+        return busy - own.user - own.system - ours

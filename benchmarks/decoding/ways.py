@@ -1,0 +1,65 @@
+"""The ways to generate that are compared: programs, and settings of each."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from decoding.decoders import CTranslate2, Decoder, Gpt2chat, Transformers
+from decoding.llama import LlamaCpp
+from gpt2chat.core.config import ChatPrecision
+
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A program and its settings: one row of the tables."""
+
+    title: str
+    package: str
+    """Whose version the page names."""
+    load: Callable[[Path, torch.device], Decoder]
+    """Reads the model from a folder."""
+    needs: tuple[str, ...] = ()
+    """Modules that may not be there."""
+    devices: tuple[str, ...] = DEVICES
+    """Where it is measured if no ways are named."""
+
+    @property
+    def lacking(self) -> list[str]:
+        """What is not installed."""
+        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+
+
+def ours(title: str, precision: ChatPrecision, devices: tuple[str, ...]) -> Way:
+    return Way(title, "gpt2chat", partial(Gpt2chat, precision=precision), devices=devices)
+
+
+def hf(title: str, dtype: str, cache: str) -> Way:
+    return Way(title, "transformers", partial(Transformers, dtype=dtype, cache=cache))
+
+
+WAYS = {
+    "gpt2chat": ours("gpt2chat", "auto", DEVICES),
+    "gpt2chat-fp32": ours("gpt2chat, float32", "fp32", DEVICES),
+    "gpt2chat-bf16": ours("gpt2chat, bf16", "bf16", ()),
+    "gpt2chat-int8": ours("gpt2chat, int8", "int8", ()),
+    "transformers-fp32": hf("transformers, float32", "float32", "dynamic"),
+    "transformers-fp32-static": hf("transformers, float32, static cache", "float32", "static"),
+    "transformers-bf16": hf("transformers, bf16", "bfloat16", "dynamic"),
+    "transformers-bf16-static": hf("transformers, bf16, static cache", "bfloat16", "static"),
+    "ctranslate2": Way("CTranslate2, int8", "ctranslate2", CTranslate2, ("ctranslate2",)),
+    "llama.cpp": Way("llama.cpp, Q8_0", "llama-cpp-python", LlamaCpp, ("llama_cpp", "gguf")),
+}
+OURS = "gpt2chat"
+"""The way that all others are compared with: the Generator's default."""
+
+
+def version_of(way: Way) -> str:
+    """Return the package and version behind a way."""
+    return f"{way.package} {version(way.package)}"

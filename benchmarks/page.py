@@ -1,0 +1,59 @@
+"""What the benchmarks say in docs/measurements.md: where, on what, and of which commit."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "measurements.md"
+
+
+def marks(script: str) -> tuple[str, str]:
+    """Return the two lines that a script's block stands between."""
+    return f"<!-- benchmarks/{script}: begin -->", f"<!-- benchmarks/{script}: end -->"
+
+
+def page_around(script: str) -> tuple[str, str]:
+    """Return the page up to the first mark and from the second one on."""
+    begin, end = marks(script)
+    before, first, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    _, second, after = rest.partition(end)
+    if not (first and second):
+        raise SystemExit(f"{PAGE} lacks {begin} and {end}: add them, or give --no-write.")
+    return before + first, second + after
+
+
+def write_block(around: tuple[str, str], text: str) -> None:
+    """Put a text between the marks."""
+    PAGE.write_text(f"{around[0]}\n{text}\n{around[1]}", encoding="utf-8")
+
+
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """Return rows as a table; the first one is its head."""
+    head, *body = rows
+    lines = [head, ("---",) * len(head), *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def commit() -> str:
+    """Return the commit of the code, `-dirty` where it is changed; the version where git is not."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return version("gpt2chat")
+
+
+def cpu_name() -> str:
+    """Return the processor, its cores, and the threads that PyTorch uses."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
