@@ -141,8 +141,9 @@ def test_tokens_that_end_an_old_ngram_are_those_of_transformers(n: int):
     assert ending_ngram([1], n) == []
 
 
-def test_no_ngram_is_drawn_twice():
-    sampler = Sampler(plain(temperature=0, no_repeat_ngram=2))
+@pytest.mark.parametrize("penalty", [1, 1.0001])
+def test_no_ngram_is_drawn_twice(penalty: float):
+    sampler = Sampler(plain(temperature=0, no_repeat_ngram=2, repetition_penalty=penalty))
     tokens = [sampler(likes(5, 6, 7))[0].token for _ in range(12)]
     pairs = list(zip(tokens, tokens[1:], strict=False))
     assert len(set(pairs)) == len(pairs)
@@ -151,7 +152,8 @@ def test_no_ngram_is_drawn_twice():
 
 def test_log_probabilities_are_the_models_own():
     scores = likes(5, 6, 7)
-    sampler = Sampler(plain(temperature=0.1, repetition_penalty=2), top_logprobs=2)
+    sampling = plain(temperature=0.1, repetition_penalty=2, no_repeat_ngram=2)
+    sampler = Sampler(sampling, top_logprobs=2)
     expected = scores[0].log_softmax(-1)
     for _ in range(3):
         (choice,) = sampler(scores.clone())

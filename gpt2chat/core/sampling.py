@@ -53,10 +53,8 @@ class Sampler:
             logits: Shape (replies, vocab), float32.
         """
         logits = logits.cpu()
-        n, histories = self.sampling.no_repeat_ngram, [self.histories[reply] for reply in replies]
-        for row, history in enumerate(histories if n else ()):
-            logits[row, ending_ngram(history, n)] = -torch.inf
-        chances, ids = candidates(logits, self._seen[list(replies)], self.sampling)
+        seen, banned = self._seen[list(replies)], self._banned(replies)
+        chances, ids = candidates(logits, seen, self.sampling, banned)
         clocks = [
             torch.empty(chances.shape[1]).exponential_(generator=self._random[reply])
             for reply in replies
@@ -73,8 +71,20 @@ class Sampler:
             _choice(token, row, self.top_logprobs) for token, row in zip(tokens, logps, strict=True)
         ]
 
+    def _banned(self, replies: Sequence[int]) -> Tensor | None:
+        """Return which tokens would repeat an n-gram, shape (replies, vocab); None if all may."""
+        n = self.sampling.no_repeat_ngram
+        if not n:
+            return None
+        banned = torch.zeros(len(replies), VOCAB, dtype=torch.bool)
+        for row, reply in enumerate(replies):
+            banned[row, ending_ngram(self.histories[reply], n)] = True
+        return banned
 
-def candidates(logits: Tensor, seen: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+
+def candidates(
+    logits: Tensor, seen: Tensor, sampling: Sampling, banned: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the tokens that may follow, likeliest first, and their chances, unnormalised.
 
     The order is transformers': penalty, temperature, top-k, top-p, min-p. Nothing here waits for a
@@ -84,6 +94,7 @@ def candidates(logits: Tensor, seen: Tensor, sampling: Sampling) -> tuple[Tensor
         logits: Shape (replies, vocab), float32.
         seen: Which tokens the replies have so far, shape (replies, vocab). The penalty looks at
             them only: with the prompt's tokens the model would avoid the user's words.
+        banned: Which tokens must not follow, of the same shape.
 
     Returns:
         Two tensors of shape (replies, candidates).
@@ -92,7 +103,10 @@ def candidates(logits: Tensor, seen: Tensor, sampling: Sampling) -> tuple[Tensor
     if sampling.repetition_penalty != 1:
         centred = scores - _mean(logits)
         scores = penalize(centred, seen.gather(1, ids), sampling.repetition_penalty)
-    scores = scores.masked_fill(_never(scores.device)[ids], -torch.inf)
+    never = _never(scores.device)[ids]
+    if banned is not None:
+        never = never | banned.gather(1, ids)
+    scores = scores.masked_fill(never, -torch.inf)
     if sampling.temperature < COLDEST:
         best = ids.gather(1, scores.argmax(-1, keepdim=True))
         return torch.ones_like(best, dtype=torch.float32), best
@@ -131,14 +145,16 @@ def first_to_ring(chances: Tensor, clocks: Tensor) -> Tensor:
 
 
 def _likeliest(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Return the scores and ids that can be among the top k after the penalty, which lowers scores
-    of the reply's tokens only, and after control tokens are left out. The rest costs time."""
+    """Return the scores and ids that can be among the top k in the end: the penalty and the n-grams
+    lower scores of the reply's tokens only, and control tokens are left out. The rest costs time.
+    """
     vocab = logits.shape[1]
     wanted = 1 if sampling.temperature < COLDEST else sampling.top_k
     if not wanted or sampling.repetition_penalty < 1:
         wanted = vocab
-    seen = sampling.max_new_tokens if sampling.repetition_penalty != 1 else 0
-    top = logits.topk(min(wanted + seen + len(NEVER), vocab))
+    lowers = sampling.repetition_penalty != 1 or sampling.no_repeat_ngram
+    lowered = sampling.max_new_tokens if lowers else 0
+    top = logits.topk(min(wanted + lowered + len(NEVER), vocab))
     return top.values, top.indices
 
 
