@@ -5,6 +5,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import pytest
@@ -384,6 +385,23 @@ def test_a_model_that_cannot_be_loaded_ends_the_chat_with_its_error():
 
     with pytest.raises(CheckpointError, match="no weights"):
         Dialogue(Session(), Sampling(), Models(["none"], load), Feedback(FEEDBACK)).turn("Hello")
+
+
+def test_ctrl_c_while_the_model_loads_brings_the_line_back(capsys: Capture):
+    go_on = Event()
+
+    def load(_: str) -> LoadedModel:
+        assert go_on.wait(60)
+        return LoadedModel(GENERATOR, 27_000, "cpu")
+
+    dialogue = Dialogue(Session(), Sampling(), Models(["slow"], load), Feedback(FEEDBACK))
+    press = Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    press.start()
+    with pytest.raises(KeyboardInterrupt):
+        dialogue.turn("Hello")
+    go_on.set()
+    assert (dialogue.draft, contents(dialogue)) == ("Hello", [])
+    assert capsys.readouterr().err == "Loading slow …\n"
 
 
 def test_three_quotes_stay_open_until_they_are_closed():

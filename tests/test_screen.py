@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pyte import Screen, Stream
 from wcwidth import wcwidth
 
-from gpt2chat.report.screen import rows
+from gpt2chat.report import screen
+from gpt2chat.report.screen import Streamed, rows
 
 SIGNS = st.sampled_from(
     [*"ab .\n", "\t", "漢", "字", "🙂", "e\u0301", "é", "ש", "“", "ｱ", "👩‍👩‍👧", "❤️"]
@@ -37,9 +38,9 @@ class Edge(Screen):
 
 def drawn(text: str, columns: int) -> int:
     """The rows that a terminal moves down for a text and the line break after it."""
-    screen = Edge(columns, 2000)
-    Stream(screen).feed(text.replace("\n", "\r\n") + "\r\n")
-    return screen.cursor.y
+    terminal = Edge(columns, 2000)
+    Stream(terminal).feed(text.replace("\n", "\r\n") + "\r\n")
+    return terminal.cursor.y
 
 
 @settings(max_examples=400)
@@ -95,21 +96,21 @@ def shown() -> Shown:
             encoding="utf-8",
             timeout=60,
         )
-        screen = Screen(30, 12)
-        Stream(screen).feed(child.read())
+        terminal = Screen(30, 12)
+        Stream(terminal).feed(child.read())
         child.close()
         assert child.exitstatus == 0
-        return "\n".join(line.rstrip() for line in screen.display).rstrip()
+        return "\n".join(line.rstrip() for line in terminal.display).rstrip()
 
     return write
 
 
 def test_markdown_takes_the_place_of_its_signs(shown: Shown):
     wide = "漢字" * 7
-    screen = shown(f"Some **bold** and `code`:|\n- one\n- {wide} more\n|```\nx = 1\n```")
-    assert screen.startswith("before\nSome bold and code:\n\n • one\n")
-    assert screen.endswith(" x = 1\n\nafter")
-    assert not set("*`") & set(screen)
+    seen = shown(f"Some **bold** and `code`:|\n- one\n- {wide} more\n|```\nx = 1\n```")
+    assert seen.startswith("before\nSome bold and code:\n\n • one\n")
+    assert seen.endswith(" x = 1\n\nafter")
+    assert not set("*`") & set(seen)
 
 
 @pytest.mark.parametrize(
@@ -142,3 +143,47 @@ def test_a_wrapped_reply_is_taken_off_whole_and_nothing_else(shown: Shown):
 def test_where_no_cursor_can_be_moved_it_stays_as_it_streamed(shown: Shown):
     assert "**bold**" in shown("**bold**", term="dumb")
     assert "**bold**" in shown("**bold**", PYTHONIOENCODING="ascii")
+
+
+def test_a_screen_that_changed_its_size_keeps_what_streamed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(screen, "_size", lambda: os.terminal_size((80, 24)))
+    streamed = Streamed()
+    streamed.add("**bold**")
+    monkeypatch.setattr(screen, "_size", lambda: os.terminal_size((60, 24)))
+    assert not streamed.erase()
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(screen, "_size", lambda: os.terminal_size((80, 24)))
+    assert streamed.erase()
+    assert capsys.readouterr().out == "\x1b[1A\r\x1b[J"
+
+
+QUIET = """
+import sys, termios, time
+from gpt2chat.report import quiet_keys
+def echoes():
+    return bool(termios.tcgetattr(0)[3] & termios.ECHO)
+with quiet_keys():
+    quiet = not echoes()
+print(quiet, echoes())
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "quiet"), [("", True), ("| cat", False), ("< /dev/null", None)]
+)
+def test_keys_are_quiet_where_the_screen_is_this_programs_own(command: str, quiet: bool | None):
+    code = (
+        QUIET if quiet is not None else "import gpt2chat.report as r\nwith r.quiet_keys(): print(1)"
+    )
+    child = pexpect.spawn(
+        "sh",
+        ["-c", f"'{sys.executable}' -c \"$CODE\" {command}"],
+        env={**os.environ, "TERM": "xterm", "CODE": code},
+        encoding="utf-8",
+        timeout=60,
+    )
+    said = child.read()
+    assert ("1" if quiet is None else f"{quiet} True") in said
+    assert ("\x1b[?2004h" in said) == bool(quiet)

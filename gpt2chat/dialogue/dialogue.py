@@ -82,10 +82,18 @@ class Dialogue:
                 if line.startswith("/"):
                     self._command(text)
                 else:
-                    self.model()
+                    self._wait_for_model(line)
                     self._mistakes(lambda: self.ask(unquoted(text)))
             finally:
                 self.keep()
+
+    def _wait_for_model(self, line: str) -> None:
+        """Wait; on Ctrl-C, what was to be done comes back to the prompt."""
+        try:
+            self.model()
+        except KeyboardInterrupt:
+            self.draft = line
+            raise
 
     def _command(self, line: str) -> None:
         word, rest = (line.split(maxsplit=1) + ["", ""])[:2]
@@ -94,7 +102,7 @@ class Dialogue:
             report.show_error(ConfigError(_unknown(word)))
             return
         if found.needs_model:
-            self.model()
+            self._wait_for_model(line)
         self._mistakes(lambda: found.run(self, unquoted(rest)))
 
     def _mistakes(self, do: Callable[[], None]) -> None:

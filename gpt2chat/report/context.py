@@ -1,15 +1,19 @@
 """The prompt that the model reads next, as `/context` shows it."""
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 from rich.text import Text
 
-from gpt2chat.core.window import Layout, Part
 from gpt2chat.report.console import err, note, printable, sign
+
+if TYPE_CHECKING:
+    from gpt2chat.core.window import Layout, Part
 
 YOURS = "(your next message)"
 
 
-def show_context(layout: Layout) -> None:
+def show_context(layout: "Layout") -> None:
     """Print the prompt part by part, each with its tokens, and what leaves the window next."""
     if layout.left:
         note(f"Out of the window: the oldest {layout.left:,} of the chat's messages.")
@@ -33,7 +37,7 @@ def _line(text: str) -> str:
     return f"{dashes} {text} {dashes}"
 
 
-def _text(part: Part) -> Text:
+def _text(part: "Part") -> Text:
     """Return the text of a part, control tokens by name in a colour of their own."""
     text = Text()
     for at, span in enumerate(part.spans):
@@ -43,7 +47,7 @@ def _text(part: Part) -> Text:
     return text
 
 
-def _outlook(layout: Layout) -> str:
+def _outlook(layout: "Layout") -> str:
     if layout.room is None:
         return "/retry answers the latest message."
     if any(part.leaves for part in layout.parts):

@@ -97,23 +97,29 @@ def quiet_keys() -> Generator[None]:
 
     Text that is pasted meanwhile stays whole. Ctrl-C works.
     """
-    if sys.platform == "win32" or not (sys.stdin and sys.stdin.isatty()):
+    if _size() is None or not _has_keys():
         yield
         return
     import termios
     import tty
 
-    terminal, marks_pastes = sys.stdin.fileno(), _size() is not None
+    terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     try:
         tty.setcbreak(terminal, termios.TCSADRAIN)
-        if marks_pastes:
-            _write("\x1b[?2004h")
+        _write("\x1b[?2004h")
         yield
     finally:
-        if marks_pastes:
-            _write("\x1b[?2004l")
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        _write("\x1b[?2004l")
+        if _has_keys():
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _has_keys() -> bool:
+    """Say whether what is typed comes here. A program in the background would be stopped."""
+    if sys.platform == "win32" or not sys.stdin.isatty():
+        return False
+    return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
 
 
 def _write(sequence: str) -> None:
