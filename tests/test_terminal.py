@@ -19,6 +19,7 @@ from tests.terminal import (
     CTRL_C,
     CTRL_D,
     ENTER,
+    ESCAPE,
     METER,
     NO_TEXT,
     TAB,
@@ -165,6 +166,21 @@ def test_a_paste_is_one_message_and_comes_back_whole_also_in_the_next_chat(chat:
         assert shown == PASTED.split("\n")
         terminal.press(CTRL_C)
     assert second.leave("bye\r") == 0
+
+
+def test_pasted_tabs_are_shown_as_space_and_sent_as_tabs(chat: Terminal):
+    chat.paste("if it:\n\trains")
+    chat.wait("rains")
+    assert chat.rows[:2] == ["> if it:", "      rains"]
+    chat.enter()
+    assert said(chat)[0] == "if it:\n\trains"
+
+
+def test_a_colour_code_pasted_without_marks_is_left_out(chat: Terminal):
+    chat.press(ESCAPE, "[31m")
+    chat.type("red")
+    chat.enter()
+    assert said(chat)[0] == "red"
 
 
 def test_ctrl_c_stops_a_reply_that_has_begun_and_keeps_what_came(endless: Terminal):
