@@ -161,6 +161,11 @@ class Terminal:
         """Press keys, and do not wait."""
         self.child.send("".join(keys))
 
+    def send(self, *keys: str, then: str) -> None:
+        """Press keys and wait until what they bring stands on the screen."""
+        self.press(*keys)
+        self.wait(then)
+
     def type(self, text: str) -> None:
         """Type text that fits the row and wait until it stands there."""
         self.press(text)

@@ -313,14 +313,14 @@ def test_keys_pressed_during_a_reply_wait_for_the_next_prompt(endless: Terminal)
 
 
 def test_a_chat_that_was_killed_in_a_reply_goes_on(other: Terminal):
-    for line in ("/clear", KNOWN, *ENDLESS):
+    for line in ("/clear", KNOWN, "/system Be kind.", *ENDLESS):
         other.enter(line)
     other.begin("And what else?")
     other.child.kill(signal.SIGKILL)
     assert other.ended() == 128 + signal.SIGKILL
     second = Terminal(other.folder, "chat", "--resume-last")
     second.wait_for_prompt(1)
-    assert said(second) == [KNOWN, BY_HEART, "And what else?"]
+    assert said(second) == ["Be kind.", KNOWN, BY_HEART, "And what else?"]
     assert "learned" in second.rows[-1]
     assert second.leave(CTRL_D) == 0
 
