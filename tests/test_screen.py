@@ -12,7 +12,7 @@ from pyte import Screen, Stream
 from wcwidth import wcwidth
 
 from gpt2chat.report import screen
-from gpt2chat.report.screen import Streamed, rows
+from gpt2chat.report.screen import Streamed, WordWrap, rows
 
 SIGNS = st.sampled_from(
     [*"ab .\n", "\t", "漢", "字", "🙂", "e\u0301", "é", "ש", "“", "ｱ", "👩‍👩‍👧", "❤️"]
@@ -187,3 +187,39 @@ def test_keys_are_quiet_where_the_screen_is_this_programs_own(command: str, quie
     said = child.read()
     assert ("1" if quiet is None else f"{quiet} True") in said
     assert ("\x1b[?2004h" in said) == bool(quiet)
+
+
+def wrapped(pieces: list[str], columns: int) -> str:
+    wrap = WordWrap()
+    return "".join(wrap.add(piece, columns) for piece in pieces) + wrap.rest(columns)
+
+
+@settings(max_examples=300)
+@given(st.lists(TEXTS, max_size=8), st.integers(8, 60))
+def test_words_are_wrapped_whatever_the_pieces_and_nothing_is_lost(pieces: list[str], columns: int):
+    text = "".join(pieces)
+    shown = wrapped(pieces, columns)
+    assert shown == wrapped(list(text), columns)
+    assert shown.replace("\n", "").replace(" ", "") == text.replace("\n", "").replace(" ", "")
+
+
+@settings(max_examples=300)
+@given(st.lists(st.text("abcdefgh", min_size=1, max_size=8), max_size=40), st.integers(8, 30))
+def test_no_word_that_fits_a_row_stands_across_its_edge(words: list[str], columns: int):
+    shown = wrapped([" ".join(words)], columns)
+    assert shown.split() == words
+    assert all(len(row) <= columns for row in shown.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one two three", "one two\nthree"),
+        ("    indented code", "    indented\ncode"),
+        ("x" * 14 + " y", "x" * 12 + "\n" + "xx y"),
+        ("漢字漢字漢字漢字", "漢字漢字漢字\n漢字"),
+        ("a\n\nb  \n c", "a\n\nb  \n c"),
+    ],
+)
+def test_lines_break_between_words(text: str, expected: str):
+    assert wrapped([text], 12) == expected

@@ -28,11 +28,9 @@ def show_reply(pieces: Iterable[str], *, markdown: bool = False) -> None:
     streamed = Streamed()
     try:
         for text in visible(pieces):
-            piece = text.encode(encoding, "replace").decode(encoding)
-            _write(piece)
-            streamed.add(piece)
+            _write(streamed.add(text.encode(encoding, "replace").decode(encoding)))
     finally:
-        _write("\n")
+        _write(streamed.rest() + "\n")
     if markdown and holds_markdown(streamed.text) and streamed.erase():
         show_markdown(streamed.text)
 

@@ -14,20 +14,29 @@ PICTURES = range(0x1F000, 0x20000)
 
 
 class Streamed:
-    """A text that is being written from the beginning of a line on."""
+    """A text that is being written from the beginning of a line on, whole words to a row."""
 
     def __init__(self) -> None:
         self._size = _size()
-        self._pieces: list[str] = []
+        self._text: list[str] = []
+        self._written: list[str] = []
+        self._wrap = WordWrap()
 
     @property
     def text(self) -> str:
-        """All that was written."""
-        return "".join(self._pieces)
+        """All that was to be written."""
+        return "".join(self._text)
 
-    def add(self, piece: str) -> None:
-        """Note what was written."""
-        self._pieces.append(piece)
+    def add(self, piece: str) -> str:
+        """Take what comes next and return what to write of it now: on a terminal whole words."""
+        self._text.append(piece)
+        size = _size()
+        return self._note(self._wrap.add(piece, size.columns) if size else piece)
+
+    def rest(self) -> str:
+        """Return what has not been written yet."""
+        size = _size()
+        return self._note(self._wrap.rest(size.columns) if size else "")
 
     def erase(self) -> bool:
         """Take the text and the line break after it off the screen; return whether it is gone.
@@ -37,11 +46,66 @@ class Streamed:
         """
         if self._size is None or self._size != _size():
             return False
-        few, many = rows(self.text, self._size.columns)
+        few, many = rows("".join(self._written), self._size.columns)
         if few != many or few >= self._size.lines:
             return False
         _write(f"\x1b[{few}A\r\x1b[J")
         return True
+
+    def _note(self, text: str) -> str:
+        self._written.append(text)
+        return text
+
+
+class WordWrap:
+    """Breaks lines before a word that would stand across the edge of the screen."""
+
+    def __init__(self) -> None:
+        self._at = 0
+        """Columns that are written of the row."""
+        self._space = self._word = ""
+        """What waits for the end of the word."""
+
+    def add(self, text: str, columns: int) -> str:
+        """Return what of the text so far can be written: up to its last whole word."""
+        return "".join(self._next(char, columns) for char in text)
+
+    def rest(self, columns: int) -> str:
+        """Return the last word."""
+        return self._end_word(columns) + self._end_space()
+
+    def _next(self, char: str, columns: int) -> str:
+        if char == " ":
+            ended = self._end_word(columns)
+            self._space += char
+            return ended
+        if char in "\n\t":
+            ended = self._end_word(columns) + self._end_space()
+            self._at = 0 if char == "\n" else min((self._at // 8 + 1) * 8, columns - 1)
+            return ended + char
+        self._word += char
+        # Signs of double width are words of their own, in scripts without spaces.
+        whole = _widths(char)[1] == 2 or _width(self._word) >= columns
+        return self._end_word(columns) if whole else ""
+
+    def _end_word(self, columns: int) -> str:
+        if not self._word:
+            return ""
+        word, width = self._word, _width(self._word)
+        self._word = ""
+        if self._at and self._at + len(self._space) + width > columns:
+            self._space, self._at = "", width
+            return "\n" + word
+        return self._end_space(width) + word
+
+    def _end_space(self, width: int = 0) -> str:
+        space, self._space = self._space, ""
+        self._at += len(space) + width
+        return space
+
+
+def _width(text: str) -> int:
+    return sum(_widths(char)[1] for char in text)
 
 
 def rows(text: str, columns: int) -> tuple[int, int]:
