@@ -200,3 +200,16 @@ def test_where_numba_cannot_keep_what_it_compiles_float32_is_used():
     done = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True)
     assert done.stdout == "fp32\n", done.stderr
     assert "Set NUMBA_CACHE_DIR, or use fp32." in done.stderr
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="numba can take no more cores than one")
+def test_int8_leaves_the_rest_as_many_threads_as_it_was_given():
+    code = (
+        "import torch\n"
+        "from gpt2chat.core import engine, model\n"
+        "print(engine.make_decoder(model.load_model('starter'), 'int8')[0])\n"
+        "print(torch.get_num_threads())\n"
+    )
+    one = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=one, capture_output=True, text=True)
+    assert done.stdout == "int8\n1\n", done.stderr

@@ -41,8 +41,11 @@ class Int8Decoder(Decoder):
             eps=self.eps,
         )
         # As many threads as torch has, but numba cannot have more than it began with.
-        self._threads = min(torch.get_num_threads(), numba.get_num_threads())
+        threads = torch.get_num_threads()
+        self._threads = min(threads, numba.get_num_threads())
         self.step([0], [0], [0])  # compiles, or loads what was compiled: better now than at a reply
+        # As its threads begin, numba gives OpenMP's other users all cores, whatever they had.
+        torch.set_num_threads(threads)
 
     def make_cache(self, slots: int) -> Tensor:
         width = self.tokens.shape[1] // self.heads
