@@ -1,6 +1,7 @@
 """Which subcommands exist; the one place an error becomes an exit code."""
 
 import io
+import os
 import sys
 from typing import Annotated, Any
 
@@ -69,6 +70,9 @@ app.command()(chat)
 
 def main() -> None:
     """Run the program and leave with its exit code."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the program
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that is not UTF-8 shows a question mark; it does not end the program.

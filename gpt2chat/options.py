@@ -27,6 +27,10 @@ def read_defaults(context: typer.Context, path: Path | None) -> Path | None:
     unknown = values.keys() - {parameter.name for parameter in context.command.params}
     if unknown:
         raise ConfigError(f"--config {path} has unknown settings: {', '.join(sorted(unknown))}.")
+    for parameter in context.command.params:
+        # A flag that may be given several times may stand once in a file, without brackets.
+        if getattr(parameter, "multiple", False) and isinstance(values.get(parameter.name), str):
+            values[str(parameter.name)] = [values[str(parameter.name)]]
     context.default_map = {**(context.default_map or {}), **values}
     return path
 

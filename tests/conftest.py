@@ -4,7 +4,7 @@ import gzip
 import itertools
 import json
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,20 @@ def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "data"
     prepare(PrepareConfig(sample=True, out=folder), ignore)
     return folder
+
+
+def before_each_pass(
+    monkeypatch: pytest.MonkeyPatch, generator: Any, do: Callable[[], object]
+) -> None:
+    """Do something before each forward pass of a generator."""
+    decoder: Any = generator._decoder
+    extend = decoder.extend
+
+    def extended(*given: Any) -> Any:
+        do()
+        return extend(*given)
+
+    monkeypatch.setattr(decoder, "extend", extended)
 
 
 def talk(*contents: str) -> Conversation:

@@ -12,10 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from gpt2chat.cli import app
-from gpt2chat.commands.chat import is_base
+from gpt2chat.core.chats import Autosave, latest_chat
 from gpt2chat.core.config import Sampling
+from gpt2chat.core.conversations import Message
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.tokens import STARTER
+from gpt2chat.dialogue.start import is_base
+from tests.conftest import talk
 
 Chat = Callable[..., tuple[int, str, str]]
 
@@ -24,6 +27,7 @@ Chat = Callable[..., tuple[int, str, str]]
 def chat(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chat:
     """Runs `gpt2chat chat` with the tiny model in an empty folder; returns code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
     def run(
         *arguments: str, stdin: str | bytes = "", model: str | None = str(tiny_folder)
@@ -68,7 +72,7 @@ def test_the_system_prompt_changes_the_answer(chat: Chat):
         ((), "", 3, "The message is empty. Give -p some text, or pipe some in."),
         (("-p", " "), " \n", 3, "The message is empty."),
         ((), b"\xff\xfe", 3, "Standard input is not UTF-8 text"),
-        ((), "word " * 2000, 3, "The message has 2,000 tokens; 932 fit beside"),
+        ((), "word " * 2000, 3, "The message has 2,000 tokens; 988 fit beside"),
         (("-p", "x", "--system", " "), "", 3, "The system prompt cannot be used: empty"),
         (("-p", "x", "--top-p", "0"), "", 2, "--top-p must be above 0 and at most 1, not 0.0."),
         (("-p", "x", "--temperature", "nan"), "", 2, "--temperature must be from 0 to 100"),
@@ -112,6 +116,66 @@ def test_settings_come_from_a_file_too(chat: Chat, tmp_path: Path):
     assert chat("-p", "Hi", "--config", "chat.toml")[1] == chat("-p", "Hi", "--temperature", "0")[1]
 
 
+@pytest.mark.parametrize("spelled", ['"{}"', '["{}"]'])
+def test_a_file_names_one_model_or_several(
+    chat: Chat, tiny_folder: Path, tmp_path: Path, spelled: str
+):
+    (tmp_path / "chat.toml").write_text(f"model = {spelled.format(tiny_folder)}\n")
+    _, out, err = chat("-p", "Hi", "--config", "chat.toml", model=None)
+    assert err.startswith(f"model: {tiny_folder}\n8 tokens")
+    assert out == chat("-p", "Hi")[1]
+
+
+def keep(tmp_path: Path, *models: str) -> Path:
+    """Keep a chat of two messages; return the folder."""
+    messages = (Message("system", "Be brief."), *talk("hello", "hi").messages)
+    folder = tmp_path / "data" / "gpt2chat" / "chats"
+    Autosave(folder).write(messages, models)
+    return folder
+
+
+def test_the_latest_chat_goes_on_with_its_model_and_system_prompt(
+    chat: Chat, tiny_folder: Path, tmp_path: Path
+):
+    folder = keep(tmp_path, str(tiny_folder))
+    code, out, err = chat("--resume-last", "-p", "And?", model=None)
+    assert code == 0
+    resumed = err.splitlines()[0]
+    assert resumed.endswith(f" goes on: 2 messages, the latest “hi”, with {tiny_folder}.")
+    assert out != chat("-p", "And?")[1]
+    kept = latest_chat(folder).conversation
+    assert [message.content for message in kept.messages] == [
+        "Be brief.", "hello", "hi", "And?", out.strip(),
+    ]  # fmt: skip
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_flags_win_over_what_is_gone_on_with(chat: Chat, tiny_folder: Path, tmp_path: Path):
+    keep(tmp_path, "somewhere/else")
+    code, _, err = chat("--resume-last", "--no-history", "--system", "Shout.", "-p", "And?")
+    assert code == 0
+    assert f"with {tiny_folder}." in err
+    kept = latest_chat(tmp_path / "data" / "gpt2chat" / "chats").conversation
+    assert (kept.system, len(kept.turns)) == ("Be brief.", 2)
+
+
+def test_there_is_one_line_where_no_chat_can_go_on(chat: Chat, tmp_path: Path):
+    code, out, err = chat("--resume-last", "-p", "And?")
+    assert (code, out) == (3, "")
+    assert err == "error: There is no chat to go on with. Begin one with gpt2chat chat.\n"
+    keep(tmp_path, "./gone")
+    code, out, err = chat("--resume-last", "-p", "And?", model=None)
+    assert (code, out) == (4, "")
+    assert err == (
+        "error: The latest chat was with ./gone, which is gone. Name another with --model.\n"
+    )
+
+
+def test_one_answer_is_not_kept(chat: Chat, tmp_path: Path):
+    chat("-p", "Hello")
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_model_without_the_template_is_called_a_base_model(tiny_folder: Path):
     assert is_base("starter")
     assert is_base(str(STARTER))
@@ -136,8 +200,39 @@ def test_ctrl_c_leaves_with_130_and_one_line(tiny_folder: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        ("<&-", 3, "error: The message is empty. Give -p some text, or pipe some in.\n"),
+        ("-p Hi <&-", 0, "8 tokens, cut at the limit"),
+        ("-p Hi >&-", 0, "8 tokens, cut at the limit"),
+        ("-p Hi >/dev/full", 6, "Standard output cannot be written: No space left on device.\n"),
+        ("-p Hi | head -c 0", 0, "model: "),
+    ],
+)
+def test_streams_that_are_closed_or_full_are_no_traceback(
+    tiny_folder: Path, tmp_path: Path, redirection: str, code: int, said: str
+):
+    flags = f"--model '{tiny_folder}' --max-new-tokens 8 {redirection}"
+    process = subprocess.run(
+        f"'{sys.executable}' -m gpt2chat chat {flags}",
+        shell=True, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (process.returncode, "Traceback" in process.stderr) == (code, False)
+    assert said in process.stderr
+
+
+@pytest.mark.parametrize(
     ("name", "text", "value"),
-    [("temperature", "0.5", 0.5), ("--top-k", "3", 3), ("seed", "none", None), ("seed", "7", 7)],
+    [
+        ("temperature", "0.5", 0.5),
+        ("--top-k", "3", 3),
+        ("no_repeat_ngram", "4", 4),
+        ("min-p", "0.1", 0.1),
+        ("stop", "The end", ("The end",)),
+        ("stop", "none", ()),
+        ("seed", "none", None),
+        ("seed", "7", 7),
+    ],
 )
 def test_a_setting_is_read_from_text(name: str, text: str, value: object):
     changed = Sampling(seed=1).with_setting(name, text)
@@ -151,6 +246,9 @@ def test_a_setting_is_read_from_text(name: str, text: str, value: object):
         ("top_k", "1.5", "top_k must be a whole number, not 1.5."),
         ("top_p", "much", "top_p must be a number, not much."),
         ("top_p", "2", "--top-p must be above 0 and at most 1, not 2.0."),
+        ("min_p", "1", "--min-p must be at least 0 and below 1, not 1.0."),
+        ("no_repeat_ngram", "1", "--no-repeat-ngram must be 0, or from 2 to 64, not 1."),
+        ("stop", "", "--stop must be some text, not an empty one."),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(name: str, text: str, message: str):

@@ -1,22 +1,28 @@
 """What each line typed in a chat does, and that no line ends it."""
 
+import dataclasses
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import pytest
 import torch
 
 from gpt2chat import report
+from gpt2chat.core.chats import Autosave, latest_chat
 from gpt2chat.core.config import Sampling
 from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.feedback import Feedback
 from gpt2chat.core.generate import Generator, ReplyStream
+from gpt2chat.core.sampling import Choice
 from gpt2chat.core.session import Session
-from gpt2chat.core.tokens import EOT_ID
-from gpt2chat.dialogue import HELP, Dialogue, is_open, unquoted
-from tests.conftest import tiny_model
+from gpt2chat.core.tokens import EOT_ID, encode_text
+from gpt2chat.dialogue import COMMANDS, Dialogue, LoadedModel, Models, is_open
+from gpt2chat.dialogue.text import as_typed, unquoted
+from tests.conftest import before_each_pass, tiny_model
 
 FEEDBACK = Path("feedback.jsonl")
 GENERATOR = Generator(tiny_model(), torch.device("cpu"))
@@ -24,11 +30,17 @@ Capture = pytest.CaptureFixture[str]
 Said = Callable[..., tuple[str, str]]
 
 
+def models(*names: str, generator: Generator = GENERATOR) -> Models:
+    """Models that are loaded at once and all the same."""
+    return Models(names or ("tiny",), lambda _: LoadedModel(generator, 27_000, "cpu"))
+
+
 @pytest.fixture
 def dialogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dialogue:
     monkeypatch.chdir(tmp_path)
     sampling = Sampling(max_new_tokens=6, seed=0)
-    return Dialogue(Session(), sampling, "tiny", lambda: GENERATOR, Feedback(FEEDBACK))
+    autosave = Autosave(tmp_path / "chats")
+    return Dialogue(Session(), sampling, models(), Feedback(FEEDBACK), autosave=autosave)
 
 
 @pytest.fixture
@@ -83,6 +95,17 @@ def test_undo_and_clear_take_messages_back(dialogue: Dialogue, said: Said):
     assert contents(dialogue) == []
 
 
+@pytest.mark.parametrize("line", ["two\nlines", " /usr/bin is what?", '""""""a b"""', "<|eot_id|>"])
+def test_a_message_that_is_taken_back_is_there_to_be_sent_again(
+    dialogue: Dialogue, said: Said, line: str
+):
+    said(line)
+    message = contents(dialogue)[0]
+    said("/undo")
+    said(dialogue.draft)
+    assert contents(dialogue)[0] == message
+
+
 def test_the_window_rolls_and_says_so(dialogue: Dialogue, said: Said):
     notices = [said("word " * 440)[1] for _ in range(3)]
     assert "left the window" not in notices[0] + notices[1]
@@ -94,26 +117,77 @@ def test_the_system_prompt_and_the_document_are_shown_and_changed(dialogue: Dial
     assert said("/system")[1].startswith("The system prompt: You are a helpful assistant")
     assert said("/system Be brief.")[1] == "The system prompt: Be brief.\n"
     assert said("/system default") == said("/system")
-    assert said("/context A page.")[1] == "The document: A page.\n"
-    assert said("/context off")[1] == "The document: none\n"
+    assert said("/document A page.")[1] == "The document: A page. (3 tokens)\n"
+    assert said("/document")[1] == "The document: A page. (3 tokens)\n"
+    assert said("/document off")[1] == "The document: none\n"
 
 
 def test_a_document_is_read_from_a_file(dialogue: Dialogue, said: Said, tmp_path: Path):
     (tmp_path / "page.txt").write_text("A page.\nIts end.", encoding="utf-8")
-    assert said(f"/context @{tmp_path / 'page.txt'}")[1] == "The document: A page. Its end.\n"
+    said(f"/document @{tmp_path / 'page.txt'}")
     assert dialogue.session.document == "A page.\nIts end."
 
 
-def test_sampling_is_shown_and_changed(dialogue: Dialogue, said: Said):
-    assert "temperature         0.9" in said("/set temperature 0.9")[1]
-    assert said("/set top-k=5") == said("/set")
+def test_settings_are_shown_and_changed(dialogue: Dialogue, said: Said):
+    assert said("/set temperature 0.9")[1].split() == ["temperature", "0.9"]
+    assert said("/SET Top-K=5")[1].split() == ["top_k", "5"]
+    assert said("/set top_k")[1].split() == ["top_k", "5"]
     assert dialogue.sampling == Sampling(temperature=0.9, top_k=5, max_new_tokens=6, seed=0)
+    said("/set temperature default", "/set seed none")
+    assert dialogue.sampling == Sampling(top_k=5, max_new_tokens=6)
+    assert [line.split()[0] for line in said("/set")[1].splitlines()] == [
+        *(entry.name for entry in dataclasses.fields(Sampling)),
+        "markdown",
+    ]
 
 
-def test_show_prints_the_prompt_that_the_model_read(said: Said):
-    shown = said("/system Say :smile: [b]", "Hi", "/show")[1].replace("\n", "")
-    assert shown.startswith("<|beginoftext|><|start_header_id|>system<|end_header_id|>Say :smile:")
-    assert shown.endswith("Hi<|eot_id|><|start_header_id|>assistant<|end_header_id|>")
+def test_markdown_is_switched(dialogue: Dialogue, said: Said):
+    assert said("/set markdown off")[1].split() == ["markdown", "off"]
+    assert not dialogue.markdown
+    said("/set markdown on")
+    assert dialogue.markdown
+
+
+def test_context_shows_the_prompt_that_comes_next_with_its_tokens(dialogue: Dialogue, said: Said):
+    said("/system Say :smile: [b]\x1b[31m", "Hi <|eot_id|>")
+    lines = [line.strip() for line in said("/context")[1].splitlines()]
+    tokens = 6 + len(encode_text("Say :smile: [b]\x1b[31m"))
+    assert lines[0] == f"{tokens} <|beginoftext|><|start_header_id|>system<|end_header_id|>"
+    assert lines[1] == "Say :smile: [b]␛[31m<|eot_id|>"
+    assert lines[2:5] == [
+        "1 <|start_context|>",
+        "┄┄┄ leaves next ┄┄┄",
+        "14 <|start_header_id|>user<|end_header_id|>",
+    ]
+    assert lines[5] == "Hi <|eot_id|><|eot_id|>"
+    assert "(your next message)<|eot_id|>" in lines
+    used = dialogue.session.layout(6).tokens
+    assert lines[-2] == f"{used} of 1,024 tokens, and 6 for the reply."
+    assert lines[-1].startswith("A message of more than ")
+
+
+def test_context_says_what_is_out_and_what_waits(dialogue: Dialogue, said: Said, tmp_path: Path):
+    said(*["word " * 440] * 3)
+    assert said("/context")[1].startswith("Out of the window: the oldest 2 of the chat's messages.")
+    (tmp_path / "chat.json").write_text('[{"role": "user", "content": "Hello"}]')
+    assert said("/load chat.json")[1].endswith("/retry answers the latest.\n")
+    assert said("/context")[1].endswith("/retry answers the latest message.\n")
+
+
+def test_show_tells_what_answers_and_where_things_are(dialogue: Dialogue, said: Said):
+    said("Hello", "/document A page.")
+    dialogue.models.add("other")
+    text = said("/show")[1]
+    shown = {line[:13].strip(): line[15:].strip() for line in text.splitlines()}
+    assert shown["model"] == "tiny"
+    assert shown["folder"] == "Hugging Face Hub"
+    assert (shown["parameters"], shown["device"]) == ("27,000", "cpu")
+    assert shown["window"] == f"1,024 tokens, {dialogue.session.used} used"
+    assert "temperature 0.72, top_k 36" in shown["sampling"]
+    assert shown["document"] == "A page. (3 tokens)"
+    assert "feedback.jsonl" in "".join(text.split())
+    assert shown["typed lines"] == "not kept"
+    assert shown["to compare"] == "other"
 
 
 def test_a_chat_is_saved_and_loaded(dialogue: Dialogue, said: Said, tmp_path: Path):
@@ -124,10 +198,58 @@ def test_a_chat_is_saved_and_loaded(dialogue: Dialogue, said: Said, tmp_path: Pa
     assert contents(dialogue) == before
 
 
-def test_help_names_every_command(dialogue: Dialogue, said: Said):
-    listed = {usage.split()[0] for usage, _ in HELP}
-    assert set(dialogue.commands) <= listed
-    assert all(word in said("/help")[1] for word in listed)
+def test_help_has_one_line_for_each_command(said: Said):
+    lines = said("/help")[1].splitlines()
+    firsts = [line.split()[0] for line in lines]
+    assert [command.name for command in COMMANDS] == firsts[: len(COMMANDS)]
+    assert " ".join(firsts[: len(COMMANDS)]) == (
+        "/help /clear /retry /undo /edit /system /document /context /set /show /save /load "
+        "/good /bad /compare /exit"
+    )
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    "line", ["/exit", "/EXIT", "/bye", "/quit", "bye", "Quit", " exit ", "/exit now"]
+)
+def test_a_word_leaves(dialogue: Dialogue, line: str):
+    with pytest.raises(EOFError):
+        dialogue.turn(line)
+
+
+def test_a_chat_is_kept_after_each_turn_and_each_command(dialogue: Dialogue, said: Said):
+    folder = dialogue.autosave.folder if dialogue.autosave else FEEDBACK
+    said("/system Be brief.", "Hello")
+    latest = latest_chat(folder)
+    assert latest.conversation.messages == dialogue.session.messages
+    assert latest.models == ("tiny",)
+    said("/edit Better.")
+    assert latest_chat(folder).conversation.turns[-1].content == "Better."
+    said("/clear", "Again")
+    assert len(list(folder.iterdir())) == 2
+    said("/undo")
+    assert latest_chat(folder).conversation.turns[-1].content == "Better."
+
+
+def test_a_message_is_kept_before_its_reply_comes(
+    dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch
+):
+    folder = dialogue.autosave.folder if dialogue.autosave else FEEDBACK
+    kept: list[str] = []
+
+    def look() -> None:
+        kept.append(latest_chat(folder).conversation.messages[-1].content)
+
+    before_each_pass(monkeypatch, GENERATOR, look)
+    said("Hello")
+    assert set(kept) == {"Hello"}
+
+
+def test_a_chat_that_can_no_longer_be_kept_goes_on(dialogue: Dialogue, said: Said, tmp_path: Path):
+    (tmp_path / "chats").touch()
+    assert "the chat is not kept, only what you /save: Cannot write" in said("Hello")[1]
+    assert "not kept" not in said("And?")[1]
+    assert len(contents(dialogue)) == 4
 
 
 @pytest.mark.parametrize(
@@ -135,20 +257,25 @@ def test_help_names_every_command(dialogue: Dialogue, said: Said):
     [
         ("/", "There is no command /."),
         ("/nope now", "There is no command /nope. Type /help"),
+        ("/hlep", "There is no command /hlep. Did you mean /help? Type /help"),
+        ("/UNDOO", "There is no command /UNDOO. Did you mean /undo?"),
         ("/undo", "There is nothing to undo."),
         ("/retry", "There is no message to answer again."),
-        ("/show", "There is no prompt to show."),
+        ("/context a page", "/context takes nothing. Type /document TEXT to set a document."),
+        ("/set markdown maybe", "markdown must be on or off, not maybe."),
+        ("/set heat", "There is no setting heat."),
         ("/set heat 1", "There is no setting heat."),
-        ("/set temperature", "Give a name and a value"),
+        ("/set temperature 1 2", "temperature must be a number, not 1 2."),
         ("/set temperature -1", "--temperature must be from 0 to 100, not -1.0."),
         ("/save", "/save needs a file, such as /save chat.json."),
         ("/save chat.json", "There is nothing to save."),
         ("/load", "/load needs a file"),
         ("/load ~nobody-here/chat.json", "~nobody-here/chat.json cannot be read"),
-        ("/context @", "/context needs a file"),
-        ("/context @none.txt", "none.txt: No such file or directory."),
-        ("/context @.", ".: Is a directory."),
+        ("/document @", "/document needs a file"),
+        ("/document @none.txt", "none.txt: No such file or directory."),
+        ("/document @.", ".: Is a directory."),
         ("/system " + "word " * 600, "The system prompt has 600 tokens; at most 512 fit."),
+        ("/document " + "word " * 600, "The document has 600 tokens; at most 512 fit."),
         ("word " * 2000, "The message has 2,000 tokens"),
         ('"""\n"""', "The message cannot be used: empty user message."),
         ("\ud800", "The message cannot be used: text with a lone surrogate."),
@@ -166,28 +293,56 @@ def test_a_mistake_is_one_line_and_the_chat_goes_on(
     assert contents(dialogue) == []
 
 
-def test_ctrl_c_keeps_the_reply_as_far_as_it_came(dialogue: Dialogue, said: Said):
+def test_ctrl_c_keeps_the_reply_as_far_as_it_came(
+    dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch
+):
     passes = iter(range(3))
 
-    def count(*_: Any) -> None:
+    def count() -> None:
         if next(passes, None) is None:
             raise KeyboardInterrupt
 
-    hook = GENERATOR.model.transformer.register_forward_pre_hook(count)
+    before_each_pass(monkeypatch, GENERATOR, count)
     out, err = said("Hello")
-    hook.remove()
     assert err.startswith("3 tokens, stopped by Ctrl-C")
     assert contents(dialogue) == ["Hello", out.strip()]
 
 
-def test_ctrl_c_before_the_first_token_takes_the_message_back(dialogue: Dialogue, said: Said):
-    def stop(*_: Any) -> None:
+def test_ctrl_c_before_the_first_token_takes_the_message_back_to_the_prompt(
+    dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch
+):
+    def stop() -> None:
         raise KeyboardInterrupt
 
-    hook = GENERATOR.model.transformer.register_forward_pre_hook(stop)
+    before_each_pass(monkeypatch, GENERATOR, stop)
     assert said("Hello")[1].startswith("No reply came: the message is taken back.")
-    hook.remove()
-    assert contents(dialogue) == []
+    assert (contents(dialogue), dialogue.draft) == ([], "Hello")
+
+
+def test_a_second_ctrl_c_does_not_lose_what_came(
+    dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch
+):
+    passes = iter(range(3))
+
+    def press() -> None:
+        if next(passes, None) is None:
+            signal.raise_signal(signal.SIGINT)
+
+    keep = dialogue.keep
+
+    def pressed_again() -> None:
+        signal.raise_signal(signal.SIGINT)
+        keep()
+
+    dialogue.keep = pressed_again
+    before_each_pass(monkeypatch, GENERATOR, press)
+    with pytest.raises(KeyboardInterrupt):
+        dialogue.turn("Hello")  # the first press, before the reply has begun
+    dialogue.keep = keep
+    out, err = said("Hello")
+    assert "stopped by Ctrl-C" in err
+    assert contents(dialogue) == ["Hello", out.strip()]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(("empty", "answered"), [(1, True), (2, False)])
@@ -197,9 +352,10 @@ def test_an_empty_reply_is_asked_for_once_more(
     drawn: list[int | None] = []
     stream = GENERATOR.stream
 
-    def ended_at_once(prompt: list[int], sampling: Sampling) -> ReplyStream:
+    def ended_at_once(prompt: list[int], sampling: Sampling, **_: bool) -> ReplyStream:
         drawn.append(sampling.seed)
-        return ReplyStream(iter([EOT_ID])) if len(drawn) <= empty else stream(prompt, sampling)
+        ended = ReplyStream(iter([Choice(EOT_ID)]))
+        return ended if len(drawn) <= empty else stream(prompt, sampling)
 
     monkeypatch.setattr(GENERATOR, "stream", ended_at_once)
     out, err = said("Hello")
@@ -208,18 +364,52 @@ def test_an_empty_reply_is_asked_for_once_more(
     assert ("No reply came" in err) == (not answered)
 
 
+def test_a_reply_that_loops_is_stopped_and_its_repeats_are_forgotten(
+    dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch
+):
+    verse = encode_text(" I like potatoes with butter and with salt.")
+
+    def loop(_prompt: list[int], _sampling: Sampling, *, stop_loops: bool) -> ReplyStream:
+        return ReplyStream(map(Choice, [*encode_text("Well:"), *verse * 20]), stop_loops=stop_loops)
+
+    monkeypatch.setattr(GENERATOR, "stream", loop)
+    out, err = said("Hello")
+    assert out.count("potatoes") > 2
+    assert "stopped where it went round in circles" in err
+    assert contents(dialogue) == ["Hello", "Well: I like potatoes with butter and with salt."]
+
+
 def test_a_model_that_cannot_be_loaded_ends_the_chat_with_its_error():
-    def load() -> Generator:
+    def load(_: str) -> LoadedModel:
         raise CheckpointError("no weights")
 
     with pytest.raises(CheckpointError, match="no weights"):
-        Dialogue(Session(), Sampling(), "none", load, Feedback(FEEDBACK)).turn("Hello")
+        Dialogue(Session(), Sampling(), Models(["none"], load), Feedback(FEEDBACK)).turn("Hello")
+
+
+def test_ctrl_c_while_the_model_loads_brings_the_line_back(capsys: Capture):
+    go_on = Event()
+
+    def load(_: str) -> LoadedModel:
+        assert go_on.wait(60)
+        return LoadedModel(GENERATOR, 27_000, "cpu")
+
+    dialogue = Dialogue(Session(), Sampling(), Models(["slow"], load), Feedback(FEEDBACK))
+    press = Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    press.start()
+    with pytest.raises(KeyboardInterrupt):
+        dialogue.turn("Hello")
+    go_on.set()
+    assert (dialogue.draft, contents(dialogue)) == ("Hello", [])
+    assert capsys.readouterr().err == "Loading slow …\n"
 
 
 def test_three_quotes_stay_open_until_they_are_closed():
     assert all(map(is_open, ['"""', '"""a\n', '"""a"', '/system """a', '"""""']))
     assert not any(map(is_open, ['"""a\nb"""', '""""""', 'a """', "/help", '/system """a""" ', ""]))
     assert unquoted(' """ a\nb """ ') == "a\nb"
+    assert unquoted(as_typed('"""a')) == '"""a'
+    assert not is_open(as_typed('"""a'))
 
 
 def test_control_characters_of_a_reply_never_reach_the_terminal():
@@ -266,7 +456,17 @@ def test_without_a_reply_there_is_nothing_to_note(said: Said, line: str):
     assert not FEEDBACK.exists()
 
 
-def test_an_edit_needs_a_text(dialogue: Dialogue, said: Said):
+def test_an_edit_without_a_text_opens_the_reply_in_the_prompt(dialogue: Dialogue, said: Said):
+    said("Hello", "/edit First line.\n/second line")
+    dialogue.drafts = True
+    assert said("/edit") == ("", "")
+    assert dialogue.draft == "/edit First line.\n/second line"
+    assert said(dialogue.draft)[1] == "The reply stays as it was.\n"
+    said(dialogue.draft + " And a third.")
+    assert contents(dialogue)[-1] == "First line.\n/second line And a third."
+
+
+def test_an_edit_needs_a_text_where_there_is_no_prompt(dialogue: Dialogue, said: Said):
     said("Hello")
     before = contents(dialogue)
     assert "/edit needs the better reply" in said("/edit")[1]

@@ -1,6 +1,7 @@
 """Opinions on replies become rows, and these become samples and pairs to train on."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,48 @@ def test_opinions_are_prepared_and_trained_on(
     assert {(pair.chosen in good, pair.rejected) for pair in pairs} == {(True, "I do not know.")}
     result = train_orpo(OrpoConfig(model=str(tiny_folder), device="cpu", eval_samples=0), ignore)
     assert result.samples == 6
+
+
+VOTES = {"runs/a": "It is 2.", "runs/b": " I do not know. ", "runs/c": "It is 2.", "runs/d": " "}
+
+
+def test_a_vote_makes_pairs_that_say_whose_the_replies_are(tmp_path: Path):
+    feedback = Feedback(tmp_path / "a.jsonl")
+    assert feedback.vote(HI, "runs/a", VOTES, seed=7) == 1
+    (row,) = rows(feedback.path)
+    assert datetime.fromisoformat(row.pop("date")).tzinfo is UTC
+    assert row == {
+        "prompt": [{"role": "user", "content": "Hi"}],
+        "chosen": "It is 2.",
+        "rejected": "I do not know.",
+        "chosen_model": "runs/a",
+        "rejected_model": "runs/b",
+        "seed": 7,
+    }
+    assert feedback.vote(HI, "runs/b", VOTES, seed=7) == 2
+
+
+def test_a_vote_between_equal_replies_writes_nothing(tmp_path: Path):
+    feedback = Feedback(tmp_path / "a.jsonl")
+    assert feedback.vote(HI, "a", {"a": "Yes.", "b": "Yes. "}, seed=1) == 0
+    assert not feedback.path.exists()
+
+
+def test_votes_are_prepared_as_pairs_beside_opinions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    feedback = Feedback(Path("feedback.jsonl"))
+    for number in range(4):
+        feedback.vote(talk(f"What is {number} and 1?"), "runs/a", VOTES, seed=number)
+    feedback.good(talk("Hello"), "Hi.")
+    settings = PrepareConfig(
+        oasst1="off", alpaca="off", ultrafeedback="off", feedback=("feedback.jsonl",), holdout=0
+    )
+    manifest = prepare(settings, ignore).manifest
+    assert manifest.counts == {
+        "sft": {"feedback.jsonl": {"train": 1}},
+        "preference": {"feedback.jsonl": {"train": 4}},
+    }
+    pairs = [pair.preference for pair in read_pairs(Path("data"), "train")]
+    assert {(pair.chosen, pair.rejected) for pair in pairs} == {("It is 2.", "I do not know.")}

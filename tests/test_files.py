@@ -17,6 +17,18 @@ def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path):
     assert (tmp_path / "a" / "file").read_text() == "new"
 
 
+def test_a_private_file_is_for_the_user_alone_also_when_it_is_replaced(tmp_path: Path):
+    write_text(tmp_path / "file", "old")
+    write_text(tmp_path / "file", "new", private=True)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_refusal_says_what_to_type_instead(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"File exists\. Give another name\."):
+        write_text(tmp_path / "file" / "below", "", elsewhere="Give another name.")
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path):
     for name in ("first", "second"):
         with replaced_folder(tmp_path / "data") as folder:

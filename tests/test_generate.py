@@ -1,30 +1,27 @@
-"""Generation: transformers' own results, the cache from turn to turn, stops, whole characters."""
+"""Generation: transformers' own results, the cache from turn to turn, batches, a GPU's loop."""
 
-from collections.abc import Iterator
+import threading
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import GPT2LMHeadModel, RepetitionPenaltyLogitsProcessor
+from transformers import GPT2LMHeadModel
 
-from gpt2chat.core.config import Sampling
-from gpt2chat.core.generate import NEVER, Generator, ReplyStream, choose, penalize
+from gpt2chat.core.config import ChatPrecision, Sampling
+from gpt2chat.core.decoder import Decoder
+from gpt2chat.core.generate import PIECE, Generator, shared
+from gpt2chat.core.graph import GraphLoop
 from gpt2chat.core.model import load_model
-from gpt2chat.core.tokens import (
-    ENDOFTEXT_ID,
-    EOT_ID,
-    SPECIAL_IDS,
-    VOCAB,
-    encode_conversation,
-    encode_text,
-)
+from gpt2chat.core.sampling import NEVER
+from gpt2chat.core.tokens import encode_conversation, encode_text
 from tests.conftest import talk, tiny_model
 
 CPU = torch.device("cpu")
 GREEDY = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=12)
 ROME = list(encode_text("The history of Rome begins"))
+LONG: list[int] = torch.randint(
+    0, 50_000, (400,), generator=torch.Generator().manual_seed(0)
+).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -32,94 +29,53 @@ def starter() -> GPT2LMHeadModel:
     return load_model("starter")
 
 
-@pytest.fixture
-def generator(starter: GPT2LMHeadModel) -> Generator:
-    return Generator(starter, CPU)
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def precision(request: pytest.FixtureRequest) -> ChatPrecision:
+    return request.param
 
 
 @pytest.fixture
-def lengths(starter: GPT2LMHeadModel) -> Iterator[list[int]]:
-    """How many tokens each forward pass of the starter was given."""
+def generator(starter: GPT2LMHeadModel, precision: ChatPrecision) -> Generator:
+    return Generator(starter, CPU, precision)
+
+
+@pytest.fixture
+def lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each call of the float32 decoder was given."""
     seen: list[int] = []
-    embeddings: Any = starter.transformer.wte
+    extend = Decoder.extend
 
-    def count(_: Any, given: tuple[torch.Tensor]) -> None:
-        seen.append(given[0].numel())
+    def counted(self: Decoder, ids: list[int], start: int, slot: int = 0) -> torch.Tensor:
+        seen.append(len(ids))
+        return extend(self, ids, start, slot)
 
-    hook = embeddings.register_forward_pre_hook(count)
-    yield seen
-    hook.remove()
-
-
-def likes(*tokens: int) -> torch.Tensor:
-    """Scores that fall by one from token to token, all others far below."""
-    scores = torch.full((VOCAB,), -90.0)
-    scores[list(tokens)] = -40.0 - torch.arange(len(tokens), dtype=torch.float32)
-    return scores
+    monkeypatch.setattr(Decoder, "extend", counted)
+    return seen
 
 
-def drawn(scores: torch.Tensor, sampling: Sampling, times: int = 100) -> set[int]:
-    random = torch.Generator().manual_seed(0)
-    return {choose(scores, [], sampling, random) for _ in range(times)}
-
-
-def test_greedy_replies_are_those_of_transformers(generator: Generator):
-    batch = torch.tensor([ROME])
-    expected: Any = generator.model.generate(
+def greedy(model: GPT2LMHeadModel, ids: list[int], count: int) -> list[int]:
+    batch = torch.tensor([ids])
+    output: Any = model.generate(  # pyright: ignore[reportAttributeAccessIssue]
         batch,
         attention_mask=torch.ones_like(batch),
         do_sample=False,
-        max_new_tokens=12,
+        max_new_tokens=count,
         suppress_tokens=NEVER,
     )
-    assert list(generator.generate(ROME, GREEDY).ids) == expected[0, len(ROME) :].tolist()
+    return output[0, len(ids) :].tolist()
 
 
-def test_the_penalty_is_that_of_transformers_on_centred_scores():
-    scores = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
-    theirs: Any = RepetitionPenaltyLogitsProcessor(1.3)
-    expected = theirs(torch.tensor([[5, 7, 7]]), scores - scores.mean())
-    assert torch.equal(penalize(scores[0], [5, 7, 7], 1.3), expected[0])
-
-
-def test_the_penalty_does_not_depend_on_where_the_scores_lie():
-    scores = torch.randn(50, generator=torch.Generator().manual_seed(0))
-    expected = penalize(scores, [5], 1.1)
-    torch.testing.assert_close(penalize(scores - 100, [5], 1.1), expected, atol=1e-4, rtol=0)
+def test_greedy_replies_are_those_of_transformers(starter: GPT2LMHeadModel):
+    generator = Generator(starter, CPU, "fp32")
+    for prompt in (ROME, LONG):
+        long = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=40)
+        assert list(generator.generate(prompt, long).ids) == greedy(starter, prompt, 40)
 
 
 def test_the_penalty_leaves_the_words_of_the_prompt_alone(generator: Generator):
     strong = Sampling(temperature=0, repetition_penalty=10, max_new_tokens=1)
     plain = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=1)
     assert generator.generate(ROME, strong).ids == generator.generate(ROME, plain).ids
-
-
-def test_top_k_keeps_the_k_likeliest():
-    assert drawn(likes(5, 6, 7, 8), Sampling(temperature=9, top_k=2, top_p=1)) == {5, 6}
-
-
-def test_top_p_keeps_the_fewest_tokens_that_reach_it():
-    # Chances 0.64, 0.24, 0.09, 0.03: the first two reach 0.8, the first alone 0.5.
-    assert drawn(likes(5, 6, 7, 8), Sampling(temperature=1, top_p=0.8)) == {5, 6}
-    assert drawn(likes(5, 6, 7, 8), Sampling(temperature=1, top_p=0.5)) == {5}
-
-
-def test_tokens_are_drawn_by_their_chances():
-    random, sampling = torch.Generator().manual_seed(0), Sampling(temperature=1, top_k=2, top_p=1)
-    draws = [choose(likes(5, 6), [], sampling, random) for _ in range(500)]
-    assert draws.count(5) / 500 == pytest.approx(1 / (1 + 1 / 2.71828), abs=0.06)
-
-
-@pytest.mark.parametrize("temperature", [0, 1e-45, 1e-7, 1e-5])
-def test_the_coldest_temperatures_take_the_likeliest_token(temperature: float):
-    assert drawn(likes(9, 8), Sampling(temperature=temperature, top_k=0), times=20) == {9}
-
-
-def test_a_control_token_is_never_drawn_but_the_end_of_turn_is():
-    scores = likes(*SPECIAL_IDS.values(), ENDOFTEXT_ID, 3)
-    hot = Sampling(temperature=100, top_k=10**6, top_p=1)
-    assert not drawn(scores, hot, times=30) & set(NEVER)
-    assert drawn(scores, GREEDY, times=1) == {EOT_ID}
 
 
 def test_the_same_seed_gives_the_same_reply(generator: Generator):
@@ -130,78 +86,194 @@ def test_the_same_seed_gives_the_same_reply(generator: Generator):
 
 
 def test_turns_after_the_first_give_what_they_give_from_scratch(
-    generator: Generator, starter: GPT2LMHeadModel
+    generator: Generator, starter: GPT2LMHeadModel, precision: ChatPrecision
 ):
     chat = ["Who was Rome's first king?", "Romulus.", "And then?", "Numa.", "And then?"]
     for end in (3, 5, 3):
         prompt = encode_conversation(talk(*chat[:end])).ids
-        fresh = Generator(starter, CPU).generate(prompt, GREEDY)
+        fresh = Generator(starter, CPU, precision).generate(prompt, GREEDY)
         assert generator.generate(prompt, GREEDY).ids == fresh.ids
 
 
 def test_the_unchanged_beginning_of_a_prompt_is_not_computed_again(
-    generator: Generator, lengths: list[int]
+    starter: GPT2LMHeadModel, lengths: list[int]
 ):
-    one = Sampling(max_new_tokens=1)
+    generator, one = Generator(starter, CPU, "fp32"), Sampling(max_new_tokens=1)
     generator.generate([*ROME, 1, 2, 3], one)
     generator.generate([*ROME, 4, 5], one)
     generator.generate([*ROME, 4, 5], one)
     assert lengths == [len(ROME) + 3, 2, 1]
 
 
-@pytest.mark.parametrize("layer", [0, 7])
-def test_a_reply_after_one_broken_off_is_what_it_is_from_scratch(
-    generator: Generator, starter: GPT2LMHeadModel, layer: int
-):
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("old", "new", "common"),
+    [([], [1], 0), ([1, 2], [1, 2], 1), ([1, 2, 3], [1, 2], 1), ([1], [1, 2], 1), ([2], [1, 2], 0)],
+)
+def test_the_last_token_of_a_prompt_is_always_computed(old: list[int], new: list[int], common: int):
+    assert shared(old, new) == common
 
-    blocks: Any = starter.transformer.h
+
+def test_a_reply_after_one_broken_off_is_what_it_is_from_scratch(
+    starter: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
+):
+    generator = Generator(starter, CPU, "fp32")
     stream = generator.stream(ROME, GREEDY)
     begun = [next(stream) for _ in range(3)]
-    hook = blocks[layer].attn.c_proj.register_forward_pre_hook(stop)
-    with pytest.raises(KeyboardInterrupt):
-        next(stream)
-    hook.remove()
+    finish, calls = Decoder._finish, iter(range(9))  # pyright: ignore[reportPrivateUsage]
+
+    def stop(*given: Any) -> Any:
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return finish(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Decoder, "_finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
     assert stream.reply.text == "".join(begun)
     assert not stream.reply.stopped
-    fresh = Generator(starter, CPU).generate(ROME, GREEDY)
+    fresh = Generator(starter, CPU, "fp32").generate(ROME, GREEDY)
     assert generator.generate(ROME, GREEDY).ids == fresh.ids
 
 
-def test_no_position_past_the_last_is_used():
-    generator = Generator(tiny_model(positions=64), CPU)
+def test_replies_that_alternate_are_what_they_are_alone(generator: Generator):
+    sampling = Sampling(max_new_tokens=8, seed=3)
+    alone = [generator.generate(prompt, sampling).text for prompt in (ROME, ROME[:3])]
+    streams = [generator.stream(prompt, sampling) for prompt in (ROME, ROME[:3])]
+    texts = ["", ""]
+    for _ in range(8):
+        for index, stream in enumerate(streams):
+            texts[index] += next(stream, "")
+    assert texts == alone
+
+
+def test_replies_of_several_threads_are_what_they_are_alone(generator: Generator):
+    sampling = Sampling(max_new_tokens=8, seed=3)
+    prompts = [ROME, ROME[:3], LONG[:30]]
+    alone = [generator.generate(prompt, sampling).ids for prompt in prompts]
+    found: dict[int, tuple[int, ...]] = {}
+
+    def ask(index: int) -> None:
+        found[index] = generator.generate(prompts[index], sampling).ids
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[index] for index in range(3)] == alone
+
+
+def test_several_prompts_at_once_give_what_each_gives_alone(generator: Generator):
+    sampling = Sampling(max_new_tokens=20, seed=5, stop=(" the",))
+    prompts = [ROME, LONG[:100], ROME[:2], LONG[:7]]
+    together = generator.generate_batch(prompts, sampling)
+    alone = [generator.generate(prompt, sampling) for prompt in prompts]
+    assert [reply.text for reply in together] == [reply.text for reply in alone]
+    assert [reply.stopped for reply in together] == [reply.stopped for reply in alone]
+
+
+def test_log_probabilities_come_with_each_token(generator: Generator, starter: GPT2LMHeadModel):
+    reply = generator.generate(ROME, GREEDY, top_logprobs=2)
+    with torch.inference_mode():
+        output: Any = starter(torch.tensor([[*ROME, *reply.ids]]))
+    logps = output.logits[0].log_softmax(-1)
+    assert len(reply.choices) == len(reply.ids) == 12
+    for at, choice in enumerate(reply.choices, start=len(ROME) - 1):
+        assert choice.logprob == pytest.approx(float(logps[at, choice.token]), abs=0.3)
+        assert choice.top[0] == (choice.token, choice.logprob)
+
+
+def test_log_probabilities_of_a_text_are_the_models(generator: Generator, starter: GPT2LMHeadModel):
+    with torch.inference_mode():
+        output: Any = starter(torch.tensor([ROME]))
+    expected = output.logits[0, :-1].log_softmax(-1).gather(1, torch.tensor(ROME[1:])[:, None])
+    torch.testing.assert_close(generator.logprobs(ROME), expected[:, 0], atol=0.3, rtol=0)
+    before = generator.generate(ROME, GREEDY).ids
+    generator.logprobs(LONG[:50])
+    assert generator.generate(ROME, GREEDY).ids == before
+    with pytest.raises(ValueError, match="1025 tokens in a window of 1024"):
+        generator.logprobs([1] * 1025)
+
+
+def test_what_was_warmed_up_is_not_computed_again(starter: GPT2LMHeadModel, lengths: list[int]):
+    generator = Generator(starter, CPU, "fp32")
+    generator.warm(LONG[:300], lambda: False)
+    assert lengths == [PIECE, PIECE, 300 - 2 * PIECE]
+    reply = generator.generate(LONG[:310], GREEDY)
+    assert lengths[3] == 10
+    assert reply.ids == Generator(starter, CPU, "fp32").generate(LONG[:310], GREEDY).ids
+
+
+def test_warming_up_stops_where_it_is_cancelled(starter: GPT2LMHeadModel, lengths: list[int]):
+    answers = iter([False, True])
+    Generator(starter, CPU, "fp32").warm(LONG, lambda: next(answers))
+    assert lengths == [PIECE]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_no_position_past_the_last_is_used(precision: ChatPrecision):
+    generator = Generator(tiny_model(positions=64), CPU, precision)
     for length in (1, 40, 63):
         reply = generator.generate(list(range(length)), Sampling(max_new_tokens=960, seed=0))
         assert reply.stopped or len(reply.ids) == 64 - length
+    prompts = [list(range(length)) for length in (1, 40, 63)]
+    for reply in generator.generate_batch(prompts, Sampling(max_new_tokens=960, seed=0)):
+        assert len(reply.ids) <= 63
 
 
 @pytest.mark.parametrize("length", [0, 64, 65])
 def test_a_prompt_that_leaves_no_room_for_a_reply_is_refused(length: int):
+    generator = Generator(tiny_model(positions=64), CPU)
     with pytest.raises(ValueError, match=f"a prompt of {length} tokens in a window of 64"):
-        Generator(tiny_model(positions=64), CPU).stream([1] * length, Sampling())
+        generator.stream([1] * length, Sampling())
+    with pytest.raises(ValueError, match=f"a prompt of {length} tokens in a window of 64"):
+        generator.generate_batch([[1], [1] * length], Sampling())
 
 
-@pytest.mark.parametrize("stop", [EOT_ID, ENDOFTEXT_ID])
-def test_a_reply_ends_before_its_stop_token(stop: int):
-    stream = ReplyStream(iter([*encode_text("Yes."), stop, *encode_text("No.")]))
-    assert "".join(stream) == stream.reply.text == "Yes."
-    assert stream.reply.stopped
-    assert list(stream.reply.ids) == encode_text("Yes.")
+def test_the_loop_of_a_device_draws_what_transformers_would(starter: GPT2LMHeadModel):
+    decoder = Decoder(starter, torch.float32, slots=2, window=64)
+    prompts = [ROME, ROME[:2]]
+    logits = torch.stack([decoder.extend(ids, 0, slot) for slot, ids in enumerate(prompts)])
+    loop = GraphLoop(decoder, GREEDY)
+    drawn = [loop.begin(logits, list(map(len, prompts)), None)]
+    drawn += [loop.next() for _ in range(11)]
+    assert [list(row) for row in zip(*drawn, strict=True)] == [
+        greedy(starter, ids, 12) for ids in prompts
+    ]
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
-@given(st.text(max_size=20), st.integers(0, 60))
-def test_pieces_are_whole_characters_and_add_up_to_the_text(text: str, end: int):
-    ids = encode_text(text)[:end]
-    stream = ReplyStream(iter(ids))
-    pieces = list(stream)
-    assert all(pieces)
-    assert text.startswith("".join(pieces))
-    assert end < len(encode_text(text)) or "".join(pieces) == text
-    assert list(stream.reply.ids) == ids
+def test_the_loop_of_a_device_stays_in_the_window_and_goes_on_where_it_was(
+    starter: GPT2LMHeadModel,
+):
+    decoder = Decoder(starter, torch.float32, window=16)
+    loop = GraphLoop(decoder, Sampling(repetition_penalty=1.5))
+
+    def draw(count: int) -> list[int]:
+        logits = decoder.extend(ROME, 0)[None]
+        return [*loop.begin(logits, [len(ROME)], 7), *(loop.next()[0] for _ in range(count))]
+
+    first = draw(20)
+    assert draw(20) == first
+    assert len(set(first[:10])) > 5
+    begun = decoder.extend([*ROME, *first[:4]], 0)[None]
+    assert loop.begin(begun, [len(ROME) + 4], 7, [first[:4]])[0] not in NEVER
 
 
-def test_bytes_that_are_no_character_are_left_out():
-    smile = encode_text("🙂")
-    assert "".join(ReplyStream(iter([smile[-1], *encode_text("a"), smile[0], *smile]))) == "a🙂"
+def test_a_loop_of_a_device_refuses_what_it_cannot_do(starter: GPT2LMHeadModel):
+    with pytest.raises(ValueError, match="on the CPU only"):
+        GraphLoop(Decoder(starter, torch.float32), Sampling(no_repeat_ngram=3))
+
+
+@pytest.mark.gpu
+def test_a_gpu_draws_what_transformers_would(starter: GPT2LMHeadModel):
+    device = torch.device("cuda")
+    expected = [greedy(starter.to(device), ids, 40) for ids in (ROME, LONG)]  # pyright: ignore[reportArgumentType]
+    generator = Generator(starter, device, "fp32")
+    long = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=40)
+    for _ in range(2):
+        assert [list(generator.generate(ids, long).ids) for ids in (ROME, LONG)] == expected
+    together = generator.generate_batch([ROME, LONG], long)
+    assert [list(reply.ids) for reply in together] == expected
+    seeded = Sampling(seed=3, max_new_tokens=20)
+    assert generator.generate(ROME, seeded).ids == generator.generate(ROME, seeded).ids

@@ -27,7 +27,8 @@ ORDER = [
         "job",
         "plan",
     ),
-    *("curve", "card", "training", "generate", "session", "feedback"),
+    *("curve", "card", "training", "sampling", "reply", "decoder", "kernels", "int8", "engine"),
+    *("graph", "generate", "window", "chats", "session", "feedback"),
     *("scoring", "statistics", "figures", "heldout", "replies", "speed", "evaluate"),
 ]
 

@@ -67,6 +67,15 @@ def test_notes_and_errors_are_printed_as_they_are(text: str, capsys: Capture):
     assert capsys.readouterr() == ("", f"{text}\nerror: {text}\n")
 
 
+def test_what_a_note_or_an_error_quotes_cannot_act_on_the_terminal(capsys: Capture):
+    text = "title \x1b]0;x\x07 clear \x9b2J"
+    report.note(text)
+    report.show_error(DataError(text))
+    err = capsys.readouterr().err
+    assert err.count("title \u241b]0;x\u2407 clear") == 2
+    assert not {"\x1b", "\x07", "\x9b"} & set(err)
+
+
 @given(st.floats(0, 1), st.integers(1, 60), st.booleans())
 def test_a_bar_is_as_long_as_its_share_and_seen_if_it_is_not_nothing(
     share: float, width: int, plain: bool

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from gpt2chat.core.conversations import DEFAULT_SYSTEM, Conversation, Message
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.session import SHORTEST_REPLY, Session
+from gpt2chat.core.session import Session
 from gpt2chat.core.template import END_CONTEXT, START_CONTEXT
 from gpt2chat.core.tokens import SPECIAL_IDS, WINDOW, encode_conversation, encode_text
+from gpt2chat.core.window import SHORTEST_REPLY
 
 REPLY = 256
 WORDS = st.text(min_size=1, max_size=30).filter(str.strip).map(lambda text: text * 8)
@@ -107,6 +108,16 @@ def test_an_empty_reply_to_a_retry_leaves_the_old_one():
     session = chat("hello", "hi")
     session.retry(REPLY)
     assert not session.answer("")
+    assert contents(session) == ["hello", "hi"]
+
+
+def test_a_message_without_a_reply_is_taken_back_and_one_with_a_reply_is_not():
+    session = chat("hello", "hi")
+    assert not session.take_back()
+    session.ask("and?", REPLY)
+    assert session.take_back()
+    session.retry(REPLY)
+    assert session.take_back()
     assert contents(session) == ["hello", "hi"]
 
 
@@ -232,3 +243,27 @@ def test_a_chat_is_saved_again_under_its_own_name(tmp_path: Path):
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path):
     with pytest.raises(DataError, match=r"none.json cannot be read: No such file or directory\."):
         Session().load(tmp_path / "none.json")
+
+
+def test_after_undo_the_meter_shows_what_is_in_the_window():
+    session = chat(*["word " * 140] * 6)
+    session.ask("next", REPLY)
+    session.answer("yes")
+    session.undo()
+    assert session.used < WINDOW - REPLY
+
+
+def test_the_messages_of_a_chat_begin_with_what_always_stays():
+    session = chat("hello", "hi", system="Be brief.")
+    session.set_document("A page.")
+    assert [m.role for m in session.messages] == ["system", "context", "user", "assistant"]
+
+
+def test_a_document_too_long_in_a_saved_chat_is_named_with_its_file(tmp_path: Path):
+    path = tmp_path / "chat.json"
+    long = {"role": "context", "content": "word " * 600}
+    path.write_text(json.dumps([long, {"role": "user", "content": "hello"}]))
+    session = chat("hello", "hi")
+    with pytest.raises(DataError, match=r"The document of .*chat.json has 600 tokens"):
+        session.load(path)
+    assert contents(session) == ["hello", "hi"]

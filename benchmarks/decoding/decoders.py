@@ -21,7 +21,7 @@ from transformers import GPT2LMHeadModel
 from transformers.generation.streamers import BaseStreamer
 
 from decoding.tasks import Prompts, Timing, timing
-from gpt2chat.core.config import Sampling
+from gpt2chat.core.config import ChatPrecision, Sampling
 from gpt2chat.core.generate import Generator
 from gpt2chat.core.model import load_model
 
@@ -37,9 +37,8 @@ class Decoder(Protocol):
 class Gpt2chat:
     """The project's own Generator."""
 
-    def __init__(self, folder: Path, device: torch.device, precision: str):
-        generator: Any = Generator
-        self.generator = generator(load_model(str(folder)), device, precision)
+    def __init__(self, folder: Path, device: torch.device, precision: ChatPrecision):
+        self.generator = Generator(load_model(str(folder)), device, precision)
 
     def run(self, prompts: Prompts, new: int) -> Timing:
         sampling = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=new)

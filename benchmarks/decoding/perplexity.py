@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
-from gpt2chat.core.config import EvalConfig
+from gpt2chat.core.config import ChatPrecision, EvalConfig
+from gpt2chat.core.errors import HardwareError
 from gpt2chat.core.figures import differences, estimates, reply_figures
+from gpt2chat.core.generate import Generator
 from gpt2chat.core.heldout import Material, read_material
 from gpt2chat.core.model import load_model
 from gpt2chat.core.scoring import Losses, Scored, token_losses
@@ -19,7 +21,7 @@ from gpt2chat.core.statistics import Estimate
 from gpt2chat.core.tokens import WINDOW
 
 FLOAT32 = "float32"
-PRECISIONS = ("bf16", "int8")
+PRECISIONS: tuple[ChatPrecision, ...] = ("bf16", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,8 @@ def float32_losses(name: str, device: torch.device, scored: Sequence[Scored]) ->
     return token_losses(model.to(device).eval(), scored, lambda done, total: None)
 
 
-# ==================================================================================================
-# TO FILL IN once the Generator can score tokens: see the issue of this function's Args. Until then
-# it returns None and the table has float32 only.
-# ==================================================================================================
 def generator_losses(
-    name: str, device: torch.device, precision: str, scored: Sequence[Scored]
+    name: str, device: torch.device, precision: ChatPrecision, scored: Sequence[Scored]
 ) -> list[Losses] | None:
     """Return -log p of the wanted tokens as the Generator computes it in a precision.
 
@@ -85,4 +83,8 @@ def generator_losses(
         One array for each sequence, shape (tokens - first wanted,); None where the device has not
         that precision.
     """
-    return None
+    try:
+        generator = Generator(load_model(name), device, precision)
+    except HardwareError:
+        return None
+    return [-generator.logprobs(ids)[first - 1 :].cpu().numpy() for ids, first in scored]

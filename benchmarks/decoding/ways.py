@@ -12,6 +12,7 @@ import torch
 
 from decoding.decoders import CTranslate2, Decoder, Gpt2chat, Transformers
 from decoding.llama import LlamaCpp
+from gpt2chat.core.config import ChatPrecision
 
 DEVICES = ("cpu", "cuda")
 
@@ -38,7 +39,7 @@ class Way:
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 
-def ours(title: str, precision: str, devices: tuple[str, ...]) -> Way:
+def ours(title: str, precision: ChatPrecision, devices: tuple[str, ...]) -> Way:
     return Way(title, "gpt2chat", partial(Gpt2chat, precision=precision), devices=devices)
 
 

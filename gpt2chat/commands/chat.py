@@ -1,32 +1,31 @@
 """`gpt2chat chat`."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2chat.core.config import ChatConfig, Sampling
+from gpt2chat.core.config import ChatConfig, ChatPrecision, Sampling
 from gpt2chat.core.errors import DataError
 from gpt2chat.options import ConfigFile, DeviceName
 
 if TYPE_CHECKING:
-    from gpt2chat.core.generate import Generator
+    from gpt2chat.core.chats import KeptChat
     from gpt2chat.core.session import Session
-
-BASE_MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+    from gpt2chat.dialogue import LoadedModel
 
 
 def chat(
     model: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--model",
-            help="A run, a folder, a Hub name or starter; the newest finished run if not given.",
+            help="A run, a folder, a Hub name or starter; the newest finished run if not given. "
+            "Given again: another model to /compare.",
             show_default=False,
         ),
-    ] = ChatConfig.model,
+    ] = None,
     system: Annotated[
         str | None,
         typer.Option(help="System prompt; the template's own if not given.", show_default=False),
@@ -44,9 +43,19 @@ def chat(
     top_p: Annotated[
         float, typer.Option(help="Only the likeliest tokens that together reach this probability.")
     ] = Sampling.top_p,
+    min_p: Annotated[
+        float, typer.Option(help="Only tokens so likely, as a share of the likeliest; 0 for all.")
+    ] = Sampling.min_p,
     repetition_penalty: Annotated[
         float, typer.Option(help="Above 1, words of the reply come back less often; 1 for none.")
     ] = Sampling.repetition_penalty,
+    no_repeat_ngram: Annotated[
+        int, typer.Option(help="No so many tokens stand twice in a reply; 0 for no limit.")
+    ] = Sampling.no_repeat_ngram,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="A text that ends a reply; may be repeated.", show_default=False),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="Longest reply, in tokens.")
     ] = Sampling.max_new_tokens,
@@ -57,46 +66,84 @@ def chat(
     feedback: Annotated[
         Path, typer.Option(help="File that /good, /bad and /edit write to, for prepare --feedback.")
     ] = ChatConfig.feedback,
+    resume_last: Annotated[
+        bool, typer.Option("--resume-last", help="Go on with the latest chat, and its model.")
+    ] = ChatConfig.resume_last,
+    history: Annotated[
+        bool, typer.Option("--history/--no-history", help="Keep typed lines and chats, or nothing.")
+    ] = ChatConfig.history,
+    markdown: Annotated[
+        bool,
+        typer.Option(
+            "--markdown/--no-markdown",
+            help="On a terminal, show a reply that holds Markdown in its looks.",
+        ),
+    ] = ChatConfig.markdown,
     device: DeviceName = ChatConfig.device,
+    precision: Annotated[
+        ChatPrecision,
+        typer.Option(help="Of the weights: int8 on a CPU and bf16 on a GPU if not given."),
+    ] = ChatConfig.precision,
     config: ConfigFile = None,
 ) -> None:
     """Talk with a model in the terminal, or answer once with -p or piped input."""
     settings = ChatConfig(
-        model=model,
+        model=tuple(dict.fromkeys(model or ())),
         system=system,
         prompt=prompt,
         sampling=Sampling(
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
             repetition_penalty=repetition_penalty,
+            no_repeat_ngram=no_repeat_ngram,
+            stop=tuple(stop or ()),
             max_new_tokens=max_new_tokens,
             seed=seed,
         ),
         feedback=feedback,
+        resume_last=resume_last,
+        history=history,
+        markdown=markdown,
         device=device,
+        precision=precision,
     )
     message = one_message(settings.prompt)
 
-    from gpt2chat.core.runs import pick_model
-    from gpt2chat.core.session import Session
-    from gpt2chat.report import note
+    from gpt2chat.dialogue.start import begin, kept_chat
 
-    name, why = pick_model(settings.model, ("sft", "orpo"), "gpt2chat sft")
-    session = Session(settings.system)
-    note(why)
-    if is_base(name):
-        note(f"{name} is a base model that has never seen the chat template: it rambles.")
-    if message is not None:
-        answer_once(session, load(name, settings), message, settings.sampling)
-        return
+    going_on = kept_chat(settings)
+    session, names = begin(settings, going_on)
+    if message is None:
+        talk(session, names, settings, going_on)
+    else:
+        answer_once(session, names[0], message, settings, going_on)
 
+
+def talk(
+    session: "Session",
+    names: list[str],
+    settings: ChatConfig,
+    going_on: "KeptChat | None",
+) -> None:
+    """Talk until the user leaves."""
+    from gpt2chat.core.chats import Autosave, chats_folder, history_file
     from gpt2chat.core.feedback import Feedback
-    from gpt2chat.dialogue import Dialogue
+    from gpt2chat.dialogue import Dialogue, Models
     from gpt2chat.repl import run
 
-    opinions = Feedback(settings.feedback)
-    run(Dialogue(session, settings.sampling, name, lambda: load(name, settings), opinions))
+    folder = chats_folder() if settings.history else None
+    dialogue = Dialogue(
+        session,
+        settings.sampling,
+        Models(names, lambda name: load(name, settings)),
+        Feedback(settings.feedback),
+        autosave=Autosave(folder, going_on) if folder else None,
+        history=history_file() if settings.history else None,
+        markdown=settings.markdown,
+    )
+    run(dialogue)
 
 
 def one_message(prompt: str | None) -> str | None:
@@ -119,42 +166,41 @@ def one_message(prompt: str | None) -> str | None:
     return message
 
 
-def is_base(name: str) -> bool:
-    """Return whether a model has no tokens of the chat template, so was never trained on it.
-
-    Raises:
-        CheckpointError: It looks like a folder, and there is none.
-    """
-    from gpt2chat.core.runs import local_folder
-    from gpt2chat.core.tokens import GPT2_VOCAB
-
-    folder = local_folder(name)
-    if folder is None:
-        return name.rpartition("/")[2] in BASE_MODELS
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config["vocab_size"] == GPT2_VOCAB
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # loading says what is wrong
-
-
-def load(name: str, settings: ChatConfig) -> "Generator":
-    """Return the model ready to generate; the seconds that it takes are torch's import mostly."""
+def load(name: str, settings: ChatConfig) -> "LoadedModel":
+    """Return a model ready to generate; the seconds that it takes are torch's import mostly."""
     from gpt2chat.core.generate import Generator
     from gpt2chat.core.model import load_model, pick_device
+    from gpt2chat.dialogue import LoadedModel
 
     device = pick_device(settings.device)
-    return Generator(load_model(name), device)
+    model = load_model(name)
+    parameters = model.num_parameters()
+    generator = Generator(model, device, settings.precision)
+    return LoadedModel(generator, parameters, f"{device}, {generator.precision}")
 
 
-def answer_once(session: "Session", generator: "Generator", text: str, sampling: Sampling) -> None:
-    """Write the answer to stdout, and how it came about to stderr."""
-    from gpt2chat.report import note, show_reply, show_speed
+def answer_once(
+    session: "Session",
+    name: str,
+    text: str,
+    settings: ChatConfig,
+    going_on: "KeptChat | None",
+) -> None:
+    """Write the answer to stdout, and how it came about to stderr. No chat is kept of it, unless
+    it is one that goes on.
+    """
+    from gpt2chat.core.chats import Autosave
+    from gpt2chat.report import note, quiet_keys, show_reply, show_speed
 
+    generator, sampling = load(name, settings).generator, settings.sampling
     session.window = generator.window
-    stream = generator.stream(session.ask(text, sampling.max_new_tokens).ids, sampling)
-    show_reply(stream)
+    ids = session.ask(text, sampling.max_new_tokens).ids
+    stream = generator.stream(ids, sampling, stop_loops=True)
+    with quiet_keys():
+        show_reply(stream, markdown=settings.markdown)
     if session.answer(stream.reply.text):
         show_speed(stream.reply)
+        if going_on and settings.history:
+            Autosave(going_on.path.parent, going_on).write(session.messages, [name])
     else:
         note("The model ended its reply before the first word. Ask again, or in other words.")

@@ -11,6 +11,7 @@ from gpt2chat.core.errors import ConfigError
 OFF = "off"
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp32"]
+ChatPrecision = Literal["auto", "int8", "bf16", "fp32"]
 NllScope = Literal["response", "full"]
 TrainOn = Literal["reply", "all"]
 Compile = Literal["auto", "on", "off"]
@@ -319,8 +320,14 @@ class Sampling:
     """Only so many of the likeliest tokens; 0 for no limit."""
     top_p: float = 0.96
     """Only the likeliest tokens that reach this probability together."""
+    min_p: float = 0.0
+    """Only tokens at least so likely, as a share of the likeliest; 0 for no limit."""
     repetition_penalty: float = 1.1
     """Divides the score of a token that stands in the reply already; 1 for none."""
+    no_repeat_ngram: int = 0
+    """No so many tokens stand twice in a reply; 0 for no limit."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a reply; they are not part of it."""
     max_new_tokens: int = 256
     """Longest reply."""
     seed: int | None = None
@@ -331,6 +338,12 @@ class Sampling:
         require(0 <= self.temperature <= 100, rule, self.temperature)
         require(self.top_k >= 0, "--top-k must be at least 0", self.top_k)
         require(0 < self.top_p <= 1, "--top-p must be above 0 and at most 1", self.top_p)
+        require(0 <= self.min_p < 1, "--min-p must be at least 0 and below 1", self.min_p)
+        rule = "--no-repeat-ngram must be 0, or from 2 to 64"
+        require(
+            self.no_repeat_ngram == 0 or 2 <= self.no_repeat_ngram <= 64, rule, self.no_repeat_ngram
+        )
+        require(all(self.stop), "--stop must be some text", "an empty one")
         rule = "--repetition-penalty must be above 0 and at most 10"
         require(0 < self.repetition_penalty <= 10, rule, self.repetition_penalty)
         rule = "--max-new-tokens must be from 1 to 960"
@@ -348,9 +361,12 @@ class Sampling:
         names = [entry.name for entry in dataclasses.fields(self)]
         if name not in names:
             raise ConfigError(f"There is no setting {name}. There are {', '.join(names)}.")
+        if name == "stop":
+            return dataclasses.replace(self, stop=() if text == "none" else (text,))
         if name == "seed" and text == "none":
             return dataclasses.replace(self, seed=None)
-        kind = int if name in ("top_k", "max_new_tokens", "seed") else float
+        whole = ("top_k", "no_repeat_ngram", "max_new_tokens", "seed")
+        kind = int if name in whole else float
         try:
             value = kind(text)
         except ValueError:
@@ -363,8 +379,8 @@ class Sampling:
 class ChatConfig:
     """Settings of `gpt2chat chat`."""
 
-    model: str = ""
-    """Empty: the newest finished run."""
+    model: tuple[str, ...] = ()
+    """The first answers, the others are there to compare. None: the newest finished run."""
     system: str | None = None
     """System prompt; the template's own where it is not given."""
     prompt: str | None = None
@@ -372,8 +388,16 @@ class ChatConfig:
     sampling: Sampling = field(default_factory=Sampling)
     feedback: Path = Path("feedback.jsonl")
     """File that opinions on replies are written to."""
+    resume_last: bool = False
+    """Go on with the latest chat that was kept."""
+    history: bool = True
+    """Keep typed lines and chats."""
+    markdown: bool = True
+    """Show a reply that holds Markdown in its looks, on a terminal."""
     device: Device = "auto"
     """Where to run."""
+    precision: ChatPrecision = "auto"
+    """Weights as the model reads them: int8 on a CPU and bf16 on a GPU where it is `auto`."""
 
 
 def to_toml(settings: Any) -> str:

@@ -23,9 +23,15 @@ REFUSALS = (
 """What the system says of a path that is not one's own to write, or no folder."""
 
 
+ELSEWHERE = "Give --out a folder of your own."
+
+
 @contextmanager
-def storage(path: Path) -> Generator[None]:
+def storage(path: Path, elsewhere: str = ELSEWHERE) -> Generator[None]:
     """Turn what the system says against writing to `path` into one line.
+
+    Args:
+        elsewhere: What to type to write somewhere else.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.
@@ -34,9 +40,10 @@ def storage(path: Path) -> Generator[None]:
         yield
     except Exception as error:
         if _is_full(error, path):
-            message = f"No space left to write {path}. Free some, or give --out on another disk."
+            other = "or give --out on another disk." if elsewhere == ELSEWHERE else "and try again."
+            message = f"No space left to write {path}. Free some, {other}"
         elif isinstance(error, OSError) and error.errno in REFUSALS:
-            message = f"Cannot write {path}: {error.strerror}. Give --out a folder of your own."
+            message = f"Cannot write {path}: {error.strerror}. {elsewhere}"
         else:
             raise
         raise StorageError(message) from error
@@ -52,33 +59,43 @@ def _is_full(error: Exception, path: Path) -> bool:
     return "No space left" in str(error) or shutil.disk_usage(there).free < 2**16
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, elsewhere: str = ELSEWHERE, private: bool = False) -> None:
     """Write a file so that a reader finds the old one or the new one, never a half.
+
+    Args:
+        elsewhere: What to type to write somewhere else.
+        private: Nobody but the user may read it.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), elsewhere=elsewhere, private=private)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old one or the new one, never a half.
+def write_bytes(
+    path: Path, content: bytes, *, elsewhere: str = ELSEWHERE, private: bool = False
+) -> None:
+    """Write a file as `write_text` does.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
     # Several processes of one run may write the same file.
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with storage(path):
+    with storage(path, elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("wb") as file:
+            with open(beside, "wb", opener=_private if private else None) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager

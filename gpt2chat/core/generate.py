@@ -1,203 +1,244 @@
-"""Prompt tokens to a stream of text: sampling, stop rules, and the cache kept from turn to turn."""
+"""Prompt tokens to a stream of text: one engine for chat, evaluation and whatever serves."""
 
-import codecs
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
-from gpt2chat.core.config import Sampling
-from gpt2chat.core.tokens import EOT_ID, SPECIAL_IDS, STOP_IDS, token_bytes
+from gpt2chat.core.config import ChatPrecision, Sampling
+from gpt2chat.core.decoder import Decoder
+from gpt2chat.core.engine import make_decoder
+from gpt2chat.core.graph import GraphLoop
+from gpt2chat.core.reply import Reply, ReplyBuilder, ReplyStream
+from gpt2chat.core.sampling import Choice, Sampler
+from gpt2chat.core.tokens import STOP_IDS
 
-NEVER = [token_id for token_id in SPECIAL_IDS.values() if token_id != EOT_ID]
-"""Control tokens that have no place in a reply."""
-COLDEST = 1e-6
-"""Below this temperature only the likeliest token has a chance left, and float32 overflows."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a model answered, whole or as far as it came."""
-
-    text: str
-    """As generated: white space at its ends is kept, a half character at its end is not."""
-    ids: tuple[int, ...]
-    """The tokens of the text, without the stop token."""
-    stopped: bool
-    """The model ended it with a stop token; otherwise a limit or the caller did."""
-    first_seconds: float
-    """From the start to the first token: the prompt's forward pass. 0 before that."""
-    seconds: float
-    """From the start to the last token."""
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Decode speed: the tokens after the first, by the time they took; 0 if there are none."""
-        decoding = self.seconds - self.first_seconds
-        return (len(self.ids) - 1) / decoding if len(self.ids) > 1 and decoding > 0 else 0.0
-
-
-class ReplyStream(Iterator[str]):
-    """The pieces of a reply as they come. `reply` may be read at any time, also after Ctrl-C."""
-
-    def __init__(self, tokens: Iterator[int]):
-        self._pieces = self._run(tokens)
-        self._text: list[str] = []
-        self._ids: list[int] = []
-        self._stopped = False
-        self._begun = time.perf_counter()
-        self._first = self._last = self._begun
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    @property
-    def reply(self) -> Reply:
-        """What has been generated so far."""
-        return Reply(
-            "".join(self._text),
-            tuple(self._ids),
-            self._stopped,
-            self._first - self._begun,
-            self._last - self._begun,
-        )
-
-    def _run(self, tokens: Iterator[int]) -> Iterator[str]:
-        # A byte sequence that is no UTF-8 says nothing, and as U+FFFD in the history the model
-        # would learn to repeat it.
-        decoder = codecs.getincrementaldecoder("utf-8")("ignore")
-        self._begun = self._first = self._last = time.perf_counter()
-        for token in tokens:
-            self._last = time.perf_counter()
-            if not self._ids:
-                self._first = self._last
-            if token in STOP_IDS:
-                self._stopped = True
-                return
-            self._ids.append(token)
-            piece = decoder.decode(token_bytes()[token])
-            if piece:
-                self._text.append(piece)
-                yield piece
+PIECE = 128
+"""Tokens that `warm` computes at a time; a reply that is asked for meanwhile waits for so many."""
+TOGETHER = 64
+"""Most prompts that `generate_batch` runs side by side."""
 
 
 class Generator:
-    """Generates with one model, one reply at a time.
+    """Generates with one model.
 
     The keys and values of the last prompt and reply are kept, and a prompt that begins like them
-    is computed from where it differs.
+    is computed from where it differs. Threads may share a generator: replies that alternate are
+    right, but each then computes its prompt again.
     """
 
-    def __init__(self, model: GPT2LMHeadModel, device: torch.device):
-        """Move the model to the device and switch its dropout off, both in place."""
-        self.model: Any = model.to(device).eval()  # pyright: ignore[reportArgumentType]
-        self.device = device
-        self.window: int = model.config.n_positions
-        self._cache = DynamicCache(config=model.config)
-        self._cached: list[int] = []
+    def __init__(
+        self, model: GPT2LMHeadModel, device: torch.device, precision: ChatPrecision = "auto"
+    ):
+        """Take over a model's weights, and move it to the device in place.
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> ReplyStream:
+        Raises:
+            HardwareError: The device has not the precision that is asked for.
+        """
+        on_device: Any = model.to(device)  # pyright: ignore[reportArgumentType]
+        self.device = device
+        self.precision, self._decoder = make_decoder(on_device, precision)
+        self._cached: list[int] = []
+        self._owner: Sampler | None = None
+        """Whose reply the loop on the device has drawn last."""
+        self._kept_loop: GraphLoop | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def window(self) -> int:
+        """Positions of the model: prompt and reply together."""
+        return self._decoder.window
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        top_logprobs: int | None = None,
+        stop_loops: bool = False,
+    ) -> ReplyStream:
         """Return the pieces of text of a reply; their end is a stop token or a limit.
 
         A piece is never empty, half a character or a control token. The limits are
         `sampling.max_new_tokens` and the model's last position.
 
+        Args:
+            top_logprobs: Note the log-probability of each token, and of so many likeliest ones.
+            stop_loops: End a reply that says the same over and over.
+
         Raises:
             ValueError: The prompt is empty, or leaves no position for a reply.
         """
+        self._check(prompt)
+        tokens = self._tokens(list(prompt), Sampler(sampling, 1, top_logprobs))
+        return ReplyStream(tokens, stop=sampling.stop, stop_loops=stop_loops)
+
+    def generate(
+        self, prompt: Sequence[int], sampling: Sampling, *, top_logprobs: int | None = None
+    ) -> Reply:
+        """Return the whole reply that `stream` gives in pieces."""
+        return self.stream(prompt, sampling, top_logprobs=top_logprobs).read()
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        top_logprobs: int | None = None,
+    ) -> list[Reply]:
+        """Return the replies to several prompts, computed side by side.
+
+        With a seed each is what `generate` gives, but for rounding.
+
+        Raises:
+            ValueError: A prompt is empty, or leaves no position for a reply.
+        """
+        for prompt in prompts:
+            self._check(prompt)
+        replies: list[Reply] = []
+        for start in range(0, len(prompts), TOGETHER):
+            some = prompts[start : start + TOGETHER]
+            replies += self._together(some, Sampler(sampling, len(some), top_logprobs))
+        return replies
+
+    def logprobs(self, ids: Sequence[int]) -> Tensor:
+        """Return the log-probability of each token but the first, as this precision has it.
+
+        Returns:
+            Shape (tokens - 1,), float32, natural logarithms.
+
+        Raises:
+            ValueError: There are more tokens than positions, or none.
+        """
+        if not 0 < len(ids) <= self.window:
+            raise ValueError(f"{len(ids)} tokens in a window of {self.window}")
+        with self._lock:
+            self._cached = []
+            scores = self._decoder.along(ids)
+        wanted = torch.tensor(ids[1:], device=scores.device)
+        return scores[:-1].log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+
+    def warm(self, prompt: Sequence[int], cancelled: Callable[[], bool]) -> None:
+        """Compute the beginning of a prompt that is expected, until it is there or cancelled."""
+        ids = list(prompt)[: self.window - 1]
+        for end in range(PIECE, len(ids) + PIECE, PIECE):
+            if cancelled():
+                return
+            self._after(ids[:end])
+
+    def _check(self, prompt: Sequence[int]) -> None:
         if not 0 < len(prompt) < self.window:
             raise ValueError(f"a prompt of {len(prompt)} tokens in a window of {self.window}")
-        return ReplyStream(self._tokens(list(prompt), sampling))
 
-    def generate(self, prompt: Sequence[int], sampling: Sampling) -> Reply:
-        """Return the whole reply that `stream` gives in pieces."""
-        stream = self.stream(prompt, sampling)
-        for _ in stream:
-            pass
-        return stream.reply
-
-    def _tokens(self, prompt: list[int], sampling: Sampling) -> Iterator[int]:
-        # On the CPU whatever the device, so that a seed means the same everywhere.
-        random = torch.Generator()
-        if sampling.seed is None:
-            random.seed()
-        else:
-            random.manual_seed(sampling.seed)
-        limit = min(sampling.max_new_tokens, self.window - len(prompt))
-        reply: list[int] = []
-        self._crop(prompt)
-        step = prompt[len(self._cached) :]
-        for _ in range(limit):
-            token = choose(self._logits(step), reply, sampling, random)
-            yield token
-            if token in STOP_IDS:
+    def _tokens(self, prompt: list[int], sampler: Sampler) -> Iterator[Choice]:
+        draw = self._draw_on_device if self._on_device(sampler) else self._draw
+        ids = prompt
+        for _ in range(min(sampler.sampling.max_new_tokens, self.window - len(prompt))):
+            choice = draw(ids, len(prompt), sampler)
+            yield choice
+            if choice.token in STOP_IDS:
                 return
-            reply.append(token)
-            step = [token]
+            ids = [*ids, choice.token]
 
-    def _crop(self, prompt: list[int]) -> None:
-        """Keep what the cache shares with the prompt, but for its last token, whose logits count.
+    def _draw(self, ids: list[int], _: int, sampler: Sampler) -> Choice:
+        return sampler(self._after(ids)[None])[0]
 
-        Layers are cut one by one to an absolute length: Ctrl-C may have struck within a forward
-        pass, when some of them had its keys or values and others not.
-        """
-        pairs = zip(self._cached, prompt[:-1], strict=False)
-        same = next((at for at, (old, new) in enumerate(pairs) if old != new), None)
-        length = min(len(self._cached), len(prompt) - 1) if same is None else same
-        self._cached = self._cached[:length]
-        if not length:
-            self._cache = DynamicCache(config=self.model.config)
-            return
-        layers: list[Any] = self._cache.layers
-        for layer in layers:
-            layer.keys = layer.keys[..., :length, :]
-            layer.values = layer.values[..., :length, :]
+    def _draw_on_device(self, ids: list[int], prompt: int, sampler: Sampler) -> Choice:
+        sampling = sampler.sampling
+        with self._lock:
+            if self._owner is not sampler or self._cached != ids[:-1]:
+                logits = self._run(ids)
+                loop = self._loop(self._decoder, sampling)
+                seed = None if sampling.seed is None else sampling.seed + len(ids) - prompt
+                (token,) = loop.begin(logits[None], [len(ids)], seed, [ids[prompt:]])
+                self._owner = sampler
+            else:
+                (token,) = self._loop(self._decoder, sampling).next()
+                self._cached = ids
+        return Choice(token)
 
-    @torch.inference_mode()
-    def _logits(self, ids: list[int]) -> Tensor:
-        """Return the scores of the token after `ids`, shape (vocab,), and keep their keys."""
-        batch = torch.tensor([ids], device=self.device)
-        output = self.model(
-            input_ids=batch, past_key_values=self._cache, use_cache=True, logits_to_keep=1
-        )
-        self._cached += ids
-        return output.logits[0, -1].float()
+    def _on_device(self, sampler: Sampler) -> bool:
+        """Return whether a GPU can draw the tokens too: nothing else has to look at the scores."""
+        plain = sampler.top_logprobs is None and not sampler.sampling.no_repeat_ngram
+        return self.device.type == "cuda" and plain
+
+    def _loop(self, decoder: Decoder, sampling: Sampling) -> GraphLoop:
+        """Return the loop for a sampling; its graphs are kept while the sampling is the same."""
+        wanted = replace(sampling, seed=None)
+        if self._kept_loop is None or (self._kept_loop.decoder, self._kept_loop.sampling) != (
+            decoder,
+            wanted,
+        ):
+            self._kept_loop = GraphLoop(decoder, wanted)
+        return self._kept_loop
+
+    def _after(self, ids: list[int]) -> Tensor:
+        with self._lock:
+            self._owner = None
+            return self._run(ids)
+
+    def _run(self, ids: list[int]) -> Tensor:
+        """Return the scores after some tokens, shape (vocab,); their keys and values are kept."""
+        start = len(ids) - 1 if self._cached == ids[:-1] else shared(self._cached, ids)
+        # Whatever interrupts the pass, what stands before `start` is whole.
+        self._cached = ids[:start]
+        logits = self._decoder.extend(ids[start:], start)
+        self._cached = ids
+        return logits
+
+    def _together(self, prompts: Sequence[Sequence[int]], sampler: Sampler) -> Iterator[Reply]:
+        sampling, lengths = sampler.sampling, list(map(len, prompts))
+        limits = [min(sampling.max_new_tokens, self.window - length) for length in lengths]
+        decoder = self._decoder.with_slots(len(prompts), max(lengths) + sampling.max_new_tokens)
+        builders = [ReplyBuilder(sampling.stop) for _ in prompts]
+        active = list(range(len(prompts)))
+        logits = torch.stack([decoder.extend(ids, 0, row) for row, ids in enumerate(prompts)])
+        if self._on_device(sampler):
+            steps = _on_device(GraphLoop(decoder, sampling), logits, lengths, sampling, active)
+        else:
+            steps = _on_host(decoder, logits, lengths, sampler, active)
+        for choices in steps:
+            for row, choice in zip(active, choices, strict=True):
+                builders[row].add(choice)
+            active[:] = [
+                row
+                for row in active
+                if not builders[row].ended and len(builders[row].ids) < limits[row]
+            ]
+        for builder in builders:
+            builder.rest()
+            yield builder.reply
 
 
-def choose(logits: Tensor, reply: list[int], sampling: Sampling, random: torch.Generator) -> int:
-    """Return the next token: penalty, then temperature, top-k and top-p, in transformers' order.
+def _on_host(
+    decoder: Decoder, logits: Tensor, lengths: list[int], sampler: Sampler, active: list[int]
+) -> Iterator[list[Choice]]:
+    """Yield the next token of each active reply, until there are none; the caller removes them."""
+    yield sampler(logits, active)
+    while active:
+        last = [sampler.histories[row][-1] for row in active]
+        positions = [lengths[row] + len(sampler.histories[row]) - 1 for row in active]
+        yield sampler(decoder.step(last, positions, active), active)
 
-    Args:
-        logits: Shape (vocab,), float32.
-        reply: Tokens of the reply so far, which the repetition penalty weakens. The prompt's are
-            left alone, or the model would avoid the user's words.
+
+def _on_device(
+    loop: GraphLoop, logits: Tensor, lengths: list[int], sampling: Sampling, active: list[int]
+) -> Iterator[list[Choice]]:
+    """Yield likewise what a GPU has drawn."""
+    tokens = loop.begin(logits, lengths, sampling.seed)
+    while active:
+        yield [Choice(tokens[row]) for row in active]
+        tokens = loop.next() if active else []
+
+
+def shared(old: Sequence[int], new: Sequence[int]) -> int:
+    """Return how many tokens two texts have in common at their beginning, the last of `new` never.
+
+    Its scores count, so it is always computed.
     """
-    scores = penalize(logits, reply, sampling.repetition_penalty)
-    scores[NEVER] = -torch.inf
-    if sampling.temperature < COLDEST:
-        return int(scores.argmax())
-    scores = scores / sampling.temperature
-    top, ids = scores.topk(min(sampling.top_k or len(scores), len(scores)))
-    chances = top.softmax(-1).cpu()
-    # A token stays while those before it are short of top_p: the likeliest always does.
-    chances[chances.cumsum(-1) - chances >= sampling.top_p] = 0
-    return int(ids[torch.multinomial(chances, 1, generator=random)])
-
-
-def penalize(logits: Tensor, reply: list[int], penalty: float) -> Tensor:
-    """Return the scores with those of the reply's tokens divided by `penalty` (times, below 0).
-
-    The rule of CTRL (arXiv:1909.05858) and transformers, on scores shifted to mean 0. GPT-2's own
-    lie tens below 0, where dividing by 1.1 takes ten nats and forbids every word used once; a shift
-    changes no probability.
-    """
-    scores = logits - logits.mean()
-    if reply and penalty != 1:
-        seen = torch.tensor(sorted(set(reply)), device=scores.device)
-        old = scores[seen]
-        scores[seen] = torch.where(old < 0, old * penalty, old / penalty)
-    return scores
+    pairs = enumerate(zip(old, new[:-1], strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(old), len(new) - 1))

@@ -7,6 +7,8 @@ from gpt2chat.core.config import Sampling
 from gpt2chat.core.generate import Generator
 
 MAX_NEW_TOKENS = 128
+TOGETHER = 8
+"""Replies that are generated side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,11 @@ def measure_replies(
     sampling = Sampling(max_new_tokens=MAX_NEW_TOKENS, seed=seed)
     found: list[tuple[int, ...]] = []
     stopped = 0
-    for index, prompt in enumerate(prompts):
-        on_progress(index, len(prompts))
-        reply = generator.generate(prompt, sampling)
-        found.append(reply.ids)
-        stopped += reply.stopped
+    for start in range(0, len(prompts), TOGETHER):
+        on_progress(start, len(prompts))
+        for reply in generator.generate_batch(prompts[start : start + TOGETHER], sampling):
+            found.append(reply.ids)
+            stopped += reply.stopped
     on_progress(len(prompts), len(prompts))
     return Replies(
         replies=len(found),

@@ -1,17 +1,21 @@
-"""The history of one chat, and what of it fits the window."""
+"""The history of one chat."""
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-from gpt2chat.core.conversations import Conversation, Message, Role, parse_messages
+from gpt2chat.core.chats import read_chat, save_chat
+from gpt2chat.core.conversations import Conversation, Message, Role
 from gpt2chat.core.errors import DataError, RowError
-from gpt2chat.core.files import write_text
-from gpt2chat.core.template import START_HEADER, Span, render, to_text
-from gpt2chat.core.tokens import WINDOW, encode, encode_conversation, encode_text, fit_window
-
-SHORTEST_REPLY = 64
-"""Tokens that a message must leave for its reply."""
+from gpt2chat.core.tokens import WINDOW, encode_conversation, encode_text
+from gpt2chat.core.window import (
+    UNWRITTEN,
+    Layout,
+    before_message,
+    fitted,
+    lay_out,
+    length,
+    length_before_message,
+)
 
 
 class Prompt(NamedTuple):
@@ -47,9 +51,14 @@ class Session:
         return tuple(self._turns)
 
     @property
+    def messages(self) -> tuple[Message, ...]:
+        """The turns after the system prompt and the document, where these are set."""
+        return (*self._head, *self._turns)
+
+    @property
     def system(self) -> str:
         """The system prompt, the template's own where none is set."""
-        return self._conversation(Message("user", "?")).system
+        return self._conversation(UNWRITTEN).system
 
     @property
     def document(self) -> str | None:
@@ -70,7 +79,7 @@ class Session:
         Raises:
             DataError: It is empty, or takes more than half the window.
         """
-        self._set_head("context", text, "The context")
+        self._set_head("context", text, "The document")
 
     def ask(self, text: str, max_new_tokens: int) -> Prompt:
         """Add a user message and return what the model reads.
@@ -95,6 +104,13 @@ class Session:
         self._turns = [*self._turns, Message("assistant", text)]
         return True
 
+    def take_back(self) -> bool:
+        """Where no reply came to `ask` or `retry`, be as before it; return whether that was so."""
+        waits = self._turns[-1:] and self._turns[-1].role == "user"
+        if waits:
+            self._turns = self._before
+        return bool(waits)
+
     def retry(self, max_new_tokens: int) -> Prompt:
         """Drop the latest reply and return what the model reads to give another.
 
@@ -116,7 +132,9 @@ class Session:
         if not users:
             raise DataError("There is nothing to undo.")
         taken = self._turns[users[-1]]
-        self._turns, self._left = self._turns[: users[-1]], 0
+        self._turns = self._turns[: users[-1]]
+        # What the message pushed out comes back with the next one, where there is room again.
+        self._left = min(self._left, len(self._turns))
         return taken.content
 
     def clear(self) -> None:
@@ -126,24 +144,29 @@ class Session:
     @property
     def used(self) -> int:
         """Tokens of the window that the chat takes as it stands, the latest reply included."""
+        inside = self._turns[self._left :]
         if self._replied:
-            conversation = self._conversation(*self._turns[self._left :])
-            return min(len(encode_conversation(conversation)), self.window)
-        spans = render(self._conversation(*self._turns, Message("user", "?")))
-        # All before the headers of that message and of its reply.
-        headers = [at for at, span in enumerate(spans) if span == Span(START_HEADER, control=True)]
-        return len(encode(spans[: headers[-2]]).ids)
+            return min(length(self._conversation(*inside)), self.window)
+        return min(length_before_message(self._conversation(*inside, UNWRITTEN)), self.window)
 
-    def rendered(self) -> str:
-        """Return the text that the latest reply was given to, control tokens by name.
+    def beginning(self, max_new_tokens: int) -> list[int]:
+        """Return the tokens that the next prompt begins with, whatever usual message is typed.
 
         Raises:
-            DataError: There is no message yet.
+            DataError: System prompt and document leave no room.
         """
-        turns = self._turns[:-1] if self._replied else self._turns
-        if not turns or turns[-1].role != "user":
-            raise DataError("There is no prompt to show. Write a message first.")
-        return to_text(render(self._conversation(*turns[self._left :])))
+        conversation = self._conversation(*self._turns, UNWRITTEN)
+        return before_message(conversation, self.window, max_new_tokens)
+
+    def layout(self, max_new_tokens: int) -> Layout:
+        """Return how the model will read the chat to give its next reply.
+
+        Raises:
+            DataError: The latest message has no reply yet and is too long for the window.
+        """
+        waits = self._turns and self._turns[-1].role == "user"
+        turns = self._turns if waits else [*self._turns, UNWRITTEN]
+        return lay_out(self._conversation(*turns), self.window, max_new_tokens)
 
     def save(self, path: Path) -> None:
         """Write the chat as one line of JSON, which `gpt2chat prepare --chat` reads too.
@@ -154,16 +177,7 @@ class Session:
         """
         if not self._turns:
             raise DataError("There is nothing to save. Write a message first.")
-        if path.exists():
-            try:
-                read_chat(path)
-            except DataError:
-                raise DataError(f"{path} is no saved chat. Give another name.") from None
-        messages = [
-            {"role": message.role, "content": message.content}
-            for message in (*self._head, *self._turns)
-        ]
-        write_text(path, json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+        save_chat(path, self.messages)
 
     def load(self, path: Path) -> None:
         """Replace the chat by a saved one.
@@ -172,10 +186,18 @@ class Session:
             DataError: The file is no saved chat, or what always stays takes more than half the
                 window. Nothing has changed.
         """
-        conversation = read_chat(path)
+        self.replace(read_chat(path), str(path))
+
+    def replace(self, conversation: Conversation, source: str) -> None:
+        """Replace the chat by another.
+
+        Raises:
+            DataError: What always stays takes more than half the window. Nothing has changed.
+        """
         head = [part for part in conversation.messages if part.role in ("system", "context")]
         for part in head:
-            self._check_head(part, f"The {part.role} of {path}")
+            what = "system prompt" if part.role == "system" else "document"
+            self._check_head(part, f"The {what} of {source}")
         self._head, self._turns, self._left = head, list(conversation.turns), 0
 
     @property
@@ -222,37 +244,11 @@ class Session:
 
     def _prompt(self, turns: list[Message], max_new_tokens: int) -> Prompt:
         whole = self._conversation(*turns)
-        fitted = fit_window(whole, self.window - min(max_new_tokens, self.window // 2))
-        if fitted is None:
-            fitted = whole.with_history(())
-            over = len(encode_conversation(fitted)) - (self.window - SHORTEST_REPLY)
-            if over > 0:
-                tokens = len(encode_text(turns[-1].content))
-                raise DataError(
-                    f"The message has {tokens:,} tokens; {max(tokens - over, 0):,} fit beside the "
-                    f"system prompt, the context and a reply of {SHORTEST_REPLY}. Shorten it."
-                )
-        left = len(whole.turns) - len(fitted.turns)
+        prompt = fitted(whole, self.window, max_new_tokens)
+        left = len(whole.turns) - len(prompt.turns)
         pushed = max(left - self._left, 0)
         self._before, self._turns, self._left = self._turns, turns, left
-        return Prompt(encode_conversation(fitted).ids, pushed)
-
-
-def read_chat(path: Path) -> Conversation:
-    """Return a chat that `Session.save` wrote, or a plain JSON list of messages.
-
-    Raises:
-        DataError: The file cannot be read, or is neither.
-    """
-    try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(value, dict):
-            value = cast(dict[str, Any], value).get("messages")
-        return parse_messages(value)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RowError, RecursionError) as error:
-        raise DataError(f"{path} is no saved chat: {error}.") from error
+        return Prompt(encode_conversation(prompt).ids, pushed)
 
 
 def _message(role: Role, text: str, what: str) -> Message:

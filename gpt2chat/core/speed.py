@@ -31,8 +31,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Tokens per second with one conversation at a time, float32, as `gpt2chat chat` runs."""
+    """Tokens per second with one conversation at a time, as `gpt2chat chat` runs by default."""
 
+    precision: str
+    """Of the weights as they are read: int8, bf16 or fp32."""
     prompt: int
     """Tokens of the prompt."""
     prefill: Spread
@@ -48,23 +50,25 @@ def measure_speed(
 
     The prompt is drawn tokens: after them a model has no reason to end its turn.
     """
-    window = model.config.n_positions
-    length = min(PROMPT, window // 2)
-    sampling = Sampling(max_new_tokens=min(NEW, window - length), seed=0)
+    generator = Generator(model, device)
+    length = min(PROMPT, generator.window // 2)
+    sampling = Sampling(max_new_tokens=min(NEW, generator.window - length), seed=0)
     drawn = torch.Generator().manual_seed(0)
     prompt: Any = torch.randint(ENDOFTEXT_ID, (length,), generator=drawn).tolist()
     prefill: list[float] = []
     decode: list[float] = []
     for run in range(RUNS + 1):
         on_progress(run, RUNS + 1)
-        # A generator of its own: another one would keep the prompt's keys and values.
-        reply = Generator(model, device).generate(prompt, sampling)
+        # Another first token: the keys and values of the last run are of no use.
+        reply = generator.generate([run, *prompt[1:]], sampling)
         if run:
             prefill.append(length / reply.first_seconds)
             decode.append(reply.tokens_per_second)
     on_progress(RUNS + 1, RUNS + 1)
     decoded = [speed for speed in decode if speed > 0]
-    return Speed(length, _spread(prefill), _spread(decoded) if decoded else None)
+    return Speed(
+        generator.precision, length, _spread(prefill), _spread(decoded) if decoded else None
+    )
 
 
 def _spread(values: Sequence[float]) -> Spread:

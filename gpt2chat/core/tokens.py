@@ -163,7 +163,7 @@ def fit_window(conversation: Conversation, window: int = WINDOW) -> Conversation
     if conversation.history and not conversation.document:
         room -= 2  # the context block's own tokens
     kept: list[Message] = []
-    for exchange in reversed(_exchanges(conversation.history)):
+    for exchange in reversed(exchanges(conversation.history)):
         if _surely_longer((message.content for message in exchange), room):
             break
         room -= sum(len(encode(turn(message.role, message.content))) for message in exchange)
@@ -178,13 +178,14 @@ def _surely_longer(texts: Iterable[str], tokens: int) -> bool:
     return sum(map(len, texts)) > max(tokens, 0) * LONGEST
 
 
-def _exchanges(history: Sequence[Message]) -> list[list[Message]]:
-    exchanges: list[list[Message]] = []
+def exchanges(history: Sequence[Message]) -> list[list[Message]]:
+    """Return the turns in groups: a user message and what was answered to it."""
+    groups: list[list[Message]] = []
     for message in history:
-        if not exchanges or message.role == "user":
-            exchanges.append([])
-        exchanges[-1].append(message)
-    return exchanges
+        if not groups or message.role == "user":
+            groups.append([])
+        groups[-1].append(message)
+    return groups
 
 
 @cache

@@ -1,5 +1,6 @@
 """What `chat` prints."""
 
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,22 +9,42 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from gpt2chat.core.errors import StorageError
 from gpt2chat.report.console import err, note
+from gpt2chat.report.markdown import holds_markdown, show_markdown
+from gpt2chat.report.screen import Streamed
 
 if TYPE_CHECKING:
     from gpt2chat.core.generate import Reply
 
 
-def show_reply(pieces: Iterable[str]) -> None:
-    """Write a reply to stdout as it comes, and a line break after it, also after Ctrl-C."""
+def show_reply(pieces: Iterable[str], *, markdown: bool = False) -> None:
+    """Write a reply to stdout as it comes, and a line break after it, also after Ctrl-C.
+
+    Args:
+        markdown: On a terminal, put the looks of a whole reply that holds Markdown in its place.
+    """
     encoding = sys.stdout.encoding or "utf-8"
+    streamed = Streamed()
     try:
         for text in visible(pieces):
-            sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-            sys.stdout.flush()
+            _write(streamed.add(text.encode(encoding, "replace").decode(encoding)))
     finally:
-        sys.stdout.write("\n")
+        _write(streamed.rest() + "\n")
+    if markdown and holds_markdown(streamed.text) and streamed.erase():
+        show_markdown(streamed.text)
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # whoever reads has enough, and the program ends without a word
+    except OSError as error:
+        # What could not be written is tried again at the end, and fails again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise StorageError(f"Standard output cannot be written: {error.strerror}.") from error
 
 
 def visible(pieces: Iterable[str]) -> Iterator[str]:
@@ -48,6 +69,8 @@ def show_speed(reply: "Reply", *, interrupted: bool = False) -> None:
     parts = [f"{len(reply.ids):,} tokens"]
     if interrupted:
         parts.append("stopped by Ctrl-C")
+    elif reply.looped:
+        parts.append("stopped where it went round in circles")
     elif not reply.stopped:
         parts.append("cut at the limit")
     if reply.tokens_per_second:
@@ -55,19 +78,21 @@ def show_speed(reply: "Reply", *, interrupted: bool = False) -> None:
     note(", ".join(parts))
 
 
-def show_commands(rows: Sequence[tuple[str, str]]) -> None:
-    """Print what can be typed in a chat and what it does."""
+def show_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and what they stand for: commands, settings."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for usage, meaning in rows:
-        table.add_row(Text(usage), Text(meaning, style="dim"))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, meaning in rows:
+        table.add_row(Text(name), Text("".join(visible([meaning])), style="dim"))
     err.print(table)
 
 
-def show_text(text: str) -> None:
-    """Print a text as it is, but for control characters, on stderr."""
-    err.print(Text("".join(visible([text])), style="dim"), soft_wrap=True)
+def show_label(label: str) -> None:
+    """Print what stands above one of several replies."""
+    err.print(Text(label, style="bold"))
 
 
-def show_prompt() -> None:
-    """Ask for a message where stdout is no terminal."""
-    err.print("> ", end="", style="bold")
+def show_question(question: str) -> None:
+    """Ask for a line where the prompt is no part of the terminal's screen."""
+    err.print(question, end="", style="bold")

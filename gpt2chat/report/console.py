@@ -25,12 +25,15 @@ def show_error(error: Gpt2ChatError) -> None:
     """Print what the user can act on: one line, never wrapped in colour codes when piped."""
     if isinstance(error, WorkerError):
         err.quiet = False  # it may be the first process that is gone
-    err.print(Text.assemble(("error:", "red"), " ", str(error)), soft_wrap=True)
+    err.print(Text.assemble(("error:", "red"), " ", printable(str(error))), soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """Print one line about what was picked, or is being done."""
-    err.print(Text(text, style="dim"), soft_wrap=True)
+    """Print one line about what was picked, or is being done.
+
+    It may quote a file or a message, whose control characters must not act on the terminal.
+    """
+    err.print(Text(printable(text), style="dim"), soft_wrap=True)
 
 
 def show_json(value: Any) -> None:
@@ -44,8 +47,15 @@ def count(number: int) -> str:
 
 
 def sign(wanted: str, plain: str) -> str:
-    """Return `plain` where stdout's encoding may lack the wanted sign."""
-    return plain if out.options.ascii_only else wanted
+    """Return `plain` where the terminal may lack the wanted sign."""
+    return plain if out.options.ascii_only or _is_plain_locale() else wanted
+
+
+def _is_plain_locale() -> bool:
+    """Say whether the user asked for plain ASCII. Python itself writes UTF-8 there all the same."""
+    kind = os.environ.get("LC_CTYPE", "")
+    kind = "" if kind == "C.UTF-8" else kind  # Python's own doing where LANG is C
+    return (os.environ.get("LC_ALL") or kind or os.environ.get("LANG")) in ("C", "POSIX")
 
 
 def printable(text: str) -> str:

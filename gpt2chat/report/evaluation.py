@@ -111,7 +111,7 @@ def _costs(models: "tuple[ModelResult, ...]") -> Generator[tuple[str, ...]]:
     speeds = [model.speed for model in models if model.speed is not None]
     if speeds:
         runs = "[dim]median, lowest to highest[/dim]"
-        prompt = f"prefill of {speeds[0].prompt}, tokens/s\n{runs}"
+        prompt = f"prefill of {speeds[0].prompt}, tokens/s\n{speeds[0].precision}, {runs}"
         yield prompt, *(_spread(speed.prefill) for speed in speeds)
         decode = (_spread(speed.decode) if speed.decode else "-" for speed in speeds)
         yield f"decode, tokens/s\n{runs}", *decode

@@ -1,0 +1,152 @@
+"""What a person waits for in `gpt2chat chat`: the first prompt, and the first word after Enter.
+
+    python benchmarks/latency.py
+    python benchmarks/latency.py --model runs/orpo --turns 40
+
+Runs the real program in a pseudo-terminal and reads its screen. Each turn types a message of some
+30 tokens; the window is full after some turns, and from then on every turn moves an exchange out.
+Half of the turns are sent as soon as the prompt is there, half after a pause as long as a person's,
+in which the program computes the beginning of the next prompt. `drawn` is GPT-2 124M's shape with
+drawn weights: what a token takes does not depend on the values. Prints a table and writes it into
+docs/measurements.md; with --no-write it only prints.
+"""
+
+import argparse
+import datetime
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from page import commit, cpu_name, page_around, write_block
+from transformers import GPT2Config, GPT2LMHeadModel
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for the tests' terminal
+
+from gpt2chat.core.checkpoint import save_model
+from gpt2chat.core.model import set_ids
+from gpt2chat.core.tokens import VOCAB, WINDOW
+from tests.terminal import CTRL_D, ENTER, Terminal
+
+DRAWN = "drawn"
+MESSAGE = (
+    "Tell me a little more about number {} on the list, why it matters to people who live by the "
+    "sea, and what they eat there in winter."
+)
+LIMIT = ["--max-new-tokens", "96", "--seed", "0", "--no-markdown"]
+
+
+def first_prompt(folder: Path, model: str) -> float:
+    """Return the seconds from the start of the program to its first prompt."""
+    begun = time.perf_counter()
+    terminal = Terminal(folder, "chat", "--model", model, *LIMIT)
+    terminal.wait_for_prompt(1)
+    seconds = time.perf_counter() - begun
+    terminal.leave(CTRL_D)
+    return seconds
+
+
+def waits(folder: Path, model: str, turns: int, pause: float) -> list[tuple[int, float, float]]:
+    """Talk; return for each turn the tokens used, the pause before, the seconds to the reply."""
+    terminal = Terminal(folder, "chat", "--model", model, *LIMIT)
+    terminal.wait_for_prompt(1)
+    terminal.wait_until(lambda: "loading" not in terminal.rows[-1], "loaded model")
+    found: list[tuple[int, float, float]] = []
+    for turn in range(turns):
+        rest = pause if turn % 2 else 0.0
+        number, used = terminal.prompts + 1, terminal.used or 0
+        terminal.press(MESSAGE.format(turn))
+        read_for(terminal, rest)
+        begun = time.perf_counter()
+        terminal.press(ENTER)
+        terminal.wait_until(lambda: answered(terminal), "reply")
+        found.append((used, rest, time.perf_counter() - begun))
+        terminal.wait_for_prompt(number)
+        terminal.clear()
+    terminal.leave(CTRL_D)
+    return found
+
+
+def answered(terminal: Terminal) -> bool:
+    """Return whether the message is sent and a word of the reply stands below it."""
+    last = terminal.rows[-1]
+    return terminal.used is None and not last.endswith(("in winter.", "left the window."))
+
+
+def read_for(terminal: Terminal, seconds: float) -> None:
+    """Show what comes for some time."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        try:
+            terminal.read(timeout=left)
+        except Exception:  # pexpect's TIMEOUT: nothing came
+            return
+
+
+def drawn_folder(folder: Path) -> str:
+    """Save GPT-2 124M's shape with drawn weights."""
+    torch.manual_seed(0)
+    save_model(set_ids(GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB))), folder)
+    return str(folder)
+
+
+def spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def table(starts: Sequence[float], turns: Sequence[tuple[int, float, float]], full: int) -> str:
+    rows = [("shell to first prompt", starts)]
+    for pause in sorted({pause for _, pause, _ in turns}, reverse=True):
+        what = f"after {pause:.0f} s of typing" if pause else "sent at once"
+        for name, some in (
+            ("window not full", [wait for used, at, wait in turns if at == pause and used < full]),
+            ("window full", [wait for used, at, wait in turns if at == pause and used >= full]),
+        ):
+            rows.append((f"Enter to first word, {name}, {what}", some))
+    lines = [f"| {name} | {spread(some)} | {len(some)} |" for name, some in rows]
+    return "\n".join(["| | seconds | times |", "|---|---|---|", *lines])
+
+
+def main() -> None:
+    """Start the program some times, talk with it, print what was waited for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default=DRAWN, help=f"{DRAWN}, starter, or a folder")
+    parser.add_argument("--starts", type=int, default=10)
+    parser.add_argument("--turns", type=int, default=24)
+    parser.add_argument("--pause", type=float, default=3.0, help="seconds")
+    parser.add_argument("--no-write", dest="write", action="store_false", help="only print")
+    asked: Any = parser.parse_args()
+    around = page_around("latency.py") if asked.write else None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = drawn_folder(folder / "model") if asked.model == DRAWN else asked.model
+        first_prompt(folder, model)  # compiles, and reads files from the disk
+        starts = [first_prompt(folder, model) for _ in range(asked.starts)]
+        turns = waits(folder, model, asked.turns, asked.pause)
+    command = shlex.join(["python", "benchmarks/latency.py", *sys.argv[1:]])
+    kind = "GPT-2 124M's shape with drawn weights" if asked.model == DRAWN else asked.model
+    text = "\n".join(
+        [
+            f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d, %H:%M} UTC;",
+            f"{cpu_name()}; torch {version('torch')}, gpt2chat {commit()}. Model: {kind}.",
+            "Medians, lowest and highest in brackets. The window counts as full where fewer than",
+            "250 tokens are free before the message: it has some 30, the reply 96 at most.",
+            "",
+            table(starts, turns, full=WINDOW - 250),
+        ]
+    )
+    print(text)
+    if around:
+        write_block(around, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""GPT-2's forward pass with keys and values in one fixed block of memory, on any device."""
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, Self, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import GPT2LMHeadModel
+
+
+class Linear(NamedTuple):
+    """A linear map, transposed as GPT-2 stores it."""
+
+    weight: Tensor
+    """Shape (in, out)."""
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        flat = torch.addmm(self.bias, x.flatten(0, -2).to(self.weight.dtype), self.weight)
+        return flat.view(*x.shape[:-1], -1)
+
+
+class Block(NamedTuple):
+    """One layer."""
+
+    norm_1: tuple[Tensor, Tensor]
+    qkv: Linear
+    out: Linear
+    norm_2: tuple[Tensor, Tensor]
+    up: Linear
+    down: Linear
+
+
+class Decoder:
+    """Runs new tokens of one or more texts; each text has a slot for its keys and values.
+
+    Matrix products and the cache have `dtype`, all else is float32. A slot's content up to where
+    the caller begins to write is what attention reads: going back is writing from there.
+    """
+
+    def __init__(self, model: GPT2LMHeadModel, dtype: torch.dtype, slots: int = 1, window: int = 0):
+        """Take over a model's weights, converted where they are not of `dtype`.
+
+        Args:
+            window: Positions of a slot; 0 for all that the model has.
+        """
+        config: Any = model.config
+        transformer: Any = model.transformer
+        self.dtype = dtype
+        self.device = model.device
+        self.eps: float = config.layer_norm_epsilon
+        self.window: int = min(window or config.n_positions, config.n_positions)
+        self.heads: int = config.n_head
+        self.tokens: Tensor = transformer.wte.weight.detach()
+        self.positions: Tensor = transformer.wpe.weight.detach()
+        self.norm: tuple[Tensor, Tensor] = norm_of(transformer.ln_f)
+        self.blocks = blocks_of(model, dtype)
+        self.keys, self.values = self.make_cache(slots), self.make_cache(slots)
+
+    def with_slots(self, slots: int, window: int) -> Self:
+        """Return a decoder with the same weights and a cache of its own."""
+        other = copy.copy(self)
+        other.window = min(window, self.window)
+        other.keys, other.values = other.make_cache(slots), other.make_cache(slots)
+        return other
+
+    def make_cache(self, slots: int) -> Tensor:
+        """Return empty keys or values, shape (layers, slots, heads, positions, head width)."""
+        width = self.tokens.shape[1] // self.heads
+        shape = (len(self.blocks), slots, self.heads, self.window, width)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    @torch.inference_mode()
+    def extend(self, ids: Sequence[int], start: int, slot: int = 0) -> Tensor:
+        """Run tokens of one text from position `start` on; return the scores after the last.
+
+        Returns:
+            Shape (vocab,), float32.
+        """
+        return self.scores(self._hidden(ids, start, slot)[-1:])[0]
+
+    @torch.inference_mode()
+    def along(self, ids: Sequence[int], slot: int = 0) -> Tensor:
+        """Run a text in a slot and return the scores after each token, as single steps have them.
+
+        Returns:
+            Shape (tokens, vocab), float32.
+        """
+        return self.scores(self._hidden(ids, 0, slot))
+
+    def _hidden(self, ids: Sequence[int], start: int, slot: int) -> Tensor:
+        """Return the hidden states of some tokens, shape (tokens, width)."""
+        end = start + len(ids)
+        x = self._embed(torch.tensor([ids], device=self.device), slice(start, end))
+        mask = None
+        if start and len(ids) > 1:
+            every = torch.ones(len(ids), end, dtype=torch.bool, device=self.device)
+            mask = every.tril(start)
+        for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
+            query, key, value = self._split(block, x)
+            keys[slot, :, start:end], values[slot, :, start:end] = key[0], value[0]
+            mixed = F.scaled_dot_product_attention(
+                query,
+                keys[slot : slot + 1, :, :end].to(query.dtype),
+                values[slot : slot + 1, :, :end].to(query.dtype),
+                attn_mask=mask,
+                is_causal=not start and len(ids) > 1,
+            )
+            x = self._finish(block, x, mixed)
+        return x[0]
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> Tensor:
+        """Run one token in each of some slots; return the scores after them.
+
+        Returns:
+            Shape (slots, vocab), float32.
+        """
+        ids = torch.tensor(tokens, device=self.device)
+        at = torch.tensor(positions, device=self.device)
+        rows = torch.tensor(slots, device=self.device)
+        return self.step_tensors(ids, at, rows, max(positions) + 1)
+
+    def step_tensors(self, tokens: Tensor, positions: Tensor, slots: Tensor, length: int) -> Tensor:
+        """Do what `step` does, without a look at a value: a CUDA graph can hold it.
+
+        Args:
+            tokens: Shape (slots,), as are positions and slots.
+            length: How far attention looks; above all positions.
+        """
+        x = self._embed(tokens[:, None], positions[:, None])
+        seen = torch.arange(length, device=self.device) <= positions[:, None]
+        mask = seen[:, None, None]
+        everyone = len(slots) == self.keys.shape[1]
+        for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
+            query, key, value = self._split(block, x)
+            keys[slots, :, positions], values[slots, :, positions] = key[:, :, 0], value[:, :, 0]
+            old_keys, old_values = keys[:, :, :length], values[:, :, :length]
+            if not everyone:
+                old_keys, old_values = old_keys[slots], old_values[slots]
+            old = old_keys.to(query.dtype), old_values.to(query.dtype)
+            mixed = F.scaled_dot_product_attention(query, *old, attn_mask=mask)
+            x = self._finish(block, x, mixed)
+        return self.scores(x[:, -1])
+
+    def _embed(self, ids: Tensor, positions: Tensor | slice) -> Tensor:
+        return (self.tokens[ids] + self.positions[positions]).float()
+
+    def _split(self, block: Block, x: Tensor) -> Sequence[Tensor]:
+        """Return queries, keys and values, each of shape (texts, heads, tokens, head width)."""
+        qkv = block.qkv(self._normed(x, block.norm_1))
+        return qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
+
+    def _finish(self, block: Block, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + block.out(mixed.transpose(1, 2).flatten(2))
+        inner = F.gelu(block.up(self._normed(x, block.norm_2)), approximate="tanh")
+        return x + block.down(inner)
+
+    def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], *norm, eps=self.eps)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the scores after hidden states of shape (tokens, width), in float32."""
+        return F.linear(self._normed(x, self.norm).to(self.dtype), self._head).float()
+
+    @cached_property
+    def _head(self) -> Tensor:
+        return self.tokens.to(self.dtype)
+
+
+def blocks_of(model: GPT2LMHeadModel, dtype: torch.dtype) -> list[Block]:
+    """Return a model's layers, converted where they are not of `dtype`."""
+    config, transformer = cast(Any, model.config), cast(Any, model.transformer)
+    return [_block(part, index, config, dtype) for index, part in enumerate(transformer.h)]
+
+
+def norm_of(part: Any) -> tuple[Tensor, Tensor]:
+    return part.weight.detach().float(), part.bias.detach().float()
+
+
+def _block(part: Any, index: int, config: Any, dtype: torch.dtype) -> Block:
+    def linear(conv: Any) -> Linear:
+        return Linear(conv.weight.detach().to(dtype), conv.bias.detach().to(dtype))
+
+    qkv = linear(part.attn.c_attn)
+    factor = _attention_factor(index, config)
+    if factor != 1:
+        scale = torch.ones_like(qkv.bias)
+        scale[: config.n_embd] = factor
+        qkv = Linear(qkv.weight * scale, qkv.bias * scale)
+    return Block(
+        norm_1=norm_of(part.ln_1),
+        qkv=qkv,
+        out=linear(part.attn.c_proj),
+        norm_2=norm_of(part.ln_2),
+        up=linear(part.mlp.c_fc),
+        down=linear(part.mlp.c_proj),
+    )
+
+
+def _attention_factor(index: int, config: Any) -> float:
+    """Return by what a layer's queries are to be scaled for scores that are divided by √width."""
+    factor = 1.0
+    if not config.scale_attn_weights:
+        factor *= (config.n_embd / config.n_head) ** 0.5
+    if config.scale_attn_by_inverse_layer_idx:
+        factor /= index + 1
+    return factor

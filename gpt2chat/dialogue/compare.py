@@ -1,0 +1,171 @@
+"""`/compare`: several models answer the same, the user votes without knowing which is which."""
+
+import dataclasses
+import random
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, NamedTuple
+
+from gpt2chat import report
+from gpt2chat.core.config import Sampling
+from gpt2chat.core.errors import ConfigError, Gpt2ChatError
+from gpt2chat.core.runs import local_folder
+from gpt2chat.core.session import Prompt
+from gpt2chat.dialogue.models import is_model_folder, known_models
+from gpt2chat.dialogue.text import as_typed, counted
+
+if TYPE_CHECKING:
+    from gpt2chat.core.generate import Generator
+    from gpt2chat.dialogue.dialogue import Dialogue
+
+TIE, NEITHER = "=", "-"
+NAMED = {TIE: "ties", NEITHER: "neither"}
+MOST_MODELS = 8
+
+
+class Candidate(NamedTuple):
+    """A model's reply, under the letter that hides its name."""
+
+    letter: str
+    model: str
+    reply: str
+
+
+def compare(dialogue: "Dialogue", text: str) -> None:
+    """Ask all loaded models for a reply, or load another model and then ask."""
+    message = _with_another_model(dialogue, text)
+    if not message and not dialogue.session.turns:
+        tell_wins(dialogue)
+        raise ConfigError("There is no message to compare. Type /compare and the message.")
+    generators = _generators(dialogue)
+    retries = 0 if message else dialogue.retries + 1
+    try:
+        prompt = _prompt(dialogue, message, generators)
+        dialogue.tell_what_left(prompt)
+        sampling = _seeded(dialogue.drawn(retries))
+        candidates = _replies(dialogue, prompt, sampling, generators)
+        vote = _vote(dialogue, candidates)
+    except (KeyboardInterrupt, EOFError):
+        dialogue.session.take_back()
+        dialogue.draft = as_typed(message)
+        report.note("No vote: the chat is as it was.")
+        return
+    dialogue.retries = retries
+    if vote is None or vote == NEITHER:
+        dialogue.session.take_back()
+        dialogue.draft = as_typed(message)
+    if vote is not None:
+        _settle(dialogue, candidates, vote, sampling.seed or 0)
+
+
+def _with_another_model(dialogue: "Dialogue", text: str) -> str:
+    """Load the model that a text names; return the text where it is a message."""
+    names = dialogue.models.names
+    alone = len(names) == 1
+    if not (is_model_folder(text) or (alone and text and len(text.split()) == 1)):
+        if alone:
+            other = next((name for name in known_models() if name not in names), "MODEL")
+            raise ConfigError(f"Only {names[0]} is loaded. Type /compare {other} to load another.")
+        return text
+    if text in names:
+        raise ConfigError(f"{text} is loaded already. Type /compare to ask all models.")
+    if len(names) == MOST_MODELS:
+        raise ConfigError(f"{MOST_MODELS} models are loaded, and no more can be compared.")
+    local_folder(text)  # a folder that is not there is refused before anything is loaded
+    dialogue.models.add(text)
+    return ""
+
+
+def _generators(dialogue: "Dialogue") -> dict[str, "Generator"]:
+    """Return all models, loaded, by name; one that cannot be loaded is forgotten."""
+    generators: dict[str, Generator] = {}
+    for name in dialogue.models.names:
+        try:
+            generators[name] = dialogue.loaded(name).generator
+        except Gpt2ChatError:
+            dialogue.models.remove(name)
+            raise
+    return generators
+
+
+def _prompt(dialogue: "Dialogue", message: str, generators: dict[str, "Generator"]) -> Prompt:
+    """Return a prompt that fits the window of every model."""
+    session, most = dialogue.session, dialogue.sampling.max_new_tokens
+    session.window = min(generator.window for generator in generators.values())
+    try:
+        return session.ask(message, most) if message else session.retry(most)
+    finally:
+        session.window = generators[dialogue.models.first].window
+
+
+def _seeded(sampling: Sampling) -> Sampling:
+    """Return a sampling with a seed, so that all models draw alike."""
+    if sampling.seed is not None:
+        return sampling
+    return dataclasses.replace(sampling, seed=random.SystemRandom().randrange(2**31))
+
+
+def _replies(
+    dialogue: "Dialogue", prompt: Prompt, sampling: Sampling, generators: dict[str, "Generator"]
+) -> list[Candidate]:
+    """Show the models' replies in a drawn order. Ctrl-C ends one of them."""
+    order = random.SystemRandom().sample(list(generators), len(generators))
+    candidates: list[Candidate] = []
+    for letter, model in zip(ascii_uppercase, order, strict=False):
+        report.show_label(letter)
+        reply, interrupted = dialogue.streamed(generators[model], prompt, sampling)
+        if not reply.text.strip() and not interrupted:
+            report.note("No reply came.")
+        candidates.append(Candidate(letter, model, reply.text))
+    return candidates
+
+
+def _vote(dialogue: "Dialogue", candidates: list[Candidate]) -> str | None:
+    """Return the letter of the best reply, or `TIE` or `NEITHER`; None where no model replied."""
+    given = [candidate for candidate in candidates if candidate.reply.strip()]
+    if not given:
+        report.note("No model replied. Ask again, or in other words.")
+        return None
+    if len({candidate.reply.strip() for candidate in candidates}) == 1:
+        report.note("The replies are the same: there is nothing to vote on.")
+        return TIE
+    letters = [candidate.letter for candidate in given]
+    *some, last = letters
+    choice = f"{', '.join(some)} or {last}" if some else last
+    dialogue.interrupt.again()
+    while True:
+        word = dialogue.question(f"Which is better? {choice}, = for a tie, - for none: ")
+        vote = word.strip().upper()
+        if vote in (*letters, TIE, NEITHER):
+            return vote
+        report.note(f"Type {choice}, = or -. Ctrl-C leaves the chat as it was.")
+
+
+def _settle(dialogue: "Dialogue", candidates: list[Candidate], vote: str, seed: int) -> None:
+    """Say which model is which, keep the best reply in the chat, and note the vote."""
+    report.note(", ".join(f"{entry.letter} is {entry.model}" for entry in candidates) + ".")
+    chosen = next((entry for entry in candidates if entry.letter == vote), None)
+    winner = chosen.model if chosen else NAMED[vote]
+    dialogue.wins[winner] = dialogue.wins.get(winner, 0) + 1
+    if chosen:
+        dialogue.session.answer(chosen.reply)
+        prompt, _ = dialogue.session.latest
+        replies = {entry.model: entry.reply for entry in candidates}
+        pairs = dialogue.feedback.vote(prompt, chosen.model, replies, seed)
+        report.note(f"Noted: {counted(pairs, 'pair')} in {dialogue.feedback.path}.")
+    elif vote == TIE:
+        given = [entry for entry in candidates if entry.reply.strip()]
+        kept = next((entry for entry in given if entry.model == dialogue.models.first), given[0])
+        dialogue.session.answer(kept.reply)
+        report.note(f"The reply of {kept.model} stays in the chat.")
+    else:
+        report.note("The chat is as it was.")
+    tell_wins(dialogue)
+
+
+def tell_wins(dialogue: "Dialogue") -> None:
+    """Say how often each model was voted for in this chat."""
+    if not dialogue.wins:
+        return
+    models = [f"{name} {dialogue.wins.get(name, 0)}" for name in dialogue.models.names]
+    others = [f"{what} {dialogue.wins[what]}" for what in NAMED.values() if what in dialogue.wins]
+    report.note(f"Wins so far: {', '.join([*models, *others])}.")

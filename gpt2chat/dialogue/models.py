@@ -1,0 +1,89 @@
+"""The models of a chat: loaded in the background, one after the other."""
+
+import os.path
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, NamedTuple
+
+from gpt2chat.core.runs import RUNS
+
+if TYPE_CHECKING:
+    from gpt2chat.core.generate import Generator
+
+
+class LoadedModel(NamedTuple):
+    """A model ready to answer."""
+
+    generator: "Generator"
+    parameters: int
+    device: str
+    """With the precision of the weights."""
+
+
+class Models:
+    """The models that were named, the first of which answers; no other is ever loaded.
+
+    The first is loaded while the first message is typed, the others behind it.
+    """
+
+    def __init__(self, names: Iterable[str], load: Callable[[str], LoadedModel]):
+        self._load = load
+        self._loading: dict[str, Future[LoadedModel]] = {}
+        self._queue: SimpleQueue[str] = SimpleQueue()
+        for name in names:
+            self.add(name)
+        # Leaving the program does not wait for a thread that is a daemon.
+        Thread(target=self._load_all, daemon=True).start()
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, the one that answers first."""
+        return list(self._loading)
+
+    @property
+    def first(self) -> str:
+        """The one that answers."""
+        return self.names[0]
+
+    def add(self, name: str) -> None:
+        """Load another model behind those that are loaded or waiting; not the same one twice."""
+        if name in self._loading:
+            return
+        future: Future[LoadedModel] = Future()
+        # A running future cannot be cancelled, so a prompt that ends leaves the loading alone.
+        future.set_running_or_notify_cancel()
+        self._loading[name] = future
+        self._queue.put(name)
+
+    def remove(self, name: str) -> None:
+        """Forget a model, such as one that cannot be loaded."""
+        self._loading.pop(name, None)
+
+    def loading(self, name: str) -> "Future[LoadedModel]":
+        """Return what holds the model, or why it cannot be loaded, once that is known."""
+        return self._loading[name]
+
+    def _load_all(self) -> None:
+        while True:
+            name = self._queue.get()
+            future = self._loading.get(name)
+            if future is None:
+                continue
+            try:
+                future.set_result(self._load(name))
+            except BaseException as error:  # for the main thread to raise
+                future.set_exception(error)
+
+
+def known_models() -> list[str]:
+    """Return the names of models that are here: the run folders, and `starter`."""
+    folders = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
+    return [*(str(folder) for folder in folders if (folder / "config.json").exists()), "starter"]
+
+
+def is_model_folder(name: str) -> bool:
+    """Return whether a name is that of a model which is here."""
+    # Unlike Path.is_file, this takes a whole message for the name of no file.
+    return name == "starter" or os.path.isfile(os.path.join(name, "config.json"))

@@ -1,0 +1,90 @@
+"""How a chat begins: with which models, anew or where the latest one ended."""
+
+import json
+
+from gpt2chat.core.chats import KeptChat, chats_folder, latest_chat
+from gpt2chat.core.config import ChatConfig
+from gpt2chat.core.errors import CheckpointError
+from gpt2chat.core.runs import local_folder, pick_model
+from gpt2chat.core.session import Session
+from gpt2chat.core.tokens import GPT2_VOCAB
+from gpt2chat.dialogue.text import counted, shortened
+from gpt2chat.report import note
+
+BASE_MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+
+
+def kept_chat(settings: ChatConfig) -> KeptChat | None:
+    """Return the chat to go on with, where the user wants that.
+
+    Raises:
+        DataError: None is kept.
+    """
+    return latest_chat(chats_folder()) if settings.resume_last else None
+
+
+def begin(settings: ChatConfig, going_on: KeptChat | None) -> tuple[Session, list[str]]:
+    """Return the chat as it begins and its models' names, and say what was picked.
+
+    Raises:
+        DataError: The system prompt or what is gone on with cannot be used.
+        CheckpointError: There is no such model.
+    """
+    session = Session()
+    if going_on:
+        session.replace(going_on.conversation, str(going_on.path))
+    if settings.system is not None:
+        session.set_system(settings.system)
+    wanted = settings.model or (still_there(going_on) if going_on else ()) or ("",)
+    names: list[str] = []
+    for wish in wanted:
+        name, why = pick_model(wish, ("sft", "orpo"), "gpt2chat sft")
+        names.append(name)
+        if not going_on:
+            note(why)
+        if is_base(name):
+            note(f"{name} is a base model that has never seen the chat template: it rambles.")
+    if going_on:
+        note(f"{resumed(going_on)}, with {', '.join(names)}.")
+    return session, names
+
+
+def still_there(kept: KeptChat) -> tuple[str, ...]:
+    """Return the models of a chat.
+
+    Raises:
+        CheckpointError: The folder of one is gone.
+    """
+    for name in kept.models:
+        try:
+            local_folder(name)
+        except CheckpointError:
+            raise CheckpointError(
+                f"The latest chat was with {name}, which is gone. Name another with --model."
+            ) from None
+    return kept.models
+
+
+def resumed(kept: KeptChat) -> str:
+    """Return which chat is gone on with."""
+    turns = kept.conversation.turns
+    return (
+        f"The chat of {kept.when:%Y-%m-%d %H:%M} goes on: {counted(len(turns), 'message')}, "
+        f"the latest “{shortened(turns[-1].content, 40)}”"
+    )
+
+
+def is_base(name: str) -> bool:
+    """Return whether a model has no tokens of the chat template, so was never trained on it.
+
+    Raises:
+        CheckpointError: It looks like a folder, and there is none.
+    """
+    folder = local_folder(name)
+    if folder is None:
+        return name.rpartition("/")[2] in BASE_MODELS
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return config["vocab_size"] == GPT2_VOCAB
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # loading says what is wrong

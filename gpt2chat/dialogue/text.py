@@ -1,0 +1,64 @@
+"""Typed lines: quotes that hold several lines together, paths, and how a text is shown in one."""
+
+import os.path
+from pathlib import Path
+
+from gpt2chat.core.errors import ConfigError, DataError
+
+QUOTES = '"""'
+
+
+def is_open(text: str) -> bool:
+    """Return whether a message or a command's text has begun with three quotes and not ended."""
+    text = text.lstrip()
+    if text.startswith("/"):
+        text = text.partition(" ")[2].lstrip()
+    return text.startswith(QUOTES) and not (len(text) >= 6 and text.rstrip().endswith(QUOTES))
+
+
+def unquoted(text: str) -> str:
+    """Return a text without white space and three quotes around it."""
+    return text.strip().removeprefix(QUOTES).removesuffix(QUOTES).strip()
+
+
+def as_typed(message: str) -> str:
+    """Return the line that sends a message: one with a slash begins with a space."""
+    line = f" {message}" if message.startswith("/") else message
+    return f"{QUOTES}{message}{QUOTES}" if is_open(message) else line
+
+
+def given_path(command: str, name: str) -> Path:
+    """Return the path that a command was given.
+
+    Raises:
+        ConfigError: It was given none.
+    """
+    if not name:
+        raise ConfigError(f"{command} needs a file, such as {command} chat.json.")
+    # Unlike Path.expanduser, this leaves the ~ of an unknown user as it is.
+    return Path(os.path.expanduser(name))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        DataError: It cannot be read, or is no UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}.") from error
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """Return a text on one line of at most so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with what it counts: 1 message, 2 messages."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -1,0 +1,82 @@
+"""The chat loop: a line in, what it does, the next line."""
+
+import sys
+from typing import Protocol
+
+from gpt2chat import report
+from gpt2chat.dialogue import Dialogue, is_open
+from gpt2chat.dialogue.ahead import computing_ahead
+from gpt2chat.repl.prompt import Prompt
+
+HOW_TO_LEAVE = "/exit or Ctrl-D leaves."
+
+
+class Keyboard(Protocol):
+    """What reads from the user. Both raise KeyboardInterrupt on Ctrl-C and EOFError at the end."""
+
+    def read(self) -> str:
+        """Return a message or a command."""
+        ...
+
+    def ask(self, question: str) -> str:
+        """Return what the user answers to a question."""
+        ...
+
+
+def run(dialogue: Dialogue) -> None:
+    """Talk until the user leaves.
+
+    Raises:
+        Gpt2ChatError: The model cannot be loaded.
+    """
+    report.note("Type a message, or /help. " + HOW_TO_LEAVE)
+    keyboard: Keyboard = Prompt(dialogue) if sys.stdout.isatty() else PlainLines()
+    dialogue.question = keyboard.ask
+    dialogue.drafts = isinstance(keyboard, Prompt)
+    while True:
+        try:
+            with computing_ahead(dialogue):
+                line = keyboard.read()
+        except KeyboardInterrupt:
+            report.note(HOW_TO_LEAVE)
+            continue
+        except EOFError:
+            return
+        try:
+            _do(dialogue, line)
+        except KeyboardInterrupt:
+            report.note("Stopped.")
+        except EOFError:
+            return
+
+
+def _do(dialogue: Dialogue, line: str) -> None:
+    if dialogue.drafts:
+        with report.quiet_keys():
+            dialogue.turn(line)
+    else:
+        dialogue.turn(line)
+
+
+class PlainLines:
+    """Lines of a terminal where stdout is none: what is asked goes to stderr."""
+
+    def read(self) -> str:
+        """Return a message or a command, of several lines where three quotes begin it."""
+        text = ""
+        while not text or is_open(text):
+            text += self.ask("> ")
+        return text
+
+    def ask(self, question: str) -> str:
+        """Return one line."""
+        report.show_question(question)
+        try:
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            report.note("")  # what comes next begins on a line of its own
+            raise
+        if not line:
+            report.note("")
+            raise EOFError
+        return line

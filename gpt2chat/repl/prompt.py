@@ -1,0 +1,89 @@
+"""The prompt: a line with its history, its completion, and the meter below it."""
+
+import asyncio
+from concurrent.futures import Future
+from typing import Any
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.history import DummyHistory
+from prompt_toolkit.layout.processors import TabsProcessor
+from prompt_toolkit.shortcuts import CompleteStyle
+
+from gpt2chat.dialogue import Dialogue
+from gpt2chat.repl.completion import Completions
+from gpt2chat.repl.history import lines_kept
+from gpt2chat.repl.keys import message_keys
+from gpt2chat.report import sign
+
+BAR = 10
+"""Signs of the meter."""
+
+
+class Prompt:
+    """Reads messages and commands where the terminal has a screen."""
+
+    def __init__(self, dialogue: Dialogue):
+        self._dialogue = dialogue
+        self._messages: PromptSession[str] = PromptSession(
+            [("bold", "> ")],
+            prompt_continuation="  ",
+            input_processors=[TabsProcessor(char1=" ", char2=" ")],
+            key_bindings=message_keys(),
+            history=lines_kept(dialogue.history),
+            completer=Completions(dialogue),
+            complete_style=CompleteStyle.READLINE_LIKE,
+            complete_while_typing=False,
+            bottom_toolbar=lambda: meter(dialogue),
+        )
+        self._answers: PromptSession[str] = PromptSession(history=DummyHistory())
+
+    def read(self) -> str:
+        """Return a message or a command.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C on an empty line.
+            EOFError: Ctrl-D.
+            Gpt2ChatError: The model that answers cannot be loaded.
+        """
+        draft, self._dialogue.draft = self._dialogue.draft, ""
+        loading = self._dialogue.models.loading(self._dialogue.models.first)
+        while True:
+            try:
+                return self._messages.prompt(default=draft, pre_run=lambda: watch(loading))
+            except KeyboardInterrupt:
+                if not self._messages.default_buffer.text:
+                    raise
+                draft = ""  # the line is left on the screen, and a new one begins
+
+    def ask(self, question: str) -> str:
+        """Return what the user answers to a question."""
+        return self._answers.prompt([("bold", question)])
+
+
+def meter(dialogue: Dialogue) -> str:
+    """Return the line below the prompt: how full the window is, and the model."""
+    used, window = dialogue.session.used, dialogue.session.window
+    full = min(BAR, -(-used * BAR // window))
+    bar = sign("▰", "#") * full + sign("▱", ".") * (BAR - full)
+    first = dialogue.models.first
+    state = "" if dialogue.models.loading(first).done() else " · loading"
+    others = len(dialogue.models.names) - 1
+    beside = f" +{others}" if others else ""
+    return f" {bar} {used:,} / {window:,} · {first}{beside}{state}".replace("·", sign("·", "-"))
+
+
+def watch(loading: "Future[Any]") -> None:
+    """While the prompt waits: end it when the loading fails, refresh the meter when it ends."""
+    application = get_app()
+
+    async def wait() -> None:
+        try:
+            await asyncio.wrap_future(loading)
+        except Exception as error:  # of whatever kind, it is raised where the prompt is read
+            application.exit(exception=error)
+        else:
+            application.invalidate()
+
+    if not loading.done():
+        application.create_background_task(wait())

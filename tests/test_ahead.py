@@ -1,0 +1,97 @@
+"""The beginning of the next prompt is there when the message is sent."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import torch
+
+from gpt2chat.core.config import Sampling
+from gpt2chat.core.feedback import Feedback
+from gpt2chat.core.generate import Generator
+from gpt2chat.core.session import Session
+from gpt2chat.dialogue import Dialogue, LoadedModel, Models
+from gpt2chat.dialogue.ahead import computing_ahead
+from tests.conftest import before_each_pass, tiny_model
+from tests.test_dialogue import FEEDBACK
+
+
+def chat(generator: Generator) -> Dialogue:
+    """A chat of two messages with a model that is loaded at once."""
+
+    def load(_: str) -> LoadedModel:
+        return LoadedModel(generator, 1, "cpu")
+
+    return begun_with(load)
+
+
+def begun_with(load: Callable[[str], LoadedModel]) -> Dialogue:
+    dialogue = Dialogue(
+        Session(), Sampling(max_new_tokens=4, seed=0), Models(["tiny"], load), Feedback(FEEDBACK)
+    )
+    dialogue.session.ask("Hello", 4)
+    dialogue.session.answer("word " * 200)
+    return dialogue
+
+
+def test_after_enter_only_the_message_is_computed(monkeypatch: pytest.MonkeyPatch):
+    generator = Generator(tiny_model(), torch.device("cpu"), "fp32")
+    dialogue = chat(generator)
+    beginning = dialogue.session.beginning(4)
+    done = threading.Event()
+    warm = generator.warm
+
+    def warmed(*given: Any) -> None:
+        warm(*given)
+        done.set()
+
+    monkeypatch.setattr(generator, "warm", warmed)
+    with computing_ahead(dialogue):
+        assert done.wait(60)
+    lengths: list[int] = []
+    decoder: Any = generator._decoder  # pyright: ignore[reportPrivateUsage]
+    extend = decoder.extend
+
+    def counted(ids: list[int], *given: Any) -> Any:
+        lengths.append(len(ids))
+        return extend(ids, *given)
+
+    monkeypatch.setattr(decoder, "extend", counted)
+    prompt = dialogue.session.ask("And then?", 4)
+    generator.generate(prompt.ids, Sampling(max_new_tokens=1))
+    assert lengths == [len(prompt.ids) - len(beginning)]
+    assert lengths[0] < 20
+
+
+def test_enter_does_not_wait_for_all_of_it(monkeypatch: pytest.MonkeyPatch):
+    generator = Generator(tiny_model(), torch.device("cpu"), "fp32")
+    dialogue = chat(generator)
+    begun, passes = threading.Event(), []
+
+    def count() -> None:
+        passes.append(1)
+        begun.set()
+        ended.wait(60)
+
+    ended = threading.Event()
+    before_each_pass(monkeypatch, generator, count)
+    with computing_ahead(dialogue):
+        assert begun.wait(60)
+        threading.Timer(0.2, ended.set).start()
+    assert len(passes) == 1
+
+
+def test_a_model_that_is_not_loaded_is_not_waited_for():
+    waiting: Future[LoadedModel] = Future()
+
+    def load(_: str) -> LoadedModel:
+        return waiting.result()
+
+    dialogue = begun_with(load)
+    with computing_ahead(dialogue):
+        pass
+    with pytest.raises(KeyError), computing_ahead(dialogue):
+        raise KeyError
+    waiting.cancel()

@@ -1,0 +1,158 @@
+"""Chats in files: kept after each turn, found again, never in each other's way."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gpt2chat.core import chats
+from gpt2chat.core.chats import (
+    Autosave,
+    chats_folder,
+    data_folder,
+    history_file,
+    latest_chat,
+    read_chat,
+    save_chat,
+)
+from gpt2chat.core.conversations import Message
+from gpt2chat.core.errors import DataError, StorageError
+from tests.conftest import talk
+
+HELLO = talk("hello", "hi").messages
+MORE = talk("hello", "hi", "and?", "well").messages
+
+
+def kept(folder: Path) -> list[list[str]]:
+    """The contents of all kept chats, the newest last."""
+    files = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime_ns)
+    return [[message.content for message in read_chat(file).messages] for file in files]
+
+
+def test_a_chat_is_kept_in_one_file_of_the_user_alone(tmp_path: Path):
+    folder = tmp_path / "data" / "chats"
+    autosave = Autosave(folder)
+    autosave.write(HELLO, ["starter"])
+    autosave.write(MORE, ["starter"])
+    (file,) = folder.iterdir()
+    assert [message.content for message in read_chat(file).messages] == [
+        "hello",
+        "hi",
+        "and?",
+        "well",
+    ]
+    assert (file.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_the_latest_chat_has_its_models_and_system_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "sft").mkdir(parents=True)
+    Autosave(tmp_path / "chats").write(MORE, ["gpt2"])
+    messages = (Message("system", "Be brief."), *HELLO)
+    Autosave(tmp_path / "chats").write(messages, ["runs/sft", "starter"])
+    latest = latest_chat(tmp_path / "chats")
+    assert latest.conversation.messages == messages
+    assert latest.models == ("runs/sft", "starter")
+    monkeypatch.chdir(tmp_path / "runs")
+    assert latest_chat(tmp_path / "chats").models == ("sft", "starter")
+    monkeypatch.chdir(tmp_path / "chats")
+    assert latest_chat(tmp_path / "chats").models == (str(tmp_path / "runs" / "sft"), "starter")
+
+
+def test_the_chat_that_was_talked_in_last_is_the_latest(tmp_path: Path):
+    first, second = Autosave(tmp_path), Autosave(tmp_path)
+    first.write(HELLO, ["a"])
+    second.write(HELLO, ["b"])
+    first.write(MORE, ["a"])
+    assert latest_chat(tmp_path).models == ("a",)
+
+
+def test_a_chat_that_goes_on_keeps_its_file(tmp_path: Path):
+    Autosave(tmp_path).write(HELLO, ["a"])
+    Autosave(tmp_path, latest_chat(tmp_path)).write(MORE, ["a"])
+    assert kept(tmp_path) == [["hello", "hi", "and?", "well"]]
+
+
+def test_two_programs_that_go_on_with_one_chat_do_not_overwrite_each_other(tmp_path: Path):
+    Autosave(tmp_path).write(HELLO, ["a"])
+    one, other = (Autosave(tmp_path, latest_chat(tmp_path)) for _ in range(2))
+    one.write(talk("hello", "hi", "one", "1").messages, ["a"])
+    other.write(talk("hello", "hi", "two", "2").messages, ["a"])
+    one.write(talk("hello", "hi", "one", "1", "more", "3").messages, ["a"])
+    assert kept(tmp_path) == [
+        ["hello", "hi", "two", "2"],
+        ["hello", "hi", "one", "1", "more", "3"],
+    ]
+
+
+def test_a_cleared_chat_stays_kept_and_one_taken_back_does_not(tmp_path: Path):
+    autosave = Autosave(tmp_path)
+    autosave.write(HELLO, ["a"])
+    autosave.begin_another()
+    autosave.write((), ["a"])
+    assert kept(tmp_path) == [["hello", "hi"]]
+    autosave.write(MORE, ["a"])
+    autosave.write((Message("system", "Be brief."),), ["a"])
+    assert kept(tmp_path) == [["hello", "hi"]]
+
+
+def test_only_so_many_are_kept_and_the_oldest_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(chats, "MOST_KEPT", 3)
+    for number in range(5):
+        Autosave(tmp_path).write(talk(str(number), "yes").messages, ["a"])
+    assert [chat[0] for chat in kept(tmp_path)] == ["2", "3", "4"]
+
+
+def test_a_file_that_is_no_chat_is_passed_over(tmp_path: Path):
+    Autosave(tmp_path).write(HELLO, ["a"])
+    (tmp_path / "zzz.json").write_text("{")
+    assert latest_chat(tmp_path).models == ("a",)
+
+
+def test_without_a_chat_the_command_to_type_is_named(tmp_path: Path):
+    for folder in (tmp_path, tmp_path / "none", None):
+        with pytest.raises(
+            DataError, match=r"no chat to go on with\. Begin one with gpt2chat chat"
+        ):
+            latest_chat(folder)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="Set XDG_DATA_HOME to a folder of your own"):
+        Autosave(tmp_path / "file" / "chats").write(HELLO, ["a"])
+
+
+def test_a_saved_chat_has_nothing_but_its_messages(tmp_path: Path):
+    save_chat(tmp_path / "chat.json", HELLO)
+    value = json.loads((tmp_path / "chat.json").read_text())
+    assert value == {"messages": talk("hello", "hi").as_dicts()}
+
+
+def test_where_things_are_kept_follows_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("GPT2CHAT_HISTORY", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert data_folder() == tmp_path / "gpt2chat"
+    assert (history_file(), chats_folder()) == (
+        tmp_path / "gpt2chat" / "history",
+        tmp_path / "gpt2chat" / "chats",
+    )
+    monkeypatch.setenv("GPT2CHAT_HISTORY", "lines")
+    assert (history_file(), chats_folder()) == (Path("lines"), tmp_path / "gpt2chat" / "chats")
+    monkeypatch.setenv("GPT2CHAT_HISTORY", "off")
+    assert (history_file(), chats_folder()) == (None, None)
+    monkeypatch.delenv("GPT2CHAT_HISTORY")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setattr(Path, "home", _homeless)
+    assert (data_folder(), history_file(), chats_folder()) == (None, None, None)
+
+
+def _homeless() -> Path:
+    raise RuntimeError(os.strerror(2))
