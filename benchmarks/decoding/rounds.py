@@ -14,8 +14,8 @@ from decoding.workers import Worker
 
 TRIES = 8
 """How often a run that other work disturbs is done, at most."""
-PAUSE = 2.0
-"""Seconds before the next try."""
+PATIENCE = 60.0
+"""Seconds to wait for other work to end before a try, at most."""
 
 
 @dataclass
@@ -53,12 +53,17 @@ def measure_all(
             run = watch.measure(worker, task, turn, quiet if turn else 0)
             if isinstance(run, str):
                 found.failures[way, task] = run
-                print(f"{WAYS[way].title}, {task}: {run}", file=sys.stderr, flush=True)
+                say(f"{task}, {WAYS[way].title}: {run}")
             elif turn:
                 found.timings.setdefault((way, task), []).append(run[0])
                 found.others.append(run[1])
-        print(f"round {turn} of {repeats}: {task}", file=sys.stderr, flush=True)
+                said = f"{run[0].first:.3f} s, {run[0].last:.3f} s, {run[1]:.2f} cores elsewhere"
+                say(f"{turn} of {repeats}, {task}, {WAYS[way].title}: {said}")
     return found
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class Watch:
@@ -76,8 +81,8 @@ class Watch:
         """
         best: tuple[Timing, float] | None = None
         for attempt in range(TRIES if quiet else 1):
-            if attempt:
-                time.sleep(PAUSE)
+            if quiet:
+                self.wait(quiet)
             before, begun = self.other_seconds(), time.perf_counter()
             timing = worker.measure(task, seed=turn * TRIES + attempt)
             if isinstance(timing, str):
@@ -89,6 +94,15 @@ class Watch:
                 break
         assert best is not None
         return best
+
+    def wait(self, quiet: float) -> None:
+        """Wait until other work takes few cores."""
+        end = time.perf_counter() + PATIENCE
+        while time.perf_counter() < end:
+            before, begun = self.other_seconds(), time.perf_counter()
+            time.sleep(0.5)
+            if (self.other_seconds() - before) / (time.perf_counter() - begun) <= quiet:
+                return
 
     def other_seconds(self) -> float:
         """Return the CPU seconds that have gone to anything but this benchmark."""

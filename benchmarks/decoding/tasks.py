@@ -19,8 +19,8 @@ class Task:
     batch: int = 1
 
     def prompts(self, seed: int) -> Prompts:
-        """Return the ids. A cache of the prompts of another seed is of no use for them."""
-        drawn = random.Random(seed)
+        """Return the ids. None begins like those of another task or seed: a cache is of no use."""
+        drawn = random.Random(f"{self} {seed}")
         return [drawn.choices(range(ENDOFTEXT_ID), k=self.prompt) for _ in range(self.batch)]
 
     def __str__(self) -> str:

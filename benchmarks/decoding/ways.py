@@ -1,11 +1,12 @@
 """The ways to generate that are compared: programs, and settings of each."""
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +30,8 @@ class Way:
     """Modules that may not be there."""
     devices: tuple[str, ...] = DEVICES
     """Where it is measured if no ways are named."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Variables that its process starts with."""
 
     @property
     def lacking(self) -> list[str]:
@@ -44,6 +47,10 @@ def hf(title: str, dtype: str, cache: str) -> Way:
     return Way(title, "transformers", partial(Transformers, dtype=dtype, cache=cache))
 
 
+def llama(title: str, load: Callable[[Path, torch.device], Decoder], **settings: Any) -> Way:
+    return Way(title, "llama-cpp-python", load, ("llama_cpp", "gguf"), **settings)
+
+
 WAYS = {
     "gpt2chat": ours("gpt2chat", "auto", DEVICES),
     "gpt2chat-fp32": ours("gpt2chat, float32", "fp32", DEVICES),
@@ -54,8 +61,13 @@ WAYS = {
     "transformers-bf16": hf("transformers, bf16", "bfloat16", "dynamic"),
     "transformers-bf16-static": hf("transformers, bf16, static cache", "bfloat16", "static"),
     "ctranslate2": Way("CTranslate2, int8", "ctranslate2", CTranslate2, ("ctranslate2",)),
-    "llama.cpp": Way("llama.cpp, Q8_0", "llama-cpp-python", LlamaCpp, ("llama_cpp", "gguf")),
-}
+    "llama.cpp": llama("llama.cpp, Q8_0", LlamaCpp),
+    # glibc then asks Linux for huge pages, which a file's mapping does not get.
+    "llama.cpp-huge": llama(
+        "llama.cpp, Q8_0, huge pages", partial(LlamaCpp, mapped=False), devices=("cpu",),
+        environment={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+    ),
+}  # fmt: skip
 OURS = "gpt2chat"
 """The way that all others are compared with: the Generator's default."""
 

@@ -25,8 +25,9 @@ class Worker:
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         command = [sys.executable, sys.argv[0], "--worker", way, str(folder), device.type]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
+            env={**os.environ, **WAYS[way].environment},
+        )  # fmt: skip
         self.failure = self._answer().get("failed", "")
 
     def measure(self, task: Task, seed: int) -> Timing | str:
