@@ -25,7 +25,9 @@ METER = re.compile(r"([\d,]+)\D{1,5}1,024\b")
 """The line below the prompt: tokens in use, of the window's."""
 NEW_PROMPT = b"\x1b[?2004h"
 """Asks for marked pastes: prompt_toolkit writes it as it begins to read a line."""
-NO_TEXT = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ufffd]|\^\[|\[\?\d+[hl]|\[\d+(;\d+)*[mKJHR~]")
+NO_TEXT = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ufffd]|\^[\[I]|\[\?\d+[hl]|\[\d+(;\d+)*[mKJHR~]"
+)
 """What is on a screen only where an escape sequence or a half character was shown as text."""
 
 
@@ -158,6 +160,11 @@ class Terminal:
     def press(self, *keys: str) -> None:
         """Press keys, and do not wait."""
         self.child.send("".join(keys))
+
+    def send(self, *keys: str, then: str) -> None:
+        """Press keys and wait until what they bring stands on the screen."""
+        self.press(*keys)
+        self.wait(then)
 
     def type(self, text: str) -> None:
         """Type text that fits the row and wait until it stands there."""

@@ -223,7 +223,16 @@ def test_streams_that_are_closed_or_full_are_no_traceback(
 
 @pytest.mark.parametrize(
     ("name", "text", "value"),
-    [("temperature", "0.5", 0.5), ("--top-k", "3", 3), ("seed", "none", None), ("seed", "7", 7)],
+    [
+        ("temperature", "0.5", 0.5),
+        ("--top-k", "3", 3),
+        ("no_repeat_ngram", "4", 4),
+        ("min-p", "0.1", 0.1),
+        ("stop", "The end", ("The end",)),
+        ("stop", "none", ()),
+        ("seed", "none", None),
+        ("seed", "7", 7),
+    ],
 )
 def test_a_setting_is_read_from_text(name: str, text: str, value: object):
     changed = Sampling(seed=1).with_setting(name, text)
@@ -237,6 +246,9 @@ def test_a_setting_is_read_from_text(name: str, text: str, value: object):
         ("top_k", "1.5", "top_k must be a whole number, not 1.5."),
         ("top_p", "much", "top_p must be a number, not much."),
         ("top_p", "2", "--top-p must be above 0 and at most 1, not 2.0."),
+        ("min_p", "1", "--min-p must be at least 0 and below 1, not 1.0."),
+        ("no_repeat_ngram", "1", "--no-repeat-ngram must be 0, or from 2 to 64, not 1."),
+        ("stop", "", "--stop must be some text, not an empty one."),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(name: str, text: str, message: str):

@@ -19,6 +19,7 @@ from tests.terminal import (
     CTRL_C,
     CTRL_D,
     ENTER,
+    ESCAPE,
     METER,
     NO_TEXT,
     TAB,
@@ -167,6 +168,21 @@ def test_a_paste_is_one_message_and_comes_back_whole_also_in_the_next_chat(chat:
     assert second.leave("bye\r") == 0
 
 
+def test_pasted_tabs_are_shown_as_space_and_sent_as_tabs(chat: Terminal):
+    chat.paste("if it:\n\trains")
+    chat.wait("rains")
+    assert chat.rows[:2] == ["> if it:", "      rains"]
+    chat.enter()
+    assert said(chat)[0] == "if it:\n\trains"
+
+
+def test_a_colour_code_pasted_without_marks_is_left_out(chat: Terminal):
+    chat.press(ESCAPE, "[31m")
+    chat.type("red")
+    chat.enter()
+    assert said(chat)[0] == "red"
+
+
 def test_ctrl_c_stops_a_reply_that_has_begun_and_keeps_what_came(endless: Terminal):
     number = endless.prompts + 1
     endless.begin("Tell me all.")
@@ -297,14 +313,14 @@ def test_keys_pressed_during_a_reply_wait_for_the_next_prompt(endless: Terminal)
 
 
 def test_a_chat_that_was_killed_in_a_reply_goes_on(other: Terminal):
-    for line in ("/clear", KNOWN, *ENDLESS):
+    for line in ("/clear", KNOWN, "/system Be kind.", *ENDLESS):
         other.enter(line)
     other.begin("And what else?")
     other.child.kill(signal.SIGKILL)
     assert other.ended() == 128 + signal.SIGKILL
     second = Terminal(other.folder, "chat", "--resume-last")
     second.wait_for_prompt(1)
-    assert said(second) == [KNOWN, BY_HEART, "And what else?"]
+    assert said(second) == ["Be kind.", KNOWN, BY_HEART, "And what else?"]
     assert "learned" in second.rows[-1]
     assert second.leave(CTRL_D) == 0
 

@@ -176,7 +176,7 @@ def load(name: str, settings: ChatConfig) -> "LoadedModel":
     model = load_model(name)
     parameters = model.num_parameters()
     generator = Generator(model, device, settings.precision)
-    return LoadedModel(generator, parameters, str(device))
+    return LoadedModel(generator, parameters, f"{device}, {generator.precision}")
 
 
 def answer_once(

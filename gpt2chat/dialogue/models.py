@@ -19,6 +19,7 @@ class LoadedModel(NamedTuple):
     generator: "Generator"
     parameters: int
     device: str
+    """With the precision of the weights."""
 
 
 class Models:

@@ -3,6 +3,7 @@
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 
 from gpt2chat.dialogue import is_open
 
@@ -24,5 +25,11 @@ def message_keys() -> KeyBindings:
     @keys.add("escape", "enter", filter=has_focus(DEFAULT_BUFFER))
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
+
+    @keys.add(Keys.Vt100MouseEvent)
+    def _(_: KeyPressEvent) -> None:
+        # A colour code that is pasted into a terminal that does not mark pastes looks like a click,
+        # and prompt_toolkit would fail on it.
+        pass
 
     return keys

@@ -7,6 +7,7 @@ from typing import Any
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
 from prompt_toolkit.history import DummyHistory
+from prompt_toolkit.layout.processors import TabsProcessor
 
 from gpt2chat.dialogue import Dialogue
 from gpt2chat.repl.completion import Completions
@@ -26,6 +27,7 @@ class Prompt:
         self._messages: PromptSession[str] = PromptSession(
             [("bold", "> ")],
             prompt_continuation="  ",
+            input_processors=[TabsProcessor(char1=" ", char2=" ")],
             key_bindings=message_keys(),
             history=lines_kept(dialogue.history),
             completer=Completions(dialogue),
