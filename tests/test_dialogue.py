@@ -345,6 +345,20 @@ def test_a_second_ctrl_c_does_not_lose_what_came(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_after_the_reply_has_nothing_to_stop(dialogue: Dialogue, said: Said):
+    keep = dialogue.keep
+
+    def press() -> None:
+        if contents(dialogue)[1:]:
+            signal.raise_signal(signal.SIGINT)
+        keep()
+
+    dialogue.keep = press
+    out, err = said("Hello")
+    assert "6 tokens, cut at the limit" in err
+    assert contents(dialogue) == ["Hello", out.strip()]
+
+
 @pytest.mark.parametrize(("empty", "answered"), [(1, True), (2, False)])
 def test_an_empty_reply_is_asked_for_once_more(
     dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch, empty: int, answered: bool

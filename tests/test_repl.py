@@ -30,6 +30,7 @@ def terminal(running: Terminal) -> Terminal:
     """The program with an empty chat and an empty screen."""
     running.send("/clear\r/set max_new_tokens 6\r", then="max_new_tokens  6")
     running.send("\x0c", then=" 18 / 1,024")
+    running.wait_until(lambda: running.text.startswith(">\n"))
     return running
 
 
@@ -51,6 +52,25 @@ def test_help_and_an_unknown_command_are_answered(terminal: Terminal):
 def test_tab_completes_a_command(terminal: Terminal):
     terminal.send("/und\t", then="/undo")
     terminal.send("\r", then="error: There is nothing to undo.")
+
+
+def test_tab_shows_what_each_command_does_and_enter_chooses_before_it_sends(terminal: Terminal):
+    terminal.send("/s\t", then="/system  show or change the system prompt")
+    terminal.wait("/save    write the chat as JSON")
+    for command in ("/system", "/set", "/show"):
+        terminal.send("\t", then=f"> {command}\n")
+    terminal.send("\r", then="> /show\n\n")
+    terminal.send("\r", then="parameters     ")
+    terminal.wait(METER)
+    assert terminal.text.count(METER) == 1
+
+
+def test_a_menu_leaves_nothing_behind(terminal: Terminal):
+    terminal.send("/set top\t", then="> /set top_\n            top_k")
+    terminal.send("\t", then="> /set top_k\n            top_k")
+    terminal.send(CTRL_C, then="> /set top_k\n>\n")
+    terminal.wait(METER)
+    assert terminal.text.count(METER) == 1
 
 
 def test_three_quotes_take_several_lines(terminal: Terminal):

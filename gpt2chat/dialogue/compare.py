@@ -136,6 +136,7 @@ def _vote(dialogue: "Dialogue", candidates: list[Candidate]) -> str | None:
         word = dialogue.question(f"Which is better? {choice}, = for a tie, - for none: ")
         vote = word.strip().upper()
         if vote in (*letters, TIE, NEITHER):
+            dialogue.interrupt.enough()
             return vote
         report.note(f"Type {choice}, = or -. Ctrl-C leaves the chat as it was.")
 

@@ -190,6 +190,7 @@ class Dialogue:
         stream = generator.stream(prompt.ids, sampling, stop_loops=True)
         try:
             report.show_reply(stream, markdown=self.markdown)
+            self.interrupt.enough()
         except KeyboardInterrupt:
             return stream.reply, True
         return stream.reply, False

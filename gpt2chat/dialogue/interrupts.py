@@ -32,6 +32,11 @@ class OneInterrupt:
         if self._old is not None:
             signal.signal(signal.SIGINT, self._once)
 
+    def enough(self) -> None:
+        """Drop those that come from here on: nothing is left that they may stop."""
+        if self._old is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def _once(self, _number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.enough()
         raise KeyboardInterrupt

@@ -26,8 +26,8 @@ class Completions(Completer):
             return
         word, space, rest = line.partition(" ")
         if not space:
-            names = (name for command in COMMANDS for name in command.names)
-            yield from _matching(word, names)
+            for command in COMMANDS:
+                yield from _matching(word, command.names, command.meaning)
             return
         command = next((entry for entry in COMMANDS if word.lower() in entry.names), None)
         takes = command.takes if command else "nothing"
@@ -54,8 +54,8 @@ class Completions(Completer):
         return ("default",) if command == "/system" else ()
 
 
-def _matching(typed: str, words: Iterable[str]) -> Iterator[Completion]:
+def _matching(typed: str, words: Iterable[str], meaning: str = "") -> Iterator[Completion]:
     """Yield the words that begin as typed, whatever the case."""
     for word in words:
         if word.lower().startswith(typed.lower()):
-            yield Completion(word, start_position=-len(typed))
+            yield Completion(word, start_position=-len(typed), display_meta=meaning)

@@ -15,7 +15,9 @@ def message_keys() -> KeyBindings:
     @keys.add("enter", filter=has_focus(DEFAULT_BUFFER))
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
-        if is_open(buffer.text):
+        if buffer.complete_state and buffer.complete_state.current_completion:
+            buffer.complete_state = None  # it is chosen from the menu, and not sent yet
+        elif is_open(buffer.text):
             buffer.newline(copy_margin=False)
         else:
             buffer.validate_and_handle()

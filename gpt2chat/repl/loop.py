@@ -30,9 +30,16 @@ def run(dialogue: Dialogue) -> None:
         Gpt2ChatError: The model cannot be loaded.
     """
     report.note("Type a message, or /help. " + HOW_TO_LEAVE)
-    keyboard: Keyboard = Prompt(dialogue) if sys.stdout.isatty() else PlainLines()
+    if sys.stdout.isatty():
+        dialogue.drafts = True
+        with report.quiet_keys():  # between two prompts too
+            _talk(dialogue, Prompt(dialogue))
+    else:
+        _talk(dialogue, PlainLines())
+
+
+def _talk(dialogue: Dialogue, keyboard: Keyboard) -> None:
     dialogue.question = keyboard.ask
-    dialogue.drafts = isinstance(keyboard, Prompt)
     while True:
         try:
             with computing_ahead(dialogue):

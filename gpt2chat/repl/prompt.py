@@ -8,7 +8,6 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
 from prompt_toolkit.history import DummyHistory
 from prompt_toolkit.layout.processors import TabsProcessor
-from prompt_toolkit.shortcuts import CompleteStyle
 
 from gpt2chat.dialogue import Dialogue
 from gpt2chat.repl.completion import Completions
@@ -32,8 +31,8 @@ class Prompt:
             key_bindings=message_keys(),
             history=lines_kept(dialogue.history),
             completer=Completions(dialogue),
-            complete_style=CompleteStyle.READLINE_LIKE,
             complete_while_typing=False,
+            reserve_space_for_menu=6,
             bottom_toolbar=lambda: meter(dialogue),
         )
         self._answers: PromptSession[str] = PromptSession(history=DummyHistory())
