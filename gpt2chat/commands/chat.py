@@ -1,5 +1,6 @@
 """`gpt2chat chat`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -166,8 +167,19 @@ def one_message(prompt: str | None) -> str | None:
     return message
 
 
+def wait_briefly() -> None:
+    """Let OpenMP's threads sleep soon where they wait for each other, unless the user decides it.
+
+    They spin for a thousand rounds and no longer: as fast on a quiet machine, and half as fast again
+    where other programs share the cores (docs/log.md). OpenMP reads it when torch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def load(name: str, settings: ChatConfig) -> "LoadedModel":
     """Return a model ready to generate; the seconds that it takes are torch's import mostly."""
+    wait_briefly()
     from gpt2chat.core.generate import Generator
     from gpt2chat.core.model import load_model, pick_device
     from gpt2chat.dialogue import LoadedModel
