@@ -170,8 +170,8 @@ def one_message(prompt: str | None) -> str | None:
 def wait_briefly() -> None:
     """Let OpenMP's threads sleep soon where they wait for each other, unless the user decides it.
 
-    They spin for a thousand rounds and no longer: as fast on a quiet machine, and half as fast again
-    where other programs share the cores (docs/log.md). OpenMP reads it when torch is imported.
+    They spin for a thousand rounds and no longer: as fast on a quiet machine, and half as fast
+    again where other programs share the cores (docs/log.md). OpenMP reads it as torch is imported.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
