@@ -97,7 +97,7 @@ def talk(terminal: Recorder, other: str, seed: int) -> None:
     terminal.say("What can I cook with potatoes?", 4)
     terminal.say("/context", 6)
     number = terminal.prompts + 1
-    terminal.write("Tell me a story about a potato.")
+    terminal.write("Tell me a long story about a potato.")
     terminal.wait_until(lambda: terminal.used is None and len(terminal.rows[-1]) in range(10, 30))
     terminal.press(CTRL_C)
     terminal.wait_for_prompt(number)
@@ -110,7 +110,7 @@ def talk(terminal: Recorder, other: str, seed: int) -> None:
     terminal.wait_for_prompt(number)
     terminal.look(3)
     terminal.write("bye")
-    terminal.look(2)
+    terminal.wait_until(lambda: terminal.rows[-1] == "$")
 
 
 def main() -> None:
