@@ -39,7 +39,7 @@ MESSAGE = (
     "Tell me a little more about number {} on the list, why it matters to people who live by the "
     "sea, and what they eat there in winter."
 )
-LIMIT = ["--max-new-tokens", "96", "--seed", "0", "--no-markdown"]
+LIMIT = ["--max-new-tokens", "96", "--no-markdown"]
 
 
 def first_prompt(folder: Path, model: str) -> float:

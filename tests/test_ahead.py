@@ -29,7 +29,7 @@ def chat(generator: Generator) -> Dialogue:
 
 def begun_with(load: Callable[[str], LoadedModel]) -> Dialogue:
     dialogue = Dialogue(
-        Session(), Sampling(max_new_tokens=4, seed=0), Models(["tiny"], load), Feedback(FEEDBACK)
+        Session(), Sampling(max_new_tokens=4), Models(["tiny"], load), Feedback(FEEDBACK)
     )
     dialogue.session.ask("Hello", 4)
     dialogue.session.answer("word " * 200)
@@ -81,6 +81,18 @@ def test_enter_does_not_wait_for_all_of_it(monkeypatch: pytest.MonkeyPatch):
         assert begun.wait(60)
         threading.Timer(0.2, ended.set).start()
     assert len(passes) == 1
+
+
+def test_with_a_seed_nothing_hangs_on_how_fast_the_user_types(monkeypatch: pytest.MonkeyPatch):
+    generator = Generator(tiny_model(), torch.device("cpu"), "fp32")
+    dialogue = chat(generator)
+    dialogue.sampling = Sampling(max_new_tokens=4, seed=0)
+    passes: list[int] = []
+    before_each_pass(monkeypatch, generator, lambda: passes.append(1))
+    threads = threading.active_count()
+    with computing_ahead(dialogue):
+        assert threading.active_count() == threads
+    assert not passes
 
 
 def test_a_model_that_is_not_loaded_is_not_waited_for():

@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 def computing_ahead(dialogue: "Dialogue") -> Generator[None]:
     """Let the model that answers compute what is known of the next prompt, until the block ends.
 
-    What it has computed by then is kept, so after Enter only the message is left.
+    What it has computed by then is kept, so after Enter only the message is left. Not with a seed:
+    rounding depends on where a prompt is cut, and a chat that is to be the same again must not
+    depend on how fast its user types.
     """
+    if dialogue.sampling.seed is not None:
+        yield
+        return
     ended = Event()
     loading = dialogue.models.loading(dialogue.models.first)
 
