@@ -31,6 +31,9 @@ settings.load_profile("gpt2chat")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Under nohup, or in the background of a script, Ctrl-C is ignored; these tests press it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # So is the end of a terminal, which other tests bring about.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def tiny_model(

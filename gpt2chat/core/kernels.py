@@ -56,7 +56,7 @@ class Weights(NamedTuple):
     eps: float
 
 
-@njit(fastmath=True, cache=True)
+@njit(error_model="numpy", fastmath=True, cache=True)
 def exp(x):
     """Return e^x in float32, within 2e-7 of it; unlike libm's it becomes vector instructions."""
     t = min(max(x, float32(-87)), float32(88)) * float32(1.4426950408889634)
@@ -73,7 +73,7 @@ def exp(x):
     return y * np.int32(bits).view(np.float32)
 
 
-@njit(fastmath=True, cache=True)
+@njit(error_model="numpy", fastmath=True, cache=True)
 def activate(x):
     """Apply GELU in its tanh form, as GPT-2 has it (Hendrycks and Gimpel, arXiv:1606.08415)."""
     for index in range(len(x)):
@@ -82,7 +82,7 @@ def activate(x):
         x[index] = value / (float32(1) + exp(float32(-2) * inner))
 
 
-@njit(fastmath=True, cache=True)
+@njit(error_model="numpy", fastmath=True, cache=True)
 def quantize(x, quantized):
     """Write a token's activations as int16, and return what one unit of them is."""
     top, total = float32(0), float32(0)
@@ -98,7 +98,7 @@ def quantize(x, quantized):
     return float32(1) / factor
 
 
-@njit(fastmath=True, cache=True)
+@njit(error_model="numpy", fastmath=True, cache=True)
 def normalize(x, gain, bias, eps, quantized, unit):
     """Write the layer norm of each token as int16, and what one unit of it is.
 
@@ -120,7 +120,7 @@ def normalize(x, gain, bias, eps, quantized, unit):
         unit[token] = quantize(normed, quantized[token])
 
 
-@njit(fastmath=True, parallel=True, nogil=True, cache=True)
+@njit(error_model="numpy", fastmath=True, parallel=True, nogil=True, cache=True)
 def product(weight, scale, bias, x, unit, add, out):
     """Write `weight @ x` of each token: the only place where weights are read.
 
@@ -141,14 +141,14 @@ def product(weight, scale, bias, x, unit, add, out):
             out[token, row] = out[token, row] + y if add else y
 
 
-@njit(fastmath=True, cache=True)
+@njit(error_model="numpy", fastmath=True, cache=True)
 def widen(x):
     """Return the float32 whose upper half a bfloat16 is."""
     bits = np.uint32(x) << np.uint32(16)
     return np.uint32(bits).view(np.float32)
 
 
-@njit(cache=True)
+@njit(error_model="numpy", cache=True)
 def store(row, kept):
     """Write float32 as bfloat16, rounded to nearest even."""
     bits = row.view(np.uint32)
@@ -158,7 +158,7 @@ def store(row, kept):
         kept[index] = np.uint16((bit + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
-@njit(fastmath=True, parallel=True, nogil=True, cache=True)
+@njit(error_model="numpy", fastmath=True, parallel=True, nogil=True, cache=True)
 def attend(qkv, keys, values, slots, positions, scores, out):
     """Write the attention of each token and head over its slot up to the token itself.
 
@@ -204,7 +204,7 @@ def attend(qkv, keys, values, slots, positions, scores, out):
                 mixed[index] += share * widen(line[index])
 
 
-@njit(fastmath=True, nogil=True, cache=True)
+@njit(error_model="numpy", fastmath=True, nogil=True, cache=True)
 def head(weights, x, logits):
     """Write the scores of hidden states of shape (tokens, width)."""
     norm, m = weights.norm_out, weights.head
@@ -213,7 +213,7 @@ def head(weights, x, logits):
     product(m.weight[0], m.scale[0], m.bias[0], short, unit, False, logits)
 
 
-@njit(fastmath=True, nogil=True, cache=True)
+@njit(error_model="numpy", fastmath=True, nogil=True, cache=True)
 def forward(weights, keys, values, x, slots, positions, wanted, logits):
     """Run tokens through all layers: keep their keys and values, and write the scores of some.
 
