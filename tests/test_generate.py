@@ -205,6 +205,14 @@ def test_what_was_warmed_up_is_not_computed_again(starter: GPT2LMHeadModel, leng
     assert reply.ids == Generator(starter, CPU, "fp32").generate(LONG[:310], GREEDY).ids
 
 
+def test_warming_up_leaves_alone_what_is_there(starter: GPT2LMHeadModel, lengths: list[int]):
+    generator = Generator(starter, CPU, "fp32")
+    generator.generate(LONG[:300], Sampling(max_new_tokens=1))
+    for prompt in (LONG[:300], LONG[:200], LONG[:320]):
+        generator.warm(prompt, lambda: False)
+    assert lengths == [300, 20]
+
+
 def test_warming_up_stops_where_it_is_cancelled(starter: GPT2LMHeadModel, lengths: list[int]):
     answers = iter([False, True])
     Generator(starter, CPU, "fp32").warm(LONG, lambda: next(answers))
@@ -232,7 +240,7 @@ def test_a_prompt_that_leaves_no_room_for_a_reply_is_refused(length: int):
 
 
 def test_the_loop_of_a_device_draws_what_transformers_would(starter: GPT2LMHeadModel):
-    decoder = Decoder(starter, torch.float32, slots=2, window=64)
+    decoder = Decoder(starter, torch.float32).with_slots(2, 64)
     prompts = [ROME, ROME[:2]]
     logits = torch.stack([decoder.extend(ids, 0, slot) for slot, ids in enumerate(prompts)])
     loop = GraphLoop(decoder, GREEDY)
@@ -246,7 +254,7 @@ def test_the_loop_of_a_device_draws_what_transformers_would(starter: GPT2LMHeadM
 def test_the_loop_of_a_device_stays_in_the_window_and_goes_on_where_it_was(
     starter: GPT2LMHeadModel,
 ):
-    decoder = Decoder(starter, torch.float32, window=16)
+    decoder = Decoder(starter, torch.float32).with_slots(1, 16)
     loop = GraphLoop(decoder, Sampling(repetition_penalty=1.5))
 
     def draw(count: int) -> list[int]:

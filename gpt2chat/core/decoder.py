@@ -41,24 +41,20 @@ class Decoder:
     the caller begins to write is what attention reads: going back is writing from there.
     """
 
-    def __init__(self, model: GPT2LMHeadModel, dtype: torch.dtype, slots: int = 1, window: int = 0):
-        """Take over a model's weights, converted where they are not of `dtype`.
-
-        Args:
-            window: Positions of a slot; 0 for all that the model has.
-        """
+    def __init__(self, model: GPT2LMHeadModel, dtype: torch.dtype):
+        """Take over a model's weights, converted where they are not of `dtype`; one slot."""
         config: Any = model.config
         transformer: Any = model.transformer
         self.dtype = dtype
         self.device = model.device
         self.eps: float = config.layer_norm_epsilon
-        self.window: int = min(window or config.n_positions, config.n_positions)
+        self.window: int = config.n_positions
         self.heads: int = config.n_head
         self.tokens: Tensor = transformer.wte.weight.detach()
         self.positions: Tensor = transformer.wpe.weight.detach()
         self.norm: tuple[Tensor, Tensor] = norm_of(transformer.ln_f)
         self.blocks = blocks_of(model, dtype)
-        self.keys, self.values = self.make_cache(slots), self.make_cache(slots)
+        self.keys, self.values = self.make_cache(1), self.make_cache(1)
 
     def with_slots(self, slots: int, window: int) -> Self:
         """Return a decoder with the same weights and a cache of its own."""

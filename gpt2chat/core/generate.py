@@ -125,7 +125,9 @@ class Generator:
     def warm(self, prompt: Sequence[int], cancelled: Callable[[], bool]) -> None:
         """Compute the beginning of a prompt that is expected, until it is there or cancelled."""
         ids = list(prompt)[: self.window - 1]
-        for end in range(PIECE, len(ids) + PIECE, PIECE):
+        # What is there already is left alone, the tokens after it too.
+        start = shared(self._cached, [*ids, 0])
+        for end in range(start + PIECE, len(ids) + PIECE, PIECE) if start < len(ids) else ():
             if cancelled():
                 return
             self._after(ids[:end])

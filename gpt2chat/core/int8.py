@@ -26,8 +26,8 @@ class Int8Decoder(Decoder):
     Each row of a matrix has one scale, activations are int16, the cache is bfloat16.
     """
 
-    def __init__(self, model: GPT2LMHeadModel, dtype: torch.dtype, slots: int = 1, window: int = 0):
-        super().__init__(model, dtype, slots, window)
+    def __init__(self, model: GPT2LMHeadModel, dtype: torch.dtype):
+        super().__init__(model, dtype)
         blocks = blocks_of(model, torch.float32)
         self._weights = Weights(
             norm_1=_norms([block.norm_1 for block in blocks]),
