@@ -188,28 +188,33 @@ def test_without_numba_auto_is_float32_and_int8_says_so(
         make_decoder(starter, "int8")
 
 
+def with_starter(code: str, **environment: str) -> tuple[str, str]:
+    """Run code in a process of its own; return what it prints, and its errors."""
+    lines = [
+        "import torch",
+        "from gpt2chat.core.engine import make_decoder",
+        "from gpt2chat.core.model import load_model",
+        "starter = load_model('starter')",
+        code,
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    return done.stdout, done.stderr
+
+
 def test_where_numba_cannot_keep_what_it_compiles_float32_is_used():
-    code = (
-        "from gpt2chat.core import engine, model\n"
-        "starter = model.load_model('starter')\n"
-        "print(engine.make_decoder(starter)[0])\n"
-        "engine.make_decoder(starter, 'int8')\n"
-    )
     # As with a package and a home that are read-only: numba finds no place, and says so on import.
-    nowhere = os.environ | {"NUMBA_CACHE_LOCATOR_CLASSES": "Nowhere"}
-    done = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True)
-    assert done.stdout == "fp32\n", done.stderr
-    assert "Set NUMBA_CACHE_DIR, or use fp32." in done.stderr
+    out, err = with_starter(
+        "print(make_decoder(starter)[0]); make_decoder(starter, 'int8')",
+        NUMBA_CACHE_LOCATOR_CLASSES="Nowhere",
+    )
+    assert out == "fp32\n", err
+    assert "Set NUMBA_CACHE_DIR, or use fp32." in err
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="numba can take no more cores than one")
 def test_int8_leaves_the_rest_as_many_threads_as_it_was_given():
-    code = (
-        "import torch\n"
-        "from gpt2chat.core import engine, model\n"
-        "print(engine.make_decoder(model.load_model('starter'), 'int8')[0])\n"
-        "print(torch.get_num_threads())\n"
+    out, err = with_starter(
+        "print(make_decoder(starter, 'int8')[0], torch.get_num_threads())", OMP_NUM_THREADS="1"
     )
-    one = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=one, capture_output=True, text=True)
-    assert done.stdout == "int8\n1\n", done.stderr
+    assert out == "int8 1\n", err

@@ -44,6 +44,11 @@ def test_what_stood_in_the_file_stays(tmp_path: Path):
     assert [row["completion"] for row in rows(path)] == ["a", "b"]
 
 
+ONLY_FEEDBACK = PrepareConfig(
+    oasst1="off", alpaca="off", ultrafeedback="off", feedback=("feedback.jsonl",), holdout=0
+)
+
+
 def test_opinions_are_prepared_and_trained_on(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -53,10 +58,7 @@ def test_opinions_are_prepared_and_trained_on(
         prompt = talk("Hi", "Hello", f"What is {number} and 1?")
         feedback.bad(prompt, "I do not know.")
         feedback.good(prompt, f"It is {number + 1}.")
-    settings = PrepareConfig(
-        oasst1="off", alpaca="off", ultrafeedback="off", feedback=("feedback.jsonl",), holdout=0
-    )
-    manifest = prepare(settings, ignore).manifest
+    manifest = prepare(ONLY_FEEDBACK, ignore).manifest
     assert manifest.counts == {
         "sft": {"feedback.jsonl": {"train": 6}},
         "preference": {"feedback.jsonl": {"train": 6}},
@@ -104,10 +106,7 @@ def test_votes_are_prepared_as_pairs_beside_opinions(
     for number in range(4):
         feedback.vote(talk(f"What is {number} and 1?"), "runs/a", VOTES, seed=number)
     feedback.good(talk("Hello"), "Hi.")
-    settings = PrepareConfig(
-        oasst1="off", alpaca="off", ultrafeedback="off", feedback=("feedback.jsonl",), holdout=0
-    )
-    manifest = prepare(settings, ignore).manifest
+    manifest = prepare(ONLY_FEEDBACK, ignore).manifest
     assert manifest.counts == {
         "sft": {"feedback.jsonl": {"train": 1}},
         "preference": {"feedback.jsonl": {"train": 4}},

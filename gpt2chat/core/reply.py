@@ -23,7 +23,7 @@ class Reply:
     text: str
     """As generated: white space at its ends is kept, a half character at its end is not."""
     ids: tuple[int, ...]
-    """The tokens of the text, without the stop token."""
+    """Its tokens without the stop token; a stop text, which is not in the text, is among them."""
     stopped: bool
     """The model ended it with a stop token or text; otherwise a limit or the caller did."""
     looped: bool

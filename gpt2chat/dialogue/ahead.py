@@ -24,7 +24,8 @@ def computing_ahead(dialogue: "Dialogue") -> Generator[None]:
     loading = dialogue.models.loading(dialogue.models.first)
 
     def compute() -> None:
-        with suppress(Exception):  # a model that cannot be loaded says so where it is asked
+        # What goes wrong here goes wrong again, and is told, where the reply is asked for.
+        with suppress(Exception):
             generator = loading.result().generator
             if not ended.is_set():
                 ids = dialogue.session.beginning(dialogue.sampling.max_new_tokens)
