@@ -11,7 +11,7 @@ help:
 	@echo 'make demo    the whole pipeline, offline, on the bundled sample and base model'
 	@echo 'make test    all tests'
 	@echo 'make check   linter, formatter, types, tests'
-	@echo 'make docs    write docs/commands.md from --help'
+	@echo 'make docs    write docs/commands.md from --help, docs/modules.md from docstrings'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpt2chat needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -42,3 +42,4 @@ format: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/commands.py
+	$(BIN)/python docs/modules.py

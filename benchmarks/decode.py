@@ -36,9 +36,10 @@ from decoding.workers import Worker, serve
 from page import commit, cpu_name, page_around, write_block
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2chat.core.checkpoint import save_model
-from gpt2chat.core.model import device_name, load_model, pick_device, set_ids
-from gpt2chat.core.tokens import STOP_IDS, VOCAB
+from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.model.device import device_name, pick_device
+from gpt2chat.core.model.load import load_model, set_ids
+from gpt2chat.core.text.tokens import STOP_IDS, VOCAB
 
 DRAWN = "drawn"
 

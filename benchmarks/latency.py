@@ -29,9 +29,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for the tests' terminal
 
-from gpt2chat.core.checkpoint import save_model
-from gpt2chat.core.model import set_ids
-from gpt2chat.core.tokens import VOCAB, WINDOW
+from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.model.load import set_ids
+from gpt2chat.core.text.tokens import VOCAB, WINDOW
 from tests.terminal import CTRL_D, ENTER, Terminal
 
 DRAWN = "drawn"

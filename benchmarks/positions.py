@@ -41,21 +41,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt2chat.core.callbacks import FasterTokens, embedding_rows
-from gpt2chat.core.checkpoint import chat_tokenizer
-from gpt2chat.core.config import SftConfig
-from gpt2chat.core.conversations import Conversation, Message, parse_messages
+from gpt2chat.core.config.training import SftConfig
 from gpt2chat.core.errors import RowError
-from gpt2chat.core.forest import Forest
-from gpt2chat.core.model import grow_positions, load_model, pick_autocast
-from gpt2chat.core.oasst1 import parse_message
-from gpt2chat.core.objectives import SftObjective
-from gpt2chat.core.packing import pack, pack_row
-from gpt2chat.core.sources import SAMPLE
-from gpt2chat.core.statistics import FloatArray, Ratio, difference, value_of
-from gpt2chat.core.tokenized import Tokenized
-from gpt2chat.core.tokens import GPT2_VOCAB, WINDOW, Encoded, encode_conversation, fit_window
-from gpt2chat.core.trainer import PackedTrainer, arguments
+from gpt2chat.core.evaluation.statistics import FloatArray, Ratio, difference, value_of
+from gpt2chat.core.inputs.forest import Forest
+from gpt2chat.core.inputs.oasst1 import parse_message
+from gpt2chat.core.inputs.sources import SAMPLE
+from gpt2chat.core.model.checkpoint import chat_tokenizer
+from gpt2chat.core.model.device import pick_autocast
+from gpt2chat.core.model.load import grow_positions, load_model
+from gpt2chat.core.model.packing import pack, pack_row
+from gpt2chat.core.text.conversations import Conversation, Message, parse_messages
+from gpt2chat.core.text.tokens import GPT2_VOCAB, WINDOW, Encoded, encode_conversation, fit_window
+from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
+from gpt2chat.core.training.objectives import SftObjective
+from gpt2chat.core.training.tokenized import Tokenized
+from gpt2chat.core.training.trainer import PackedTrainer, arguments
 
 LONGER = 2 * WINDOW
 CAPACITY = 4_096

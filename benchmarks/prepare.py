@@ -33,9 +33,9 @@ from typing import Any
 import pandas as pd
 from transformers import AutoTokenizer
 
-from gpt2chat.core.forest import Forest
-from gpt2chat.core.oasst1 import parse_message, to_conversation
-from gpt2chat.core.tokens import STARTER
+from gpt2chat.core.files import STARTER
+from gpt2chat.core.inputs.forest import Forest
+from gpt2chat.core.inputs.oasst1 import parse_message, to_conversation
 
 SAMPLE = STARTER / "sample"
 LANG = "en"

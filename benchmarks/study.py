@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2chat.core.tokens import STARTER
+from gpt2chat.core.files import STARTER
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,13 +36,14 @@ from datasets import Dataset
 from page import commit, cpu_name, markdown, page_around, write_block
 from transformers import TrainerCallback
 
-from gpt2chat.core.checkpoint import chat_tokenizer
-from gpt2chat.core.config import OrpoConfig, SftConfig
-from gpt2chat.core.flops import matmul_flops, row_flops
-from gpt2chat.core.job import Job, orpo_job, sft_job
-from gpt2chat.core.model import device_name, load_model
-from gpt2chat.core.plan import peak_memory
-from gpt2chat.core.shards import read_manifest
+from gpt2chat.core.config.training import OrpoConfig, SftConfig
+from gpt2chat.core.data.shards import read_manifest
+from gpt2chat.core.model.checkpoint import chat_tokenizer
+from gpt2chat.core.model.device import device_name
+from gpt2chat.core.model.flops import matmul_flops, row_flops
+from gpt2chat.core.model.load import load_model
+from gpt2chat.core.training.job import Job, orpo_job, sft_job
+from gpt2chat.core.training.plan import peak_memory
 
 # ORPO is experimental in TRL, which says so at length.
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")

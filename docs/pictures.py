@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gpt2chat.core.config import PrepareConfig
-from gpt2chat.core.prepare import first_samples, prepare
-from gpt2chat.core.shards import PICTURE
+from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.data.prepare import first_samples, prepare
+from gpt2chat.core.data.shards import PICTURE
 from gpt2chat.report import samples as view
 
 DOCS = Path(__file__).parent

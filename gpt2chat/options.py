@@ -7,7 +7,8 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from gpt2chat.core.config import Compile, Device, Precision, Resume, Schedule, TrainConfig
+from gpt2chat.core.config.settings import Compile, Device, Precision
+from gpt2chat.core.config.training import Resume, Schedule, TrainConfig
 from gpt2chat.core.errors import ConfigError
 
 

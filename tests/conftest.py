@@ -13,13 +13,14 @@ import torch
 from hypothesis import HealthCheck, settings
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2chat.core.checkpoint import save_model
-from gpt2chat.core.config import PrepareConfig
-from gpt2chat.core.conversations import Conversation, Message
-from gpt2chat.core.model import set_ids
-from gpt2chat.core.packed import PackedGPT2
-from gpt2chat.core.prepare import prepare
-from gpt2chat.core.tokens import STARTER, VOCAB, WINDOW
+from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.data.prepare import prepare
+from gpt2chat.core.files import STARTER
+from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.model.load import set_ids
+from gpt2chat.core.model.packed import PackedGPT2
+from gpt2chat.core.text.conversations import Conversation, Message
+from gpt2chat.core.text.tokens import VOCAB, WINDOW
 from tests.hub_server import Hub
 
 # The same examples in every run, on a machine as slow as it likes.

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from gpt2chat.core.config import Sampling
-from gpt2chat.core.feedback import Feedback
-from gpt2chat.core.generate import Generator
-from gpt2chat.core.session import Session
+from gpt2chat.core.chat.feedback import Feedback
+from gpt2chat.core.chat.session import Session
+from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.generation.generate import Generator
 from gpt2chat.dialogue import Dialogue, LoadedModel, Models
 from gpt2chat.dialogue.ahead import computing_ahead
 from tests.conftest import before_each_pass, tiny_model

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpt2chat.core.attention import packed_attention, packed_sdpa
+from gpt2chat.core.model.attention import packed_attention, packed_sdpa
 
 STARTS = torch.tensor([0, 5, 5, 6, 19, 19], dtype=torch.int32)
 

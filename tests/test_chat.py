@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from gpt2chat.cli import app
 from gpt2chat.commands.chat import wait_briefly
-from gpt2chat.core.chats import Autosave, latest_chat
-from gpt2chat.core.config import Sampling
-from gpt2chat.core.conversations import Message
+from gpt2chat.core.chat.chats import Autosave, latest_chat
+from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ConfigError
-from gpt2chat.core.tokens import STARTER
+from gpt2chat.core.files import STARTER
+from gpt2chat.core.text.conversations import Message
 from gpt2chat.dialogue.start import is_base
 from tests.conftest import talk
 

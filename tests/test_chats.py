@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt2chat.core import chats
-from gpt2chat.core.chats import (
+from gpt2chat.core.chat import chats
+from gpt2chat.core.chat.chats import (
     Autosave,
     chats_folder,
     data_folder,
@@ -16,8 +16,8 @@ from gpt2chat.core.chats import (
     read_chat,
     save_chat,
 )
-from gpt2chat.core.conversations import Message
 from gpt2chat.core.errors import DataError, StorageError
+from gpt2chat.core.text.conversations import Message
 from tests.conftest import talk
 
 HELLO = talk("hello", "hi").messages

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gpt2chat.core.checkpoint import save_model
-from gpt2chat.core.model import load_model
-from gpt2chat.core.tokens import EOT_ID, STOP_IDS, encode_conversation
+from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.model.load import load_model
+from gpt2chat.core.text.tokens import EOT_ID, STOP_IDS, encode_conversation
 from tests.conftest import talk, tiny_model
 
 

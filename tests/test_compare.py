@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from gpt2chat.core.config import Sampling
+from gpt2chat.core.chat.feedback import Feedback
+from gpt2chat.core.chat.session import Session
+from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import CheckpointError
-from gpt2chat.core.feedback import Feedback
-from gpt2chat.core.generate import Generator, ReplyStream
-from gpt2chat.core.sampling import Choice
-from gpt2chat.core.session import Session
-from gpt2chat.core.tokens import EOT_ID, encode_text
+from gpt2chat.core.generation.generate import Generator, ReplyStream
+from gpt2chat.core.generation.sampling import Choice
+from gpt2chat.core.text.tokens import EOT_ID, encode_text
 from gpt2chat.dialogue import Dialogue, LoadedModel, Models
 from tests.conftest import tiny_model
 

@@ -6,9 +6,9 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from gpt2chat.core.config import Sampling
-from gpt2chat.core.feedback import Feedback
-from gpt2chat.core.session import Session
+from gpt2chat.core.chat.feedback import Feedback
+from gpt2chat.core.chat.session import Session
+from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.dialogue import COMMANDS, Dialogue, LoadedModel, Models
 from gpt2chat.repl.completion import Completions
 

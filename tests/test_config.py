@@ -7,7 +7,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from gpt2chat.core.config import OrpoConfig, Sampling, SftConfig, to_toml
+from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.config.settings import to_toml
+from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.options import ConfigFile, LearningRate, Seed
 

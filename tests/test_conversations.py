@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from gpt2chat.core.conversations import (
+from gpt2chat.core.errors import RowError
+from gpt2chat.core.text.conversations import (
     DEFAULT_SYSTEM,
     Conversation,
     Message,
     Preference,
     parse_messages,
 )
-from gpt2chat.core.errors import RowError
 from tests.conftest import talk
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt2chat.core.datafiles import find_files
 from gpt2chat.core.errors import DataError
+from gpt2chat.core.inputs.datafiles import find_files
 from tests.test_records import LINES, write
 
 

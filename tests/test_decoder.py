@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2chat.core import kernels
-from gpt2chat.core.conversations import parse_messages
-from gpt2chat.core.decoder import Decoder
-from gpt2chat.core.engine import make_decoder
 from gpt2chat.core.errors import HardwareError
-from gpt2chat.core.int8 import FEW, Int8Decoder
-from gpt2chat.core.model import load_model
-from gpt2chat.core.tokens import encode_conversation
+from gpt2chat.core.generation import kernels
+from gpt2chat.core.generation.decoder import Decoder
+from gpt2chat.core.generation.engine import make_decoder
+from gpt2chat.core.generation.int8 import FEW, Int8Decoder
+from gpt2chat.core.model.load import load_model
+from gpt2chat.core.text.conversations import parse_messages
+from gpt2chat.core.text.tokens import encode_conversation
 from tests.conftest import sample_rows, tiny_model
 
 IDS: list[int] = torch.randint(
@@ -182,7 +182,7 @@ def test_auto_is_int8_on_a_cpu(starter: GPT2LMHeadModel):
 def test_without_numba_auto_is_float32_and_int8_says_so(
     starter: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(sys.modules, "gpt2chat.core.int8", None)
+    monkeypatch.setitem(sys.modules, "gpt2chat.core.generation.int8", None)
     assert make_decoder(starter)[0] == "fp32"
     with pytest.raises(HardwareError, match="--precision int8 needs numba"):
         make_decoder(starter, "int8")
@@ -192,8 +192,8 @@ def with_starter(code: str, **environment: str) -> tuple[str, str]:
     """Run code in a process of its own; return what it prints, and its errors."""
     lines = [
         "import torch",
-        "from gpt2chat.core.engine import make_decoder",
-        "from gpt2chat.core.model import load_model",
+        "from gpt2chat.core.generation.engine import make_decoder",
+        "from gpt2chat.core.model.load import load_model",
         "starter = load_model('starter')",
         code,
     ]

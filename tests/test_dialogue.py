@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from gpt2chat import report
-from gpt2chat.core.chats import Autosave, latest_chat
-from gpt2chat.core.config import Sampling
+from gpt2chat.core.chat.chats import Autosave, latest_chat
+from gpt2chat.core.chat.feedback import Feedback
+from gpt2chat.core.chat.session import Session
+from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import CheckpointError
-from gpt2chat.core.feedback import Feedback
-from gpt2chat.core.generate import Generator, ReplyStream
-from gpt2chat.core.sampling import Choice
-from gpt2chat.core.session import Session
-from gpt2chat.core.tokens import EOT_ID, encode_text
+from gpt2chat.core.generation.generate import Generator, ReplyStream
+from gpt2chat.core.generation.sampling import Choice
+from gpt2chat.core.text.tokens import EOT_ID, encode_text
 from gpt2chat.dialogue import COMMANDS, Dialogue, LoadedModel, Models, is_open
 from gpt2chat.dialogue.text import as_typed, unquoted
 from tests.conftest import before_each_pass, tiny_model

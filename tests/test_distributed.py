@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpt2chat.core.config import OrpoConfig, SftConfig
+from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.runs import newest_checkpoint
-from gpt2chat.core.training import train_orpo, train_sft
+from gpt2chat.core.training.train import train_orpo, train_sft
 from tests.conftest import ignore
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -29,14 +29,18 @@ def test_the_command_reference_is_what_help_prints():
     assert page == script("commands").page(), "Type make docs."
 
 
-def test_the_readme_names_every_file_of_the_package():
+def test_the_list_of_modules_is_what_they_say_of_themselves():
+    page = (ROOT / "docs" / "modules.md").read_text(encoding="utf-8")
+    assert page == script("modules").page(), "Type make docs."
+    files = (ROOT / "gpt2chat").rglob("[!_]*.py")
+    assert [path.name for path in files if f"/{path.name})" not in page] == []
+    assert "|  |" not in page, "A file does not say what it is."
+
+
+def test_the_readme_names_every_folder_of_the_package():
     tree = (ROOT / "README.md").read_text(encoding="utf-8")
-    files = [
-        path.name
-        for path in (ROOT / "gpt2chat").rglob("*.py")
-        if path.stem not in ("__init__", "__main__")
-    ]
-    assert [name for name in files if name.removesuffix(".py") not in tree] == []
+    folders = {path.parent.name for path in (ROOT / "gpt2chat").rglob("*.py")}
+    assert [name for name in folders if f"{name}/" not in tree] == []
 
 
 def test_the_readme_has_a_length_one_reads():

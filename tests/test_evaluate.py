@@ -10,10 +10,10 @@ import torch
 from typer.testing import CliRunner, Result
 
 from gpt2chat.cli import app
-from gpt2chat.core.checkpoint import save_model
-from gpt2chat.core.config import EvalConfig
-from gpt2chat.core.evaluate import evaluate, result_path
-from gpt2chat.core.tokens import VOCAB
+from gpt2chat.core.config.evaluation import EvalConfig
+from gpt2chat.core.evaluation.evaluate import evaluate, result_path
+from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.text.tokens import VOCAB
 from tests.conftest import tiny_model
 
 FAST = ("--no-speed", "--generations", "0")

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from gpt2chat.core.config import OrpoConfig, PrepareConfig
-from gpt2chat.core.feedback import Feedback
-from gpt2chat.core.prepare import prepare
-from gpt2chat.core.shards import read_pairs, read_samples
-from gpt2chat.core.training import train_orpo
+from gpt2chat.core.chat.feedback import Feedback
+from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.config.training import OrpoConfig
+from gpt2chat.core.data.prepare import prepare
+from gpt2chat.core.data.shards import read_pairs, read_samples
+from gpt2chat.core.training.train import train_orpo
 from tests.conftest import ignore, talk
 
 HI = talk("Hi")

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from gpt2chat.core.conversations import Conversation, Message, Preference
-from gpt2chat.core.figures import (
+from gpt2chat.core.data.shards import Pair, Sample
+from gpt2chat.core.evaluation.figures import (
     FIGURES,
     differences,
     estimates,
@@ -14,8 +14,8 @@ from gpt2chat.core.figures import (
     reference_figures,
     reply_figures,
 )
-from gpt2chat.core.scoring import Losses
-from gpt2chat.core.shards import Pair, Sample
+from gpt2chat.core.evaluation.scoring import Losses
+from gpt2chat.core.text.conversations import Conversation, Message, Preference
 from tests.conftest import talk
 
 

@@ -17,16 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2chat.core.conversations import Preference
 from gpt2chat.core.errors import RowError, StorageError
-from gpt2chat.core.forest import CACHED, LONGEST, Forest
-from gpt2chat.core.oasst1 import (
+from gpt2chat.core.inputs.forest import CACHED, LONGEST, Forest
+from gpt2chat.core.inputs.oasst1 import (
     TreeMessage,
     is_tree,
     parse_message,
     to_conversation,
     tree_rows,
 )
+from gpt2chat.core.text.conversations import Preference
 from tests.conftest import ignore, sample_rows
 
 Row = dict[str, Any]
@@ -464,7 +464,7 @@ def test_a_text_survives_as_it_is(text: str, plant: Plant):
 def test_several_processes_read_one_forest_at_once(plant: Plant, tmp_path: Path):
     plant(*thread(200))
     script = (
-        "import sys; from pathlib import Path; from gpt2chat.core.forest import Forest\n"
+        "import sys; from pathlib import Path; from gpt2chat.core.inputs.forest import Forest\n"
         "with Forest(Path(sys.argv[1])) as forest:\n"
         "    print(sum(len(forest.path(m)) for m in forest.messages(0, 200)))"
     )

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2chat.core.config import PrepareConfig
+from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.data.prepare import PrepareResult, prepare
+from gpt2chat.core.data.shards import read_samples
 from gpt2chat.core.errors import DataError, Gpt2ChatError
-from gpt2chat.core.prepare import PrepareResult, prepare
-from gpt2chat.core.shards import read_samples
 from tests.conftest import ignore
 
 OFF: dict[str, Any] = {"oasst1": "off", "alpaca": "off", "ultrafeedback": "off"}

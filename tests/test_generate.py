@@ -7,13 +7,14 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt2chat.core.config import ChatPrecision, Sampling
-from gpt2chat.core.decoder import Decoder
-from gpt2chat.core.generate import PIECE, Generator, shared
-from gpt2chat.core.graph import GraphLoop
-from gpt2chat.core.model import load_model
-from gpt2chat.core.sampling import NEVER
-from gpt2chat.core.tokens import encode_conversation, encode_text
+from gpt2chat.core.config.chat import ChatPrecision
+from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.generation.decoder import Decoder
+from gpt2chat.core.generation.generate import PIECE, Generator, shared
+from gpt2chat.core.generation.graph import GraphLoop
+from gpt2chat.core.generation.sampling import NEVER
+from gpt2chat.core.model.load import load_model
+from gpt2chat.core.text.tokens import encode_conversation, encode_text
 from tests.conftest import talk, tiny_model
 
 CPU = torch.device("cpu")

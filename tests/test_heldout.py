@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt2chat.core.config import EvalConfig
+from gpt2chat.core.config.evaluation import EvalConfig
+from gpt2chat.core.data.shards import Sample, read_samples
 from gpt2chat.core.errors import CheckpointError, DataError
-from gpt2chat.core.heldout import draw, draw_prompts, read_material
-from gpt2chat.core.shards import Sample, read_samples
+from gpt2chat.core.evaluation.heldout import draw, draw_prompts, read_material
 from tests.conftest import talk
 
 

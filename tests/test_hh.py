@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2chat.core.errors import RowError
-from gpt2chat.core.hh import is_transcript, parse_transcript
+from gpt2chat.core.inputs.hh import is_transcript, parse_transcript
 from tests.conftest import talk
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from gpt2chat.core.histogram import COLOURS, draw_lengths, lengths_figure
-from gpt2chat.core.shards import LENGTH_BINS, Lengths
+from gpt2chat.core.data.histogram import COLOURS, draw_lengths, lengths_figure
+from gpt2chat.core.data.shards import LENGTH_BINS, Lengths
 
 
 def lengths(**rows: int) -> Lengths:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gpt2chat.core.config import PrepareConfig
-from gpt2chat.core.hub import HubName, is_hub_name, parse_name
-from gpt2chat.core.prepare import prepare
-from gpt2chat.core.shards import read_pairs, read_samples
+from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.data.prepare import prepare
+from gpt2chat.core.data.shards import read_pairs, read_samples
+from gpt2chat.core.inputs.hub import HubName, is_hub_name, parse_name
 from tests.conftest import ignore, sample_rows
 from tests.hub_server import LAYOUTS, Fault, Hub, card, hub_environment, table_bytes
 
@@ -31,7 +31,7 @@ TWO = [f"data/train-0000{number}-of-00002.parquet" for number in range(2)]
 
 CLIENT = """
 import json, os, sys, time
-from gpt2chat.core import hub
+from gpt2chat.core.inputs import hub
 from gpt2chat.core.errors import Gpt2ChatError
 
 time.sleep = lambda seconds: None  # the libraries wait between their tries, and these are many

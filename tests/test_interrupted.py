@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from gpt2chat.core.config import PrepareConfig
+from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.files import kept_folder
-from gpt2chat.core.prepare import prepare
 from tests.conftest import SAMPLE, ignore
 from tests.test_prepare import tree
 

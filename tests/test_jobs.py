@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from gpt2chat.core import records
-from gpt2chat.core.config import PrepareConfig
+from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.data.jobs import Jobs
+from gpt2chat.core.data.journal import Journal, Progress
+from gpt2chat.core.data.tally import Tally
+from gpt2chat.core.data.trees import Branches
+from gpt2chat.core.data.work import Job, Records
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.forest import Forest
-from gpt2chat.core.jobs import Jobs
-from gpt2chat.core.journal import Journal, Progress
-from gpt2chat.core.sources import find_sources, open_sources
-from gpt2chat.core.tally import Tally
-from gpt2chat.core.trees import Branches
-from gpt2chat.core.work import Job, Records
+from gpt2chat.core.inputs import records
+from gpt2chat.core.inputs.forest import Forest
+from gpt2chat.core.inputs.sources import find_sources, open_sources
 from tests.conftest import sample_rows
 
 HI = {"prompt": "Hi", "completion": "Hello"}

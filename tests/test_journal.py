@@ -2,10 +2,10 @@
 
 import pytest
 
+from gpt2chat.core.data.journal import Journal, Progress
+from gpt2chat.core.data.tally import Tally
 from gpt2chat.core.errors import DataError, RowError
-from gpt2chat.core.journal import Journal, Progress
-from gpt2chat.core.records import Record
-from gpt2chat.core.tally import Tally
+from gpt2chat.core.inputs.records import Record
 
 
 def tally(file: str, records: int, *broken: int) -> Tally:

@@ -9,16 +9,16 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from gpt2chat.core.config import SftConfig
+from gpt2chat.core.config.training import SftConfig
 from gpt2chat.core.errors import CheckpointError, ConfigError, Interrupted
-from gpt2chat.core.evaluate import read_window
-from gpt2chat.core.lora import add_lora
-from gpt2chat.core.model import load_model
-from gpt2chat.core.tokens import EOT_ID, GPT2_VOCAB
-from gpt2chat.core.training import train_sft
+from gpt2chat.core.evaluation.evaluate import read_window
+from gpt2chat.core.model.load import load_model
+from gpt2chat.core.model.lora import add_lora
+from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB
+from gpt2chat.core.training.train import train_sft
 from tests.conftest import ignore, tiny_model
+from tests.test_train import interrupt_in
 from tests.test_trainer import TOKENS, make
-from tests.test_training import interrupt_in
 
 LORA = SftConfig(model="starter", lora_r=4)
 

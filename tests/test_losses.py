@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpt2chat.core.losses import (
+from gpt2chat.core.model.losses import (
     CPU_CHUNK,
     head_logps,
     log_odds,

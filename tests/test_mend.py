@@ -8,8 +8,8 @@ from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpt2chat.core import mend as module
-from gpt2chat.core.mend import Mended, is_destroyed, mend
+from gpt2chat.core.inputs import mend as module
+from gpt2chat.core.inputs.mend import Mended, is_destroyed, mend
 from tests.conftest import sample_rows
 
 BROKEN = [

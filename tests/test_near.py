@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2chat.core.near import (
+from gpt2chat.core.data.near import (
     MIN_SHINGLES,
     PERMUTATIONS,
     SHINGLE_WORDS,
@@ -203,12 +203,12 @@ def test_memory_mapped_signatures_give_the_same(tmp_path: Path):
 PRINT = """
 import json, sys
 from hashlib import sha256
-from gpt2chat.core.near import signatures
+from gpt2chat.core.data.near import signatures
 print(sha256(signatures(json.load(sys.stdin)).tobytes()).hexdigest())
 """
 FORK = """
 import json, os, sys
-from gpt2chat.core.near import signatures
+from gpt2chat.core.data.near import signatures
 texts = json.load(sys.stdin)
 rows = signatures(texts)
 if child := os.fork():

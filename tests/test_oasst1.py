@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gpt2chat.core.errors import RowError
-from gpt2chat.core.oasst1 import is_tree, parse_message, tree_rows
+from gpt2chat.core.inputs.oasst1 import is_tree, parse_message, tree_rows
 from tests.test_forest import ROOT, Row, row
 
 

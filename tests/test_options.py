@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gpt2chat.cli import app
-from gpt2chat.core.config import OrpoConfig, SftConfig
+from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.options import PRESETS, preset
 

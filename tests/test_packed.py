@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from gpt2chat.core.compiling import WORTH, compiled_graphs, pick_compile
-from gpt2chat.core.config import SftConfig
+from gpt2chat.core.config.training import SftConfig
 from gpt2chat.core.errors import HardwareError
-from gpt2chat.core.job import row_lengths
-from gpt2chat.core.objectives import shape_for
-from gpt2chat.core.packed import neftune
+from gpt2chat.core.model.packed import neftune
+from gpt2chat.core.training.compiling import WORTH, compiled_graphs, pick_compile
+from gpt2chat.core.training.job import row_lengths
+from gpt2chat.core.training.objectives import shape_for
 from tests.conftest import tiny_model
 from tests.test_trainer import SFT, TOKENS, make
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2chat.core.losses import token_logps
-from gpt2chat.core.packing import pack, pack_row
-from gpt2chat.core.tokens import Encoded
+from gpt2chat.core.model.losses import token_logps
+from gpt2chat.core.model.packing import pack, pack_row
+from gpt2chat.core.text.tokens import Encoded
 from tests.conftest import tiny_model
 
 SAMPLES = [

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2chat.core.conversations import Conversation, Message
-from gpt2chat.core.parts import SPLITS, Entry, read_part, write_part
-from gpt2chat.core.rows import sample_row
-from gpt2chat.core.samples import REMARKS
-from gpt2chat.core.shards import Sample
-from gpt2chat.core.tally import Tally
+from gpt2chat.core.data.parts import SPLITS, Entry, read_part, write_part
+from gpt2chat.core.data.rows import sample_row
+from gpt2chat.core.data.samples import REMARKS
+from gpt2chat.core.data.shards import Sample
+from gpt2chat.core.data.tally import Tally
+from gpt2chat.core.text.conversations import Conversation, Message
 from tests.conftest import talk
 
 

@@ -8,12 +8,12 @@ import torch
 from typer.testing import CliRunner
 
 from gpt2chat.cli import app
-from gpt2chat.core import plan as planning
-from gpt2chat.core.config import OrpoConfig, SftConfig
+from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import ConfigError, HardwareError
-from gpt2chat.core.job import sft_job
-from gpt2chat.core.plan import available_memory, needed_memory, plan_orpo, plan_sft
-from gpt2chat.core.training import train_sft
+from gpt2chat.core.training import plan as planning
+from gpt2chat.core.training.job import sft_job
+from gpt2chat.core.training.plan import available_memory, needed_memory, plan_orpo, plan_sft
+from gpt2chat.core.training.train import train_sft
 from tests.conftest import ignore
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gpt2chat.core.data.pool import FEW, ordered
 from gpt2chat.core.errors import DataError, HardwareError
-from gpt2chat.core.pool import FEW, ordered
 
 
 def square(number: int) -> tuple[int, int]:

@@ -12,14 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from gpt2chat.cli import app
-from gpt2chat.core import prepare as prepare_module
-from gpt2chat.core.config import PrepareConfig
+from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.data import prepare as prepare_module
+from gpt2chat.core.data.journal import Progress
+from gpt2chat.core.data.prepare import PrepareResult, prepare
+from gpt2chat.core.data.shards import read_pairs, read_samples
 from gpt2chat.core.errors import Interrupted
-from gpt2chat.core.journal import Progress
-from gpt2chat.core.prepare import PrepareResult, prepare
-from gpt2chat.core.records import read_file
-from gpt2chat.core.shards import read_pairs, read_samples
-from gpt2chat.core.tokens import encode_conversations
+from gpt2chat.core.inputs.records import read_file
+from gpt2chat.core.text.tokens import encode_conversations
 from tests.conftest import ignore, sample_rows
 
 OFF = ("--oasst1", "off", "--alpaca", "off", "--ultrafeedback", "off")

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from gpt2chat.core import records
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.records import Record, read_chunks, read_file
+from gpt2chat.core.inputs import records
+from gpt2chat.core.inputs.records import Record, read_chunks, read_file
 
 ROWS = [{"text": "one"}, {"text": "two"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from gpt2chat.core.generate import Generator
-from gpt2chat.core.replies import MAX_NEW_TOKENS, Replies, distinct, measure_replies, repetition
+from gpt2chat.core.evaluation.replies import (
+    MAX_NEW_TOKENS,
+    Replies,
+    distinct,
+    measure_replies,
+    repetition,
+)
+from gpt2chat.core.generation.generate import Generator
 from tests.conftest import tiny_model
 
 

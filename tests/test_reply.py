@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2chat.core.reply import LoopWatch, ReplyStream
-from gpt2chat.core.sampling import Choice
-from gpt2chat.core.tokens import ENDOFTEXT_ID, EOT_ID, encode_text
+from gpt2chat.core.generation.reply import LoopWatch, ReplyStream
+from gpt2chat.core.generation.sampling import Choice
+from gpt2chat.core.text.tokens import ENDOFTEXT_ID, EOT_ID, encode_text
 
 
 def choices(ids: Iterable[int]) -> Iterator[Choice]:

@@ -11,11 +11,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from gpt2chat import report
-from gpt2chat.core.config import PrepareConfig
+from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.data.journal import Progress
+from gpt2chat.core.data.prepare import PrepareResult, Shown, first_samples, prepare
+from gpt2chat.core.data.shards import LENGTH_BINS, Lengths
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.journal import Progress
-from gpt2chat.core.prepare import PrepareResult, Shown, first_samples, prepare
-from gpt2chat.core.shards import LENGTH_BINS, Lengths
 from gpt2chat.report import console, progress
 from gpt2chat.report.prepare import KEPT, LEFT_OUT, show_reasons
 from gpt2chat.report.progress import Pace, ReadingLine

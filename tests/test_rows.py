@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from gpt2chat.core.conversations import Conversation, Preference
-from gpt2chat.core.rows import Row, check, pair_row, sample_row
-from gpt2chat.core.shards import Pair, Sample
-from gpt2chat.core.template import render
-from gpt2chat.core.tokens import Encoded, encode_conversation
+from gpt2chat.core.data.rows import Row, check, pair_row, sample_row
+from gpt2chat.core.data.shards import Pair, Sample
+from gpt2chat.core.text.conversations import Conversation, Preference
+from gpt2chat.core.text.template import render
+from gpt2chat.core.text.tokens import Encoded, encode_conversation
 from tests.conftest import talk
 
 LONG = talk("first " * 40, "second " * 40, "Hi", "Hello")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gpt2chat.core.errors import CheckpointError, ConfigError, StorageError
+from gpt2chat.core.files import STARTER
 from gpt2chat.core.runs import local_folder, newest_run, open_run, pick_model, seal
-from gpt2chat.core.tokens import STARTER
 
 
 def finished(folder: Path, command: str, at: str) -> Path:

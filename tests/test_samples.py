@@ -1,7 +1,7 @@
 """Which group a record belongs to decides the side it goes to, and nothing else does."""
 
-from gpt2chat.core.conversations import Conversation, Message
-from gpt2chat.core.samples import content_id, held_out, opening
+from gpt2chat.core.data.samples import content_id, held_out, opening
+from gpt2chat.core.text.conversations import Conversation, Message
 from tests.conftest import talk
 
 GROUPS = [f"group {n}" for n in range(4000)]

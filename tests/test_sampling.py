@@ -15,9 +15,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from gpt2chat.core.config import Sampling
-from gpt2chat.core.sampling import NEVER, Sampler, candidates, ending_ngram, penalize
-from gpt2chat.core.tokens import ENDOFTEXT_ID, EOT_ID, SPECIAL_IDS, VOCAB
+from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.generation.sampling import NEVER, Sampler, candidates, ending_ngram, penalize
+from gpt2chat.core.text.tokens import ENDOFTEXT_ID, EOT_ID, SPECIAL_IDS, VOCAB
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1)
 

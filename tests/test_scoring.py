@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt2chat.core.conversations import parse_messages
-from gpt2chat.core.scoring import Losses, Scored, batches, token_losses
-from gpt2chat.core.tokens import VOCAB, encode_conversation
+from gpt2chat.core.evaluation.scoring import Losses, Scored, batches, token_losses
+from gpt2chat.core.text.conversations import parse_messages
+from gpt2chat.core.text.tokens import VOCAB, encode_conversation
 from tests.conftest import sample_rows, tiny_model
 
 

@@ -8,15 +8,15 @@ from typing import cast
 import numpy as np
 import pytest
 
-from gpt2chat.core.config import Share
-from gpt2chat.core.datafiles import Split
-from gpt2chat.core.journal import Journal
-from gpt2chat.core.near import signatures
-from gpt2chat.core.parts import SPLITS, Entry, Part, write_part
-from gpt2chat.core.rows import Row
-from gpt2chat.core.selection import Selection
-from gpt2chat.core.shards import Kind
-from gpt2chat.core.tally import Tally
+from gpt2chat.core.config.prepare import Share
+from gpt2chat.core.data.journal import Journal
+from gpt2chat.core.data.near import signatures
+from gpt2chat.core.data.parts import SPLITS, Entry, Part, write_part
+from gpt2chat.core.data.rows import Row
+from gpt2chat.core.data.selection import Selection
+from gpt2chat.core.data.shards import Kind
+from gpt2chat.core.data.tally import Tally
+from gpt2chat.core.inputs.datafiles import Split
 
 Given = tuple[str, ...]
 """The text of a row, its split, and its kind if that is not `sft`."""

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2chat.core.conversations import DEFAULT_SYSTEM, Conversation, Message
+from gpt2chat.core.chat.session import Session
+from gpt2chat.core.chat.window import SHORTEST_REPLY
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.session import Session
-from gpt2chat.core.template import END_CONTEXT, START_CONTEXT
-from gpt2chat.core.tokens import SPECIAL_IDS, WINDOW, encode_conversation, encode_text
-from gpt2chat.core.window import SHORTEST_REPLY
+from gpt2chat.core.text.conversations import DEFAULT_SYSTEM, Conversation, Message
+from gpt2chat.core.text.template import END_CONTEXT, START_CONTEXT
+from gpt2chat.core.text.tokens import SPECIAL_IDS, WINDOW, encode_conversation, encode_text
 
 REPLY = 256
 WORDS = st.text(min_size=1, max_size=30).filter(str.strip).map(lambda text: text * 8)

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpt2chat.core.conversations import Conversation, Preference
 from gpt2chat.core.errors import ConfigError, RowError
-from gpt2chat.core.shapes import (
+from gpt2chat.core.inputs.shapes import (
     CHAT_SHAPES,
     PREFERENCE_SHAPES,
     ChatShape,
@@ -20,6 +19,7 @@ from gpt2chat.core.shapes import (
     detect,
     shape_named,
 )
+from gpt2chat.core.text.conversations import Conversation, Preference
 from tests.conftest import sample_rows
 
 USER = {"role": "user", "content": "Hi"}

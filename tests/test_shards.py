@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpt2chat.core.errors import DataError
-from gpt2chat.core.shards import (
+from gpt2chat.core.data.shards import (
     MANIFEST,
     VERSION,
     manifest_text,
@@ -16,8 +15,9 @@ from gpt2chat.core.shards import (
     read_pairs,
     read_samples,
 )
-from gpt2chat.core.template import render, to_text
-from gpt2chat.core.tokens import encode_conversation
+from gpt2chat.core.errors import DataError
+from gpt2chat.core.text.template import render, to_text
+from gpt2chat.core.text.tokens import encode_conversation
 
 
 @pytest.fixture

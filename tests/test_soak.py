@@ -10,11 +10,11 @@ import psutil
 import pytest
 import torch
 
-from gpt2chat.core.chats import Autosave, read_chat
-from gpt2chat.core.config import Sampling
-from gpt2chat.core.feedback import Feedback
-from gpt2chat.core.generate import Generator
-from gpt2chat.core.session import Session
+from gpt2chat.core.chat.chats import Autosave, read_chat
+from gpt2chat.core.chat.feedback import Feedback
+from gpt2chat.core.chat.session import Session
+from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.generation.generate import Generator
 from gpt2chat.dialogue import Dialogue, LoadedModel, Models
 from tests.conftest import ignore, tiny_model
 

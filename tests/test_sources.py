@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gpt2chat.core.config import PrepareConfig
+from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.errors import ConfigError, DataError
-from gpt2chat.core.sources import SAMPLE, Source, find_sources
+from gpt2chat.core.inputs.sources import SAMPLE, Source, find_sources
 
 
 def found(**settings: object) -> list[Source]:

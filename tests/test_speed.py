@@ -4,10 +4,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config
 
-from gpt2chat.core.flops import flops_per_token, parameters
-from gpt2chat.core.model import load_model
-from gpt2chat.core.speed import RUNS, measure_speed
-from gpt2chat.core.tokens import VOCAB
+from gpt2chat.core.evaluation.speed import RUNS, measure_speed
+from gpt2chat.core.model.flops import flops_per_token, parameters
+from gpt2chat.core.model.load import load_model
+from gpt2chat.core.text.tokens import VOCAB
 from tests.conftest import tiny_model
 
 

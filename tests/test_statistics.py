@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gpt2chat.core.statistics import FloatArray, Ratio, difference, estimate
+from gpt2chat.core.evaluation.statistics import FloatArray, Ratio, difference, estimate
 
 
 def drawn(count: int, seed: int = 0) -> FloatArray:

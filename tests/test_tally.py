@@ -2,10 +2,10 @@
 
 import json
 
+from gpt2chat.core.data.tally import Tally
 from gpt2chat.core.errors import RowError
-from gpt2chat.core.records import Record
-from gpt2chat.core.shapes import Filtered
-from gpt2chat.core.tally import Tally
+from gpt2chat.core.inputs.records import Record
+from gpt2chat.core.inputs.shapes import Filtered
 
 BROKEN = Record("a.jsonl", 2, {}, "not JSON", '{"text')
 

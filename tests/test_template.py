@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from gpt2chat.core.checkpoint import chat_tokenizer
-from gpt2chat.core.conversations import Conversation, Message
-from gpt2chat.core.shapes import CHAT_SHAPES, detect
-from gpt2chat.core.template import SPECIAL_TOKENS, render, to_text
-from gpt2chat.core.tokens import WINDOW, encode_conversation
+from gpt2chat.core.inputs.shapes import CHAT_SHAPES, detect
+from gpt2chat.core.model.checkpoint import chat_tokenizer
+from gpt2chat.core.text.conversations import Conversation, Message
+from gpt2chat.core.text.template import SPECIAL_TOKENS, render, to_text
+from gpt2chat.core.text.tokens import WINDOW, encode_conversation
 from tests.conftest import sample_rows, talk
 
 CONTROL_NAMES = (*SPECIAL_TOKENS, "<|endoftext|>")

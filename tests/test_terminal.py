@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt2chat.core.checkpoint import save_model
-from gpt2chat.core.tokens import encode_conversation, encode_text
+from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.text.tokens import encode_conversation, encode_text
 from tests.conftest import talk, tiny_model
 from tests.terminal import (
     ALT_ENTER,

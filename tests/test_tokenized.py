@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2chat.core import tokenized
+from gpt2chat.core.data.shards import read_pairs, read_samples
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.shards import read_pairs, read_samples
-from gpt2chat.core.tokenized import FOLDER, Side, load_tokenized
-from gpt2chat.core.tokens import encode_conversation
+from gpt2chat.core.text.tokens import encode_conversation
+from gpt2chat.core.training import tokenized
+from gpt2chat.core.training.tokenized import FOLDER, Side, load_tokenized
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2chat.core.conversations import Conversation, Message
-from gpt2chat.core.template import SPECIAL_TOKENS
-from gpt2chat.core.tokens import (
+from gpt2chat.core.text.conversations import Conversation, Message
+from gpt2chat.core.text.template import SPECIAL_TOKENS
+from gpt2chat.core.text.tokens import (
     ENDOFTEXT_ID,
     EOT_ID,
     LONGEST,

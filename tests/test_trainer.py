@@ -10,17 +10,17 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
-from gpt2chat.core.callbacks import FasterTokens, embedding_rows
-from gpt2chat.core.checkpoint import chat_tokenizer
-from gpt2chat.core.config import SftConfig, TrainConfig
-from gpt2chat.core.conversations import Preference
+from gpt2chat.core.config.training import SftConfig, TrainConfig
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.job import row_lengths
-from gpt2chat.core.objectives import Objective, OrpoObjective, SftObjective, shape_for
-from gpt2chat.core.template import render, to_text
-from gpt2chat.core.tokenized import Tokenized
-from gpt2chat.core.tokens import EOT_ID, GPT2_VOCAB, WINDOW, encode_conversation
-from gpt2chat.core.trainer import PackedTrainer, arguments
+from gpt2chat.core.model.checkpoint import chat_tokenizer
+from gpt2chat.core.text.conversations import Preference
+from gpt2chat.core.text.template import render, to_text
+from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB, WINDOW, encode_conversation
+from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
+from gpt2chat.core.training.job import row_lengths
+from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
+from gpt2chat.core.training.tokenized import Tokenized
+from gpt2chat.core.training.trainer import PackedTrainer, arguments
 from tests.conftest import talk, tiny_model
 
 TALKS = [

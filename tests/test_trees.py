@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from gpt2chat.core.forest import Forest
-from gpt2chat.core.oasst1 import parse_message
-from gpt2chat.core.samples import Item, Sides
-from gpt2chat.core.shards import Pair, Sample
-from gpt2chat.core.tally import Tally
-from gpt2chat.core.trees import Branches, What, tree_items
+from gpt2chat.core.data.samples import Item, Sides
+from gpt2chat.core.data.shards import Pair, Sample
+from gpt2chat.core.data.tally import Tally
+from gpt2chat.core.data.trees import Branches, What, tree_items
+from gpt2chat.core.inputs.forest import Forest
+from gpt2chat.core.inputs.oasst1 import parse_message
 from tests.conftest import sample_rows
 
 ALL = Sides("validation", 0.0, 0)

@@ -9,9 +9,9 @@ import pytest
 from datasets import Dataset, load_dataset
 from transformers import AutoTokenizer
 
-from gpt2chat.core.shards import read_pairs, read_samples
-from gpt2chat.core.template import END_OF_TURN, START_CONTEXT, render, to_text
-from gpt2chat.core.tokens import EOT_ID, WINDOW, Encoded, encode_conversation
+from gpt2chat.core.data.shards import read_pairs, read_samples
+from gpt2chat.core.text.template import END_OF_TURN, START_CONTEXT, render, to_text
+from gpt2chat.core.text.tokens import EOT_ID, WINDOW, Encoded, encode_conversation
 from tests.conftest import talk
 
 # transformers 5.23 renames gradient_checkpointing, which TRL's settings turn on.

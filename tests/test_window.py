@@ -5,11 +5,19 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from gpt2chat.core.conversations import DEFAULT_SYSTEM, Conversation, Message
+from gpt2chat.core.chat.session import Prompt, Session
+from gpt2chat.core.chat.window import (
+    SHORTEST_REPLY,
+    UNWRITTEN,
+    USUAL_MESSAGE,
+    fitted,
+    lay_out,
+    reserved,
+)
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.session import Prompt, Session
-from gpt2chat.core.template import END_CONTEXT, START_CONTEXT, render, turn
-from gpt2chat.core.tokens import (
+from gpt2chat.core.text.conversations import DEFAULT_SYSTEM, Conversation, Message
+from gpt2chat.core.text.template import END_CONTEXT, START_CONTEXT, render, turn
+from gpt2chat.core.text.tokens import (
     SPECIAL_IDS,
     WINDOW,
     encode,
@@ -17,7 +25,6 @@ from gpt2chat.core.tokens import (
     encode_text,
     exchanges,
 )
-from gpt2chat.core.window import SHORTEST_REPLY, UNWRITTEN, USUAL_MESSAGE, fitted, lay_out, reserved
 from tests.conftest import talk
 from tests.test_template import CONTROL_NAMES
 

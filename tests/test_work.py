@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpt2chat.core.config import PrepareConfig
-from gpt2chat.core.records import Chunk
-from gpt2chat.core.samples import Sides
-from gpt2chat.core.shapes import CHAT_SHAPES, PREFERENCE_SHAPES, shape_named
-from gpt2chat.core.tally import Tally
-from gpt2chat.core.work import Job, Records, finished, run
+from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.data.samples import Sides
+from gpt2chat.core.data.tally import Tally
+from gpt2chat.core.data.work import Job, Records, finished, run
+from gpt2chat.core.inputs.records import Chunk
+from gpt2chat.core.inputs.shapes import CHAT_SHAPES, PREFERENCE_SHAPES, shape_named
 
 MESSAGES = shape_named("messages", CHAT_SHAPES)
 CHOSEN = shape_named("preference", PREFERENCE_SHAPES)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt2chat.core import writer
-from gpt2chat.core.config import Share
-from gpt2chat.core.selection import Selection
-from gpt2chat.core.writer import (
+from gpt2chat.core.config.prepare import Share
+from gpt2chat.core.data import writer
+from gpt2chat.core.data.selection import Selection
+from gpt2chat.core.data.writer import (
     count_lengths,
     count_rows,
     count_tokens,

@@ -21,9 +21,10 @@ from transformers import GPT2LMHeadModel
 from transformers.generation.streamers import BaseStreamer
 
 from decoding.tasks import Prompts, Timing, timing
-from gpt2chat.core.config import ChatPrecision, Sampling
-from gpt2chat.core.generate import Generator
-from gpt2chat.core.model import load_model
+from gpt2chat.core.config.chat import ChatPrecision
+from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.generation.generate import Generator
+from gpt2chat.core.model.load import load_model
 
 
 class Decoder(Protocol):

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from gpt2chat.core.config import ChatPrecision, EvalConfig
+from gpt2chat.core.config.chat import ChatPrecision
+from gpt2chat.core.config.evaluation import EvalConfig
 from gpt2chat.core.errors import HardwareError
-from gpt2chat.core.figures import differences, estimates, reply_figures
-from gpt2chat.core.generate import Generator
-from gpt2chat.core.heldout import Material, read_material
-from gpt2chat.core.model import load_model
-from gpt2chat.core.scoring import Losses, Scored, token_losses
-from gpt2chat.core.statistics import Estimate
-from gpt2chat.core.tokens import WINDOW
+from gpt2chat.core.evaluation.figures import differences, estimates, reply_figures
+from gpt2chat.core.evaluation.heldout import Material, read_material
+from gpt2chat.core.evaluation.scoring import Losses, Scored, token_losses
+from gpt2chat.core.evaluation.statistics import Estimate
+from gpt2chat.core.generation.generate import Generator
+from gpt2chat.core.model.load import load_model
+from gpt2chat.core.text.tokens import WINDOW
 
 FLOAT32 = "float32"
 PRECISIONS: tuple[ChatPrecision, ...] = ("bf16", "int8")

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpt2chat.core.tokens import ENDOFTEXT_ID
+from gpt2chat.core.text.tokens import ENDOFTEXT_ID
 
 Prompts = Sequence[Sequence[int]]
 """Token ids of a batch, all of one length."""

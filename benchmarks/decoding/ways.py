@@ -12,7 +12,7 @@ import torch
 
 from decoding.decoders import CTranslate2, Decoder, Gpt2chat, Transformers
 from decoding.llama import LlamaCpp
-from gpt2chat.core.config import ChatPrecision
+from gpt2chat.core.config.chat import ChatPrecision
 
 DEVICES = ("cpu", "cuda")
 

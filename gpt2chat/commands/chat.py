@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2chat.core.config import ChatConfig, ChatPrecision, Sampling
+from gpt2chat.core.config.chat import ChatConfig, ChatPrecision
+from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import DataError
 from gpt2chat.options import ConfigFile, DeviceName
 
 if TYPE_CHECKING:
-    from gpt2chat.core.chats import KeptChat
-    from gpt2chat.core.session import Session
+    from gpt2chat.core.chat.chats import KeptChat
+    from gpt2chat.core.chat.session import Session
     from gpt2chat.dialogue import LoadedModel
 
 
@@ -129,8 +130,8 @@ def talk(
     going_on: "KeptChat | None",
 ) -> None:
     """Talk until the user leaves."""
-    from gpt2chat.core.chats import Autosave, chats_folder, history_file
-    from gpt2chat.core.feedback import Feedback
+    from gpt2chat.core.chat.chats import Autosave, chats_folder, history_file
+    from gpt2chat.core.chat.feedback import Feedback
     from gpt2chat.dialogue import Dialogue, Models
     from gpt2chat.repl import run
 
@@ -180,8 +181,9 @@ def wait_briefly() -> None:
 def load(name: str, settings: ChatConfig) -> "LoadedModel":
     """Return a model ready to generate; the seconds that it takes are torch's import mostly."""
     wait_briefly()
-    from gpt2chat.core.generate import Generator
-    from gpt2chat.core.model import load_model, pick_device
+    from gpt2chat.core.generation.generate import Generator
+    from gpt2chat.core.model.device import pick_device
+    from gpt2chat.core.model.load import load_model
     from gpt2chat.dialogue import LoadedModel
 
     device = pick_device(settings.device)
@@ -201,7 +203,7 @@ def answer_once(
     """Write the answer to stdout, and how it came about to stderr. No chat is kept of it, unless
     it is one that goes on.
     """
-    from gpt2chat.core.chats import Autosave
+    from gpt2chat.core.chat.chats import Autosave
     from gpt2chat.report import note, quiet_keys, show_reply, show_speed
 
     generator, sampling = load(name, settings).generator, settings.sampling

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gpt2chat import options
-from gpt2chat.core.config import EvalConfig
+from gpt2chat.core.config.evaluation import EvalConfig
 
 Model = Annotated[
     str,
@@ -87,7 +87,7 @@ def evaluate(
     note(f"{why}{others}; data: {settings.data}")
     with evaluation_progress() as on_progress:
         # From here on torch is loaded: the settings are sound, so the wait is worth it.
-        from gpt2chat.core import evaluate as evaluation
+        from gpt2chat.core.evaluation import evaluate as evaluation
 
         result = evaluation.evaluate(settings, on_progress)
     show_evaluation(result, json=json)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gpt2chat import options
-from gpt2chat.core.config import NllScope, OrpoConfig
+from gpt2chat.core.config.training import NllScope, OrpoConfig
 
 Model = Annotated[
     str,
@@ -114,11 +114,11 @@ def orpo(
     with training_progress("orpo") as on_step:
         # From here on torch is loaded: the settings are sound, so the wait is worth it.
         if settings.dry_run:
-            from gpt2chat.core.plan import plan_orpo
+            from gpt2chat.core.training.plan import plan_orpo
 
             show = partial(show_plan, plan_orpo(settings))
         else:
-            from gpt2chat.core.training import train_orpo
+            from gpt2chat.core.training.train import train_orpo
 
             show = partial(show_training, train_orpo(settings, on_step))
     show(json=json)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gpt2chat import options
-from gpt2chat.core.config import Dedup, PrepareConfig, Rank
+from gpt2chat.core.config.prepare import Dedup, PrepareConfig, Rank
 
 HUB = "A Hub name (also name:split), a file, a folder, a glob, or `off`"
 Oasst1 = Annotated[str, typer.Option("--oasst1", help=f"OASST1's message rows. {HUB}.")]
@@ -156,9 +156,9 @@ def prepare(
 
     with prepare_progress() as listener:
         # From here on the tokenizer is loaded: the settings are sound, so the wait is worth it.
-        from gpt2chat.core.prepare import first_samples
-        from gpt2chat.core.prepare import prepare as write_shards
-        from gpt2chat.core.shards import PICTURE
+        from gpt2chat.core.data.prepare import first_samples
+        from gpt2chat.core.data.prepare import prepare as write_shards
+        from gpt2chat.core.data.shards import PICTURE
 
         result = write_shards(settings, listener)
     if stats and not json:

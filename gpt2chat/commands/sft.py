@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gpt2chat import options
-from gpt2chat.core.config import SftConfig, TrainOn
+from gpt2chat.core.config.training import SftConfig, TrainOn
 
 Model = Annotated[str, typer.Option("--model", help="A Hub name, a folder, a run, or `starter`.")]
 On = Annotated[
@@ -112,11 +112,11 @@ def sft(
     with training_progress("sft") as on_step:
         # From here on torch is loaded: the settings are sound, so the wait is worth it.
         if settings.dry_run:
-            from gpt2chat.core.plan import plan_sft
+            from gpt2chat.core.training.plan import plan_sft
 
             show = partial(show_plan, plan_sft(settings))
         else:
-            from gpt2chat.core.training import train_sft
+            from gpt2chat.core.training.train import train_sft
 
             show = partial(show_training, train_sft(settings, on_step))
     show(json=json)

@@ -16,13 +16,14 @@ from gpt2chat.core.errors import (
     StorageError,
 )
 
+STARTER = Path(__file__).parents[1] / "starter"
+"""The bundled base model, and the bundled sample."""
+
 REFUSALS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.EBUSY, errno.ENAMETOOLONG),
 )
 """What the system says of a path that is not one's own to write, or no folder."""
-
-
 ELSEWHERE = "Give --out a folder of your own."
 
 

@@ -16,10 +16,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt2chat.core.config import Resume
+from gpt2chat.core.config.training import Resume
 from gpt2chat.core.errors import CheckpointError, ConfigError, StorageError
-from gpt2chat.core.files import remove, storage, write_text
-from gpt2chat.core.tokens import STARTER
+from gpt2chat.core.files import STARTER, remove, storage, write_text
 
 RUNS = Path("runs")
 RESULT = "result.json"

@@ -6,15 +6,15 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpt2chat import report
-from gpt2chat.core.config import Sampling
+from gpt2chat.core.chat.session import Prompt
+from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ConfigError, Gpt2ChatError
 from gpt2chat.core.runs import local_folder
-from gpt2chat.core.session import Prompt
 from gpt2chat.dialogue.models import is_model_folder, known_models
 from gpt2chat.dialogue.text import as_typed, counted
 
 if TYPE_CHECKING:
-    from gpt2chat.core.generate import Generator
+    from gpt2chat.core.generation.generate import Generator
     from gpt2chat.dialogue.dialogue import Dialogue
 
 TIE, NEITHER = "=", "-"

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2chat import report
-from gpt2chat.core.chats import Autosave
-from gpt2chat.core.config import Sampling
+from gpt2chat.core.chat.chats import Autosave
+from gpt2chat.core.chat.feedback import Feedback
+from gpt2chat.core.chat.session import Prompt, Session
+from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ConfigError, DataError, Gpt2ChatError, StorageError
-from gpt2chat.core.feedback import Feedback
-from gpt2chat.core.session import Prompt, Session
 from gpt2chat.dialogue.commands import COMMANDS
 from gpt2chat.dialogue.interrupts import OneInterrupt
 from gpt2chat.dialogue.models import LoadedModel, Models
 from gpt2chat.dialogue.text import as_typed, unquoted
 
 if TYPE_CHECKING:
-    from gpt2chat.core.generate import Generator, Reply
+    from gpt2chat.core.generation.generate import Generator, Reply
 
 FAREWELL = ("bye", "quit", "exit")
 AGAIN = 503

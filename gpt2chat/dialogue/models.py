@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gpt2chat.core.runs import RUNS
 
 if TYPE_CHECKING:
-    from gpt2chat.core.generate import Generator
+    from gpt2chat.core.generation.generate import Generator
 
 
 class LoadedModel(NamedTuple):

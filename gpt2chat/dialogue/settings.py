@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2chat import report
-from gpt2chat.core.config import Sampling
+from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import CheckpointError, ConfigError
 from gpt2chat.core.runs import local_folder
-from gpt2chat.core.tokens import encode_text
+from gpt2chat.core.text.tokens import encode_text
 from gpt2chat.dialogue.text import counted, given_path, read_text, shortened
 
 if TYPE_CHECKING:

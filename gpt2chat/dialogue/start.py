@@ -2,12 +2,12 @@
 
 import json
 
-from gpt2chat.core.chats import KeptChat, chats_folder, latest_chat
-from gpt2chat.core.config import ChatConfig
+from gpt2chat.core.chat.chats import KeptChat, chats_folder, latest_chat
+from gpt2chat.core.chat.session import Session
+from gpt2chat.core.config.chat import ChatConfig
 from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.runs import local_folder, pick_model
-from gpt2chat.core.session import Session
-from gpt2chat.core.tokens import GPT2_VOCAB
+from gpt2chat.core.text.tokens import GPT2_VOCAB
 from gpt2chat.dialogue.text import counted, shortened
 from gpt2chat.report import note
 

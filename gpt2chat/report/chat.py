@@ -15,7 +15,7 @@ from gpt2chat.report.markdown import holds_markdown, show_markdown
 from gpt2chat.report.screen import Streamed
 
 if TYPE_CHECKING:
-    from gpt2chat.core.generate import Reply
+    from gpt2chat.core.generation.generate import Reply
 
 
 def show_reply(pieces: Iterable[str], *, markdown: bool = False) -> None:

@@ -8,7 +8,7 @@ from rich.text import Text
 from gpt2chat.report.console import err, note, printable, sign
 
 if TYPE_CHECKING:
-    from gpt2chat.core.window import Layout, Part
+    from gpt2chat.core.chat.window import Layout, Part
 
 YOURS = "(your next message)"
 

@@ -13,9 +13,9 @@ from rich.table import Table
 from gpt2chat.report.console import err, note, out, show_json
 
 if TYPE_CHECKING:
-    from gpt2chat.core.evaluate import Evaluation, ModelResult
-    from gpt2chat.core.speed import Spread
-    from gpt2chat.core.statistics import Estimate
+    from gpt2chat.core.evaluation.evaluate import Evaluation, ModelResult
+    from gpt2chat.core.evaluation.speed import Spread
+    from gpt2chat.core.evaluation.statistics import Estimate
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def _columns(title: str, names: list[str]) -> Table:
 
 
 def _add_figures(table: Table, figures: list[dict[str, "Estimate"]], *, signed: bool) -> None:
-    from gpt2chat.core.figures import FIGURES
+    from gpt2chat.core.evaluation.figures import FIGURES
 
     for name, figure in FIGURES.items():
         if name not in figures[0]:

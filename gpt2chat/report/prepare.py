@@ -13,8 +13,8 @@ from rich.text import Text
 from gpt2chat.report.console import count, out, printable, show_json
 
 if TYPE_CHECKING:
-    from gpt2chat.core.prepare import PrepareResult
-    from gpt2chat.core.shards import Manifest
+    from gpt2chat.core.data.prepare import PrepareResult
+    from gpt2chat.core.data.shards import Manifest
 
 BESIDE = 4
 """Most sources that stand beside each other as columns."""

@@ -12,7 +12,7 @@ from rich.table import Column
 from gpt2chat.report.console import err, note, printable
 
 if TYPE_CHECKING:
-    from gpt2chat.core.journal import Progress as Reading
+    from gpt2chat.core.data.journal import Progress as Reading
 
 SECONDS = 10.0
 """Over which a pace is taken."""

@@ -8,7 +8,7 @@ from rich.text import Text
 from gpt2chat.report.console import err, out, printable, sign
 
 if TYPE_CHECKING:
-    from gpt2chat.core.prepare import Shown
+    from gpt2chat.core.data.prepare import Shown
 
 LINES = 60
 """Of an untrained part; of a longer one the first 40 and the last 20 are shown."""

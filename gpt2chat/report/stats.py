@@ -10,7 +10,7 @@ from rich.text import Text
 from gpt2chat.report.console import count, out, printable
 
 if TYPE_CHECKING:
-    from gpt2chat.core.shards import Lengths
+    from gpt2chat.core.data.shards import Lengths
 
 BAR = 20
 """Cells of the longest bar."""

@@ -12,9 +12,9 @@ from rich.text import Text
 from gpt2chat.report.console import err, note, out, show_json
 
 if TYPE_CHECKING:
-    from gpt2chat.core.callbacks import Step
-    from gpt2chat.core.plan import Plan
-    from gpt2chat.core.training import TrainResult
+    from gpt2chat.core.training.callbacks import Step
+    from gpt2chat.core.training.plan import Plan
+    from gpt2chat.core.training.train import TrainResult
 
 
 @contextmanager

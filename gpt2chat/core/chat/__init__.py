@@ -1,0 +1,1 @@
+"""The history of a chat, what of it fits, what is kept of it."""

@@ -1,0 +1,1 @@
+"""One frozen dataclass per subcommand: each setting with its default and its meaning."""

@@ -1,0 +1,1 @@
+"""From records to shards: samples, fitted and checked, by several processes."""

@@ -1,0 +1,131 @@
+"""Parts: the rows that one worker made of one chunk, on disk until the shards are written.
+
+A part is four files with one stem: `.rows` (the lines of the shards), `.npy` (what is counted of
+each, `INDEX`), `.signatures.npy` (MinHash, for near-duplicates) and `.json` (the tally). The last
+is written last: a part that has it is whole, and a run that goes on after a kill takes it as it is.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2chat.core.data.rows import Row
+from gpt2chat.core.data.samples import REMARKS
+from gpt2chat.core.data.shards import Kind
+from gpt2chat.core.data.tally import Tally
+from gpt2chat.core.inputs.datafiles import Split
+
+SPLITS: tuple[tuple[Kind, Split], ...] = (
+    ("sft", "train"),
+    ("sft", "validation"),
+    ("preference", "train"),
+    ("preference", "validation"),
+    ("reference", "validation"),
+)
+INDEX = np.dtype(
+    [
+        ("key", "u1"),  # place in SPLITS
+        ("remarks", "u1"),  # bits, in the order of REMARKS
+        ("line", "u4"),  # of the record it comes from
+        ("offset", "u8"),
+        ("size", "u4"),
+        ("text", "S16"),  # hash of all that is rendered
+        ("exchange", "S16"),  # hash of the latest user message and the reply
+        ("prompt", "u4"),  # tokens
+        ("trained", "u4"),
+        ("reply", "u4"),
+        ("length", "u4"),
+    ]
+)
+Index = npt.NDArray[np.void]
+Signatures = npt.NDArray[np.uint32]
+
+
+class Entry(NamedTuple):
+    """A row and where it goes."""
+
+    key: tuple[Kind, Split]
+    row: Row
+    remarks: frozenset[str]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A whole part on disk."""
+
+    stem: Path
+    tally: Tally
+    rows: int
+
+    def index(self) -> Index:
+        """Return what is counted of each row."""
+        return np.load(self.stem.with_suffix(".npy"))
+
+    def signatures(self) -> Signatures:
+        """Return the MinHash signature of each row, shape (rows, permutations)."""
+        return np.load(self.stem.with_suffix(".signatures.npy"))
+
+    @property
+    def lines(self) -> Path:
+        """The file that holds the rows."""
+        return self.stem.with_suffix(".rows")
+
+
+def read_part(stem: Path) -> Part | None:
+    """Return the part that an earlier run finished, if it did."""
+    try:
+        values: dict[str, Any] = json.loads(stem.with_suffix(".json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    rows = values.pop("rows")
+    for name in ("dropped", "noted"):
+        values[name] = Counter[str](values[name])
+    return Part(stem, Tally(**values), rows)
+
+
+def write_part(
+    stem: Path, entries: Sequence[Entry], tally: Tally, signatures: Signatures | None
+) -> Part:
+    """Write a part, its tally last."""
+    index = np.zeros(len(entries), INDEX)
+    offset = 0
+    for number, (key, row, remarks, line) in enumerate(entries):
+        size = len(row.line)
+        index[number] = (
+            SPLITS.index(key),
+            sum(1 << bit for bit, remark in enumerate(REMARKS) if remark in remarks),
+            line,
+            offset,
+            size,
+            row.text_hash,
+            row.exchange_hash,
+            row.prompt_tokens,
+            row.trained_tokens,
+            row.reply_tokens,
+            row.length,
+        )
+        offset += size
+    _write(stem.with_suffix(".rows"), b"".join(entry.row.line for entry in entries))
+    np.save(stem.with_suffix(".npy"), index)
+    if signatures is not None:
+        np.save(stem.with_suffix(".signatures.npy"), signatures)
+    beside = stem.with_suffix(".json.partial")
+    values = {entry.name: getattr(tally, entry.name) for entry in fields(tally)}
+    _write(beside, json.dumps({**values, "rows": len(entries)}).encode())
+    beside.replace(stem.with_suffix(".json"))
+    return Part(stem, tally, len(entries))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,250 @@
+"""`prepare`: sources to a folder of shards with a manifest, whole or not at all.
+
+    sources → jobs (chunks of records) → parts, by several processes → selection → shards
+
+Parts stay on the disk until the shards are written, so a run that was killed is gone on with.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from gpt2chat import __version__
+from gpt2chat.core.config.prepare import PrepareConfig, parse_share
+from gpt2chat.core.data.histogram import draw_lengths
+from gpt2chat.core.data.jobs import Jobs
+from gpt2chat.core.data.journal import Journal, Listener
+from gpt2chat.core.data.parts import SPLITS, Part
+from gpt2chat.core.data.pool import ordered
+from gpt2chat.core.data.selection import TRAIN, Selection
+from gpt2chat.core.data.shards import (
+    MANIFEST,
+    PICTURE,
+    REJECTED,
+    VERSION,
+    Input,
+    Lengths,
+    Manifest,
+    manifest_text,
+    read_pairs,
+    read_samples,
+)
+from gpt2chat.core.data.work import finished, run
+from gpt2chat.core.data.writer import (
+    count_lengths,
+    count_remarks,
+    count_rows,
+    count_tokens,
+    write_rejected,
+    write_shards,
+)
+from gpt2chat.core.errors import ConfigError, DataError, Interrupted
+from gpt2chat.core.files import kept_folder, replaced_folder
+from gpt2chat.core.inputs.sources import Opened, find_sources, open_sources
+from gpt2chat.core.text.tokens import (
+    IGNORED,
+    Encoded,
+    decode,
+    encode_conversation,
+    template_fingerprint,
+    tokenizer_fingerprint,
+)
+
+LIBRARIES = ("datasets", "ftfy", "rensa", "tiktoken")
+"""Whose versions the manifest names."""
+SETTINGS = ("lang", "oasst1_rank", "oasst1_pairs", "mix", "dedup", "sample")
+"""Which the manifest names, beside seed and window."""
+OWN = {MANIFEST, REJECTED, PICTURE, ".DS_Store", *(kind for kind, _ in SPLITS)}
+"""What may stand in a data folder: what `prepare` writes, and what a file manager leaves there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareResult:
+    """What was written, and where."""
+
+    out: Path
+    manifest: Manifest
+    notes: tuple[str, ...]
+    """What was picked, in the order it was said."""
+
+
+def prepare(settings: PrepareConfig, listener: Listener) -> PrepareResult:
+    """Write the shards of all sources to `settings.out`, in place of those that stand there.
+
+    Args:
+        listener: Is told what was picked, and how many records were read.
+
+    Raises:
+        ConfigError: Every source is off, or the folder holds something that is not prepare's, or
+            another run is writing it.
+        DataError: A file is missing, broken or of an unknown shape; or nothing is left to train on.
+        NetworkError: A Hub name cannot be had.
+        StorageError: The disk is full or the folder cannot be written.
+        HardwareError: A worker was killed.
+        Interrupted: Ctrl-C; the same command goes on.
+    """
+    sources = find_sources(settings)
+    require_own_folder(settings.out)
+    journal = Journal(strict=settings.strict, listener=listener)
+    try:
+        opened = list(open_sources(sources, streaming=settings.streaming))
+        for source in opened:
+            journal.say(source.source.name, source.note())
+        inputs = [entry for source in opened for entry in source.inputs()]
+        with (
+            kept_folder(settings.out, fingerprint(settings, inputs)) as work,
+            replaced_folder(settings.out) as folder,
+        ):
+            parts = _parts(Jobs(opened, settings, work, journal), settings, journal)
+            selection = Selection(parts, work, journal)
+            manifest = _write(selection, opened, inputs, settings, journal, folder)
+            (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted; {settings.out} is as it was. Type the same command again to go on."
+        ) from None
+    return PrepareResult(out=settings.out, manifest=manifest, notes=tuple(journal.notes))
+
+
+def fingerprint(settings: PrepareConfig, inputs: Sequence[Input]) -> str:
+    """Return a hash of all that decides the parts; only a run that shares it takes them over."""
+    values = asdict(settings)
+    for name in ("out", "workers", "strict", "stats"):
+        del values[name]
+    known = [
+        *(asdict(entry) for entry in inputs),
+        *(_versions(), template_fingerprint(), tokenizer_fingerprint(), VERSION),
+    ]
+    return hashlib.sha256(json.dumps([values, known], default=str).encode()).hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    return {"gpt2chat": __version__} | {name: version(name) for name in LIBRARIES}
+
+
+def _parts(jobs: Jobs, settings: PrepareConfig, journal: Journal) -> list[Part]:
+    """Have all jobs done; return their parts in order."""
+    parts: list[Part] = []
+    for job, part in ordered(jobs, run, finished, settings.workers):
+        journal.add(part.tally, job.done)
+        parts.append(part)
+    journal.require_usable()
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A sample as training sees it: its ids as text again."""
+
+    id: str
+    untrained: str
+    trained: str
+    tokens: int
+    """All of them."""
+    trained_tokens: int
+
+
+def first_samples(result: PrepareResult, number: int) -> list[Shown]:
+    """Return the first training samples; the chosen sides of pairs where there are no samples."""
+    if not number:
+        return []
+    if result.manifest.rows("sft", "train"):
+        samples = read_samples(result.out, "train")[:number]
+        named = [(sample.id, sample.conversation) for sample in samples]
+    else:
+        pairs = [(pair.id, pair.preference) for pair in read_pairs(result.out, "train")[:number]]
+        named = [(row_id, p.prompt.with_reply(p.chosen)) for row_id, p in pairs]
+    return [_shown(row_id, encode_conversation(conversation)) for row_id, conversation in named]
+
+
+def _shown(row_id: str, encoded: Encoded) -> Shown:
+    trained = [label for label in encoded.labels if label != IGNORED]
+    untrained = encoded.ids[: len(encoded) - len(trained)]
+    return Shown(row_id, decode(untrained), decode(trained), len(encoded), len(trained))
+
+
+def require_own_folder(folder: Path) -> None:
+    """Raise ConfigError where replacing the folder would lose what prepare did not write."""
+    if not folder.name:
+        raise ConfigError(f"--out {folder} is no folder of its own. Give one, such as --out data.")
+    if not folder.is_dir():
+        return
+    found = {path.name for path in folder.iterdir()}
+    foreign = found - OWN if MANIFEST in found else found
+    if foreign:
+        raise ConfigError(
+            f"{folder} holds files that prepare did not write, such as {min(foreign)}. "
+            "Give another folder with --out."
+        )
+
+
+def _write(
+    selection: Selection,
+    opened: Sequence[Opened],
+    inputs: Sequence[Input],
+    settings: PrepareConfig,
+    journal: Journal,
+    folder: Path,
+) -> Manifest:
+    """Write the shards of the rows that stay.
+
+    Raises:
+        DataError: Nothing is left to train on.
+    """
+    selection.without_duplicates(settings.dedup)
+    selection.without_overlap(settings.dedup)
+    shares = dict(parse_share(share) for share in settings.mix)
+    orders = {key: selection.order(key, shares, settings.seed) for key in range(len(SPLITS))}
+    if not any(len(orders[key].places) for key in TRAIN):
+        raise DataError(_nothing_left(journal))
+    write_rejected(selection, folder / REJECTED)
+    shards = [
+        s for key, order in orders.items() for s in write_shards(selection, key, order, folder)
+    ]
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    tokens: dict[str, dict[str, dict[str, int]]] = {}
+    lengths: dict[str, dict[str, Lengths]] = {}
+    for key, order in orders.items():
+        kind, split = SPLITS[key]
+        for source, number in count_rows(selection, order).items():
+            counts.setdefault(kind, {}).setdefault(source, {})[split] = number
+        tokens.setdefault(kind, {})[split] = count_tokens(selection, order)
+        lengths.setdefault(kind, {})[split] = count_lengths(selection, order, settings.max_length)
+        for source, remarks in count_remarks(selection, order.places).items():
+            journal.noted[source].update(remarks)
+    if settings.stats:
+        draw_lengths(lengths, settings.max_length, folder / PICTURE)
+    return Manifest(
+        version=VERSION,
+        window=settings.max_length,
+        seed=settings.seed,
+        settings={name: value for name, value in asdict(settings).items() if name in SETTINGS},
+        holdout={source.source.name: source.holdout for source in opened},
+        counts=counts,
+        dropped=_plain(journal.dropped),
+        noted=_plain(journal.noted),
+        tokens=tokens,
+        lengths=lengths,
+        shards=tuple(shards),
+        inputs=tuple(inputs),
+        template=template_fingerprint(),
+        tokenizer=tokenizer_fingerprint(),
+        versions=_versions(),
+    )
+
+
+def _nothing_left(journal: Journal) -> str:
+    reasons: Counter[str] = Counter()
+    for counts in journal.dropped.values():
+        reasons.update(counts)
+    listed = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common(4))
+    why = f" Dropped: {listed}." if listed else ""
+    return f"No training rows are left.{why} Give more data, for example with --chat FILE."
+
+
+def _plain(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
+    return {source: dict(counter.most_common()) for source, counter in counts.items() if counter}

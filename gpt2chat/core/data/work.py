@@ -1,0 +1,110 @@
+"""One worker's job: the records of a chunk to a part on disk."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.data.near import signatures
+from gpt2chat.core.data.parts import Entry, Part, read_part, write_part
+from gpt2chat.core.data.rows import Row, pair_row, sample_row
+from gpt2chat.core.data.samples import SHORTENED, TYPED, Item, Sides, chat_items, pair_items
+from gpt2chat.core.data.shards import Pair, Sample
+from gpt2chat.core.data.tally import Tally, rejected_line
+from gpt2chat.core.data.trees import Branches, tree_items
+from gpt2chat.core.errors import RowError
+from gpt2chat.core.inputs.records import Chunk
+from gpt2chat.core.inputs.shapes import FEEDBACK_SHAPES, ChatShape, PreferenceShape, detect
+
+TOO_LONG = "longer than the window"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one worker does at a time."""
+
+    stem: Path
+    """Of the part to write."""
+    name: str
+    """Of the source."""
+    sides: Sides
+    task: "Records | Branches | Tally"
+    """A tally is of records that have been read already, and makes no rows."""
+    settings: PrepareConfig
+    done: float
+    """Share of all input that has been read with it; negative where that is not known."""
+
+
+class Records(NamedTuple):
+    """Records of a file that have one shape."""
+
+    chunk: Chunk
+    shape: ChatShape | PreferenceShape | None
+    """None where not one of them could be read."""
+    mixed: bool = False
+    """Each has the shape of a user's opinion that fits it."""
+
+
+def finished(job: Job) -> Part | None:
+    """Return the job's part if an earlier run has finished it."""
+    return read_part(job.stem)
+
+
+def run(job: Job) -> Part:
+    """Do the job; the same job gives the same bytes in any process."""
+    tally, items = _begun(job)
+    entries = list(_entries(items, tally, job.settings.max_length))
+    near = job.settings.dedup == "near"
+    signed = signatures([entry.row.exchange for entry in entries]) if near else None
+    return write_part(job.stem, entries, tally, signed)
+
+
+def _begun(job: Job) -> tuple[Tally, Iterator[Item]]:
+    match job.task:
+        case Tally():
+            return job.task, iter(())
+        case Records():
+            tally = Tally(job.name, job.task.chunk.file)
+            return tally, _record_items(job.task, job.sides, tally)
+        case Branches():
+            tally = Tally(job.name, job.task.file)
+            return tally, tree_items(job.task, job.sides, tally)
+
+
+def _record_items(task: Records, sides: Sides, tally: Tally) -> Iterator[Item]:
+    for record in task.chunk.records():
+        tally.records += 1
+        shape = detect(record.value, FEEDBACK_SHAPES) if task.mixed else task.shape
+        if record.problem or shape is None:
+            tally.reject(record, RowError(record.problem or "neither a sample nor a pair"))
+        elif isinstance(shape, ChatShape):
+            yield from chat_items(record, shape, sides, tally)
+        else:
+            yield from pair_items(record, shape, sides, tally)
+
+
+def _entries(items: Iterable[Item], tally: Tally, window: int) -> Iterator[Entry]:
+    """Yield the rows of items in order; one that does not fit the window is rejected."""
+    for item in items:
+        row = _row(item, window)
+        if row is None:
+            tally.dropped[TOO_LONG] += 1
+            tally.rejected.append(rejected_line(tally.source, item.file, item.line, TOO_LONG))
+        else:
+            yield Entry((item.kind, item.split), row, item.remarks | _remarks(row), item.line)
+
+
+def _row(item: Item, window: int) -> Row | None:
+    match item.kind:
+        case "sft":
+            return sample_row(cast(Sample, item.content), window)
+        case "reference":
+            return sample_row(cast(Sample, item.content), None)
+        case "preference":
+            return pair_row(cast(Pair, item.content), window)
+
+
+def _remarks(row: Row) -> set[str]:
+    remarks = {SHORTENED: row.shortened, TYPED: row.typed_control}
+    return {remark for remark, holds in remarks.items() if holds}

@@ -1,0 +1,1 @@
+"""From models and held-out data to figures with intervals."""

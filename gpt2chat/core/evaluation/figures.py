@@ -1,0 +1,143 @@
+"""Token losses to figures: perplexity of replies, the reference's own, preference accuracy."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt2chat.core.data.shards import Pair, Sample
+from gpt2chat.core.evaluation.scoring import Losses
+from gpt2chat.core.evaluation.statistics import Estimate, FloatArray, Ratio, difference, estimate
+
+SIMILAR = 0.2
+"""Two replies are of similar length where they differ by less than this share of the longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """How a figure is called and read."""
+
+    label: str
+    unit: str
+    """What it is counted in; what its samples are."""
+    digits: int
+
+
+FIGURES: dict[str, Figure] = {
+    "perplexity": Figure("perplexity of replies", "replies", 2),
+    "loss": Figure("loss, nats per token", "replies", 3),
+    "bits_per_byte": Figure("bits per byte", "replies", 3),
+    "reference_perplexity": Figure("reference construction", "conversations", 2),
+    "preference_accuracy": Figure("preference accuracy", "pairs", 3),
+    "preference_margin": Figure("margin, nats per token", "pairs", 3),
+    "preference_accuracy_sum": Figure("accuracy, summed log p", "pairs", 3),
+    "preference_accuracy_similar": Figure("accuracy, similar length", "pairs", 3),
+}
+"""All figures, in the order they are shown in."""
+
+
+def reply_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> dict[str, Ratio]:
+    """Return the headline: what it costs to predict the replies.
+
+        loss           Σ loss / Σ tokens                       nats per token
+        perplexity     exp(Σ loss / Σ tokens)
+        bits per byte  Σ loss of the text / (ln 2 · Σ bytes)
+
+    Sums run over all replies. Loss and perplexity count the end-of-turn token, which a chat model
+    must get right. Bits per byte leave it out, and so compare with other templates, and with a
+    base model that has never seen it: the starter pays 17 nats for it.
+
+    Args:
+        losses: Of each reply's tokens, the last of which is its end of turn.
+    """
+    groups = tuple(sample.group for sample in samples)
+    sums, text = _sums(losses), _sums([part[:-1] for part in losses])
+    tokens = _array([len(part) for part in losses])
+    sizes = _array([reply_bytes(sample) for sample in samples])
+    return {
+        "perplexity": Ratio(sums, tokens, groups, exponential=True),
+        "loss": Ratio(sums, tokens, groups),
+        "bits_per_byte": Ratio(text / math.log(2), sizes, groups),
+    }
+
+
+def reply_bytes(sample: Sample) -> int:
+    """Return the UTF-8 bytes of a sample's reply."""
+    reply = sample.conversation.reply
+    return 0 if reply is None else len(reply.content.encode())
+
+
+def reference_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> dict[str, Ratio]:
+    """Return the reference project's figure: the mean over conversations of exp(mean loss).
+
+    Every token of the rendered conversation but the first counts: system prompt, user messages
+    and control tokens too. A conversation that occurs several times counts as often.
+
+    Args:
+        losses: Of each conversation's tokens after the first.
+    """
+    values = _array([math.exp(part.mean(dtype=np.float64)) for part in losses])
+    groups = tuple(sample.group for sample in samples)
+    return {"reference_perplexity": Ratio(values, np.ones_like(values), groups)}
+
+
+def preference_figures(
+    pairs: Sequence[Pair], chosen: Sequence[Losses], rejected: Sequence[Losses]
+) -> dict[str, Ratio]:
+    """Return how often, and by how much, the chosen reply is the likelier one.
+
+        accuracy                     share of pairs with mean log p(chosen) > mean log p(rejected)
+        margin                       mean of the difference of the two, in nats per token
+        accuracy, summed             the same share by Σ log p, which favours the shorter reply
+        accuracy of similar length   the first share, where the two replies' tokens differ by
+                                     less than 20 % of the longer; absent if there is no such pair
+
+    A tie counts as wrong. The end-of-turn token is part of a reply.
+
+    Args:
+        chosen: Losses of each chosen reply's tokens.
+        rejected: The same of the rejected replies.
+    """
+    groups = [pair.group for pair in pairs]
+    margins = _means(rejected) - _means(chosen)
+    sums = _sums(rejected) - _sums(chosen)
+    lengths = _array([len(part) for part in chosen]), _array([len(part) for part in rejected])
+    similar = np.abs(lengths[0] - lengths[1]) < SIMILAR * np.maximum(*lengths)
+    ones = np.ones_like(margins)
+    right = (margins > 0).astype(np.float64)
+    found = {
+        "preference_accuracy": Ratio(right, ones, tuple(groups)),
+        "preference_margin": Ratio(margins, ones, tuple(groups)),
+        "preference_accuracy_sum": Ratio((sums > 0).astype(np.float64), ones, tuple(groups)),
+    }
+    if similar.any():
+        some = tuple(group for group, wanted in zip(groups, similar, strict=True) if wanted)
+        found["preference_accuracy_similar"] = Ratio(right[similar], ones[similar], some)
+    return found
+
+
+def estimates(ratios: Mapping[str, Ratio], seed: int) -> dict[str, Estimate]:
+    """Return each figure with its interval, in the order of `FIGURES`."""
+    return {name: estimate(ratios[name], seed) for name in FIGURES if name in ratios}
+
+
+def differences(
+    ratios: Mapping[str, Ratio], others: Mapping[str, Ratio], seed: int
+) -> dict[str, Estimate]:
+    """Return each figure minus the other model's on the same samples, with paired intervals."""
+    return {
+        name: difference(ratios[name], others[name], seed) for name in FIGURES if name in ratios
+    }
+
+
+def _sums(losses: Sequence[Losses]) -> FloatArray:
+    return _array([part.sum(dtype=np.float64) for part in losses])
+
+
+def _means(losses: Sequence[Losses]) -> FloatArray:
+    return _array([part.mean(dtype=np.float64) for part in losses])
+
+
+def _array(values: Sequence[float]) -> FloatArray:
+    return np.array(values, dtype=np.float64)

@@ -1,0 +1,75 @@
+"""How many tokens a second a model reads and writes on this device."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GPT2LMHeadModel
+
+from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.generation.generate import Generator
+from gpt2chat.core.text.tokens import ENDOFTEXT_ID
+
+PROMPT = 512
+"""Tokens of the prompt that is timed."""
+NEW = 64
+"""Tokens that are generated after it, at most."""
+RUNS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median, lowest and highest of several runs."""
+
+    median: float
+    low: float
+    high: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens per second with one conversation at a time, as `gpt2chat chat` runs by default."""
+
+    precision: str
+    """Of the weights as they are read: int8, bf16 or fp32."""
+    prompt: int
+    """Tokens of the prompt."""
+    prefill: Spread
+    """Tokens of the prompt by the seconds to the first generated token."""
+    decode: Spread | None
+    """Generated tokens after the first by the seconds they took; None if there were none."""
+
+
+def measure_speed(
+    model: GPT2LMHeadModel, device: torch.device, on_progress: Callable[[int, int], None]
+) -> Speed:
+    """Return prefill and decode speed: medians over `RUNS` runs, after one that is not counted.
+
+    The prompt is drawn tokens: after them a model has no reason to end its turn.
+    """
+    generator = Generator(model, device)
+    length = min(PROMPT, generator.window // 2)
+    sampling = Sampling(max_new_tokens=min(NEW, generator.window - length), seed=0)
+    drawn = torch.Generator().manual_seed(0)
+    prompt: Any = torch.randint(ENDOFTEXT_ID, (length,), generator=drawn).tolist()
+    prefill: list[float] = []
+    decode: list[float] = []
+    for run in range(RUNS + 1):
+        on_progress(run, RUNS + 1)
+        # Another first token: the keys and values of the last run are of no use.
+        reply = generator.generate([run, *prompt[1:]], sampling)
+        if run:
+            prefill.append(length / reply.first_seconds)
+            decode.append(reply.tokens_per_second)
+    on_progress(RUNS + 1, RUNS + 1)
+    decoded = [speed for speed in decode if speed > 0]
+    return Speed(
+        generator.precision, length, _spread(prefill), _spread(decoded) if decoded else None
+    )
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values), len(values))

@@ -1,0 +1,1 @@
+"""From a prompt to streamed text, on a CPU or a GPU."""

@@ -1,0 +1,1 @@
+"""Where records come from: files, data sets on the Hub, their shapes."""

@@ -1,0 +1,32 @@
+"""Anthropic HH's transcripts: one text with `Human:` and `Assistant:` turns."""
+
+import re
+
+from gpt2chat.core.errors import RowError
+from gpt2chat.core.text.conversations import Conversation, Message, Role
+
+SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
+
+_BEGINNING = re.compile(r"\s*(?:Human|Assistant):")
+# A speaker's name within a line is something that was said.
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+
+
+def is_transcript(value: object) -> bool:
+    """Return whether a value is text that begins with a turn."""
+    return isinstance(value, str) and _BEGINNING.match(value) is not None
+
+
+def parse_transcript(text: str) -> Conversation:
+    """Return the conversation in a transcript.
+
+        "\\n\\nHuman: Hi\\n\\nAssistant: Hello!"
+
+    Raises:
+        RowError: It does not begin with a turn, a turn is empty, or the order wrong.
+    """
+    if not is_transcript(text):
+        raise RowError("transcript does not begin with Human: or Assistant:")
+    _, *parts = _TURN.split(text)
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    return Conversation(tuple(Message(SPEAKERS[speaker], said) for speaker, said in turns))

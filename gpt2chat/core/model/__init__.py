@@ -1,0 +1,1 @@
+"""GPT-2 on packed rows: attention, losses, loading and saving."""

@@ -1,0 +1,63 @@
+"""A model directory that plain transformers loads: weights, configs, tokenizer, template."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from gpt2chat.core.files import storage
+from gpt2chat.core.text.template import BOS, CHAT_TEMPLATE, END_OF_TURN, PAD
+from gpt2chat.core.text.tokens import load_tokenizer
+
+
+def chat_tokenizer(window: int) -> PreTrainedTokenizerFast:
+    """Return the tokenizer for transformers, TRL and vLLM, with the template in Jinja.
+
+    Unlike ours it reads the name of a special token in text as that token, which is how rendered
+    text becomes ids there.
+    """
+    plain = Tokenizer.from_str(load_tokenizer().to_str())
+    plain.encode_special_tokens = False
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain,
+        bos_token=BOS,
+        eos_token=END_OF_TURN,
+        pad_token=PAD,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=window,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def plain(model: GPT2LMHeadModel, state: dict[str, Tensor] | None = None) -> GPT2LMHeadModel:
+    """Return a `GPT2LMHeadModel` with the weights of one that was trained on packed rows.
+
+    A folder names the class it was saved from, and other programs know that one only.
+
+    Args:
+        state: The weights, where the model does not hold all of them itself.
+    """
+    if type(model) is GPT2LMHeadModel and state is None:
+        return model
+    with torch.device("meta"):
+        copy = GPT2LMHeadModel(model.config)
+    copy.load_state_dict(state or model.state_dict(), assign=True)
+    copy.tie_weights()
+    copy.generation_config = model.generation_config
+    return copy
+
+
+def save_model(
+    model: GPT2LMHeadModel, folder: Path, state: dict[str, Tensor] | None = None
+) -> None:
+    """Write a plain `GPT2LMHeadModel` directory: safetensors, tied embeddings, no code of ours.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        plain(model, state).save_pretrained(folder)
+        chat_tokenizer(model.config.n_positions).save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""What a conversation is, its one rendering, its ids."""

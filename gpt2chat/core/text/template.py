@@ -1,0 +1,126 @@
+"""The chat template: a conversation to spans of text. The one definition of it.
+
+    <|beginoftext|>
+    <|start_header_id|>system<|end_header_id|>⏎{system}<|eot_id|>
+    <|start_context|>{document}{earlier turns}<|end_context|>         only if there are any
+    <|start_header_id|>user<|end_header_id|>⏎{latest user message}<|eot_id|>
+    <|start_header_id|>assistant<|end_header_id|>⏎{reply}<|eot_id|>
+
+An earlier turn is rendered like a turn outside the block: header, one line break, text, <|eot_id|>.
+The line breaks above are for the eye, except ⏎, which is one "\n".
+
+It is Llama 3's instruct template with the history in a context block.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+from gpt2chat.core.text.conversations import DEFAULT_SYSTEM, Conversation
+
+BOS = "<|beginoftext|>"
+PAD = "<|finetune_right_pad_id|>"
+START_HEADER = "<|start_header_id|>"
+END_HEADER = "<|end_header_id|>"
+END_OF_TURN = "<|eot_id|>"
+START_CONTEXT = "<|start_context|>"
+END_CONTEXT = "<|end_context|>"
+
+SPECIAL_TOKENS = (BOS, PAD, START_HEADER, END_HEADER, END_OF_TURN, START_CONTEXT, END_CONTEXT)
+"""Added to GPT-2's 50,257 tokens in this order, so their ids are 50257 to 50263."""
+
+
+class Span(NamedTuple):
+    """A piece of a rendered conversation that is encoded on its own."""
+
+    text: str
+    control: bool = False
+    """The text is one special token; elsewhere a special token's name is plain text."""
+    trained: bool = False
+    """Its tokens count in the loss."""
+
+
+def turn(role: str, content: str, *, trained: bool = False) -> tuple[Span, ...]:
+    """Return the spans of one turn."""
+    return (*_header(role), Span(content, trained=trained), _END_TRAINED if trained else _END)
+
+
+@cache
+def _header(role: str) -> tuple[Span, ...]:
+    return (
+        Span(START_HEADER, control=True),
+        Span(role),
+        Span(END_HEADER, control=True),
+        # On its own, so that the prompt's ids are the beginning of the sample's ids. Contents begin
+        # with no white space, and there GPT-2's pre-tokenizer splits "\n" off by itself too.
+        Span("\n"),
+    )
+
+
+_END = Span(END_OF_TURN, control=True)
+_END_TRAINED = Span(END_OF_TURN, control=True, trained=True)
+
+
+def render(conversation: Conversation) -> list[Span]:
+    """Return the spans of a conversation, its reply trained and all else not.
+
+    Without a reply it ends where the reply begins, so the spans of a prompt are the beginning of
+    the spans of every sample made from it.
+    """
+    spans = [Span(BOS, control=True), *turn("system", conversation.system)]
+    document, history = conversation.document, conversation.history
+    if document or history:
+        spans.append(Span(START_CONTEXT, control=True))
+        if document:
+            spans.append(Span(document.content))
+        for message in history:
+            spans += turn(message.role, message.content)
+        spans.append(Span(END_CONTEXT, control=True))
+    spans += turn("user", conversation.user.content)
+    if conversation.reply is None:
+        spans += _header("assistant")
+    else:
+        spans += turn("assistant", conversation.reply.content, trained=True)
+    return spans
+
+
+def to_text(spans: list[Span]) -> str:
+    """Return the rendered text. Control tokens and typed text look the same in it; ids differ."""
+    return "".join(span.text for span in spans)
+
+
+_JINJA_TURN = (
+    "{{- '" + START_HEADER + "' + m['role'] + '" + END_HEADER + "\\n' + m['content'] | trim + '"
+    + END_OF_TURN + "' -}}"
+)  # fmt: skip
+
+CHAT_TEMPLATE = (
+    "{%- set ns = namespace(system='" + DEFAULT_SYSTEM + "', last=-1, block=false) -%}"
+    "{%- for m in messages -%}"
+    "{%- if m['role'] == 'system' -%}{%- set ns.system = m['content'] | trim -%}"
+    "{%- elif m['role'] == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- for m in messages -%}"
+    "{%- if m['role'] != 'system' and loop.index0 < ns.last -%}{%- set ns.block = true -%}"
+    "{%- endif -%}{%- endfor -%}"
+    "{{- '" + BOS + START_HEADER + "system" + END_HEADER + "\\n' + ns.system + '" + END_OF_TURN
+    + "' -}}"
+    "{%- if ns.block -%}{{- '" + START_CONTEXT + "' -}}{%- endif -%}"
+    "{%- for m in messages -%}"
+    "{%- if loop.index0 < ns.last -%}"
+    "{%- if m['role'] == 'context' -%}{{- m['content'] | trim -}}"
+    "{%- elif m['role'] != 'system' -%}" + _JINJA_TURN + "{%- endif -%}"
+    "{%- elif loop.index0 == ns.last -%}"
+    "{%- if ns.block -%}{{- '" + END_CONTEXT + "' -}}{%- endif -%}" + _JINJA_TURN
+    + "{%- else -%}"
+    "{{- '" + START_HEADER + "assistant" + END_HEADER + "\\n' -}}"
+    "{%- generation -%}{{- m['content'] | trim + '" + END_OF_TURN + "' -}}{%- endgeneration -%}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '" + START_HEADER + "assistant" + END_HEADER
+    + "\\n' -}}{%- endif -%}"
+)  # fmt: skip
+"""The same template in Jinja, saved with each tokenizer for transformers, TRL and vLLM.
+
+Tests hold it to `render`. One difference cannot be mended from Jinja: who renders text first and
+encodes it afterwards takes a typed special token for a real one.
+"""

@@ -1,0 +1,49 @@
+"""Whether to compile the model, and how many graphs that made."""
+
+import shutil
+
+import torch
+
+from gpt2chat.core.config.settings import Compile
+from gpt2chat.core.errors import HardwareError
+
+WORTH = 20_000_000
+"""Tokens from which compiling is worth its wait: it takes 25 to 50 s on an H100, in which GPT-2
+124M reads 12 to 23 million tokens compiled. What it reads without is not measured yet."""
+
+
+def pick_compile(name: Compile, device: torch.device, tokens: int) -> bool:
+    """Return whether to compile; `auto` does on a GPU where the run is long enough.
+
+    On a CPU `auto` never does: measured, it gains nothing there (docs/measurements.md).
+
+    Args:
+        tokens: Of the whole run.
+
+    Raises:
+        HardwareError: It is asked for, and there is no compiler for this device.
+    """
+    if name == "off":
+        return False
+    able = _able(device)
+    if name == "auto":
+        return able and device.type == "cuda" and tokens >= WORTH
+    if not able:
+        needed = "Triton" if device.type == "cuda" else "a C++ compiler such as g++"
+        raise HardwareError(f"--compile on needs {needed}, which is not there. Leave it out.")
+    return True
+
+
+def _able(device: torch.device) -> bool:
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return has_triton()
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
+
+
+def compiled_graphs() -> int:
+    """Return how many graphs PyTorch has compiled in this process; a run needs one."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]

@@ -1,0 +1,158 @@
+"""A split's samples as ids: encoded once, and kept beside the shards for the runs that follow.
+
+data/.tokens/sft-train-0123456789abcdef.safetensors
+
+The name holds a fingerprint of the shards, the template and the tokenizer: where one of them
+changes, the file is not found and the samples are encoded again.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2chat.core.data.shards import check_shards, read_pairs, read_samples
+from gpt2chat.core.errors import DataError, StorageError
+from gpt2chat.core.files import write_bytes
+from gpt2chat.core.inputs.datafiles import Split
+from gpt2chat.core.text.conversations import Conversation
+from gpt2chat.core.text.tokens import Encoded, encode_conversation
+
+FOLDER = ".tokens"
+VERSION = 1
+
+Side = Literal["reply", "pair", "chosen"]
+"""What a row of a shard becomes: its one reply, the two replies of a pair, or the chosen one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Samples end to end. An item, which is never parted, is one of them, or the two of a pair."""
+
+    ids: NDArray[np.uint16]
+    """All tokens; GPT-2's vocabulary fits 16 bits. Shape (tokens,)."""
+    lengths: NDArray[np.int64]
+    """Tokens of each sample. Shape (samples,)."""
+    prompt_lengths: NDArray[np.int64]
+    """Tokens of each sample before its reply. Shape (samples,)."""
+    names: Sequence[str]
+    """Id of each item's row."""
+    starts: NDArray[np.int64]
+    """First token of each sample. Shape (samples,)."""
+    sides: int
+    """Samples of an item: 1, or 2 where each is a chosen and a rejected reply."""
+
+    @classmethod
+    def of(cls, samples: Iterable[Encoded], names: Sequence[str], sides: int) -> "Tokenized":
+        """Return encoded samples, those of an item one after the other."""
+        parts, prompts = [np.zeros(0, np.uint16)], list[int]()
+        for sample in samples:
+            parts.append(np.array(sample.ids, np.uint16))
+            prompts.append(sample.prompt_length)
+        lengths = np.array([len(part) for part in parts[1:]], np.int64)
+        return cls._laid(np.concatenate(parts), lengths, np.array(prompts, np.int64), names, sides)
+
+    @classmethod
+    def _laid(cls, ids: Any, lengths: Any, prompts: Any, names: Any, sides: int) -> "Tokenized":
+        return cls(ids, lengths, prompts, names, lengths.cumsum() - lengths, sides)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Tokens of each item. Shape (items,)."""
+        return self.lengths.reshape(-1, self.sides).sum(1)
+
+    @property
+    def longest(self) -> NDArray[np.int64]:
+        """Tokens of each item's longer sample. Shape (items,)."""
+        return self.lengths.reshape(-1, self.sides).max(1, initial=0)
+
+    def samples_of(self, items: Sequence[int]) -> NDArray[np.int64]:
+        """Return the numbers of the samples of items, in their order."""
+        first = np.array(items, np.int64)[:, None] * self.sides
+        return (first + np.arange(self.sides)).ravel()
+
+    def tokens_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ids of samples, end to end."""
+        spans = [self.ids[self.starts[i] : self.starts[i] + self.lengths[i]] for i in samples]
+        return np.concatenate([np.zeros(0, np.uint16), *spans]).astype(np.int64)
+
+
+def load_tokenized(data: Path, split: Split, side: Side) -> Tokenized:
+    """Return the samples of a split as ids, from the file that an earlier run kept, if it is there.
+
+    Raises:
+        DataError: There is no training sample, or the shards are not what `prepare` wrote.
+    """
+    kind = "sft" if side == "reply" else "preference"
+    manifest = check_shards(data, kind, split)
+    hashes = [s.sha256 for s in manifest.shards if (s.kind, s.split) == (kind, split)]
+    parts = (str(VERSION), *hashes, manifest.template, manifest.tokenizer)
+    fingerprint = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    file = data / FOLDER / f"{side}-{split}-{fingerprint}.safetensors"
+    kept = _read(file)
+    if kept is None:
+        kept = _encode(data, split, side)
+        _keep(file, kept)
+    return kept
+
+
+def _encode(data: Path, split: Split, side: Side) -> Tokenized:
+    conversations: list[Conversation] = []
+    if side == "reply":
+        samples = read_samples(data, split)
+        conversations += (sample.conversation for sample in samples)
+        names = [sample.id for sample in samples]
+    else:
+        pairs = read_pairs(data, split)
+        names = [pair.id for pair in pairs]
+        for pair in pairs:
+            prompt = pair.preference.prompt
+            conversations.append(prompt.with_reply(pair.preference.chosen))
+            if side == "pair":
+                conversations.append(prompt.with_reply(pair.preference.rejected))
+    if not names and split == "train":
+        raise DataError(f"{data} has no rows to train on. Type gpt2chat prepare.")
+    encoded = map(encode_conversation, conversations)
+    return Tokenized.of(encoded, names, 2 if side == "pair" else 1)
+
+
+def _read(file: Path) -> Tokenized | None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(file.read_bytes())
+        names = arrays["names"].tobytes().decode().split("\n")
+        sides = int(arrays["sides"][0])
+        ids, lengths, prompts = (arrays[name] for name in ("ids", "lengths", "prompt_lengths"))
+    except (OSError, KeyError, ValueError, SafetensorError):
+        return None
+    return Tokenized._laid(ids, lengths, prompts, names if len(lengths) else [], sides)  # pyright: ignore[reportPrivateUsage]
+
+
+def _keep(file: Path, tokenized: Tokenized) -> None:
+    """Write the file, in place of those of other shards. A folder that is full or read-only will
+    do without."""
+    from safetensors.numpy import save
+
+    arrays = {
+        "ids": tokenized.ids,
+        "lengths": tokenized.lengths,
+        "prompt_lengths": tokenized.prompt_lengths,
+        "names": np.frombuffer("\n".join(tokenized.names).encode(), np.uint8),
+        "sides": np.array([tokenized.sides]),
+    }
+    try:
+        write_bytes(file, save(arrays))
+    except StorageError:
+        return
+    for other in file.parent.glob(f"{file.name.rpartition('-')[0]}-*"):
+        if other != file:
+            other.unlink(missing_ok=True)

@@ -1,0 +1,247 @@
+"""`train_sft` and `train_orpo`: shards and a model in, a finished run folder out."""
+
+import dataclasses
+import datetime
+import json
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import EarlyStoppingCallback
+
+from gpt2chat.core.config.settings import to_toml
+from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
+from gpt2chat.core.data.shards import read_manifest
+from gpt2chat.core.errors import HardwareError, Interrupted, WorkerError
+from gpt2chat.core.files import remove, storage, write_text
+from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.model.device import device_name
+from gpt2chat.core.model.flops import matmul_flops
+from gpt2chat.core.model.lora import save_adapted
+from gpt2chat.core.runs import (
+    CHECKPOINTS,
+    CURVE,
+    METRICS,
+    RESULT,
+    SETTINGS,
+    newest_checkpoint,
+    open_run,
+    remove_broken_checkpoints,
+)
+from gpt2chat.core.training import callbacks, card, curve
+from gpt2chat.core.training.compiling import compiled_graphs
+from gpt2chat.core.training.job import Job, orpo_job, sft_job
+from gpt2chat.core.training.trainer import PROCESSES, PackedTrainer, wait_for_all
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a run did; `result.json` in its folder."""
+
+    command: str
+    """`sft` or `orpo`."""
+    out: Path
+    model: str
+    """What it started from."""
+    samples: int
+    """Samples (pairs, for ORPO) that were trained on in each epoch."""
+    left_out: int
+    """Samples (pairs) longer than --max-length."""
+    steps: int
+    """Optimizer steps of the whole run."""
+    planned_steps: int
+    """More than `steps` where --patience ended the run."""
+    epochs: float
+    loss: float
+    """Mean of the last tenth of the steps, in nats per token (ORPO: its objective)."""
+    validation_loss: float | None
+    """Of the weights that were kept: the lowest of the run."""
+    best_step: int
+    """The step those weights are of."""
+    tokens: int
+    """Tokens trained on since the run was last started, prompts included, by all processes."""
+    seconds: float
+    """Since the run was last started, validations included."""
+    tokens_per_second: float
+    """Without validations, and without what comes before the first line of metrics: warm-up."""
+    utilisation: float
+    """Share of the operations a second that one large matrix product reaches."""
+    device: str
+    processes: int
+    precision: str
+    graphs: int
+    """Graphs that were compiled: 0 without --compile, else 1."""
+    validation: dict[str, float] = field(default_factory=dict[str, float])
+    """All that was measured at that step."""
+    finished: str
+    """Date and time, UTC, ISO 8601."""
+
+
+def train_sft(settings: SftConfig, on_step: Callable[[callbacks.Step], None]) -> TrainResult:
+    """Fine-tune on conversations, the reply's tokens only, and write the run folder.
+
+    Raises:
+        DataError: The shards are missing, changed or empty, or a loss is not finite.
+        CheckpointError, NetworkError: The model cannot be had.
+        ConfigError, StorageError: The run folder is taken, or cannot be written.
+        HardwareError: The device is not there, or its memory too small.
+        WorkerError: Another process of the run ended.
+        Interrupted: Ctrl-C; a checkpoint is saved.
+    """
+    return _train("sft", settings, lambda: sft_job(settings), on_step)
+
+
+def train_orpo(settings: OrpoConfig, on_step: Callable[[callbacks.Step], None]) -> TrainResult:
+    """Align with preference pairs by ORPO, and write the run folder.
+
+    Raises:
+        As `train_sft`.
+    """
+    return _train("orpo", settings, lambda: orpo_job(settings), on_step)
+
+
+def _train(
+    command: str,
+    settings: TrainConfig,
+    make: Callable[[], Job],
+    on_step: Callable[[callbacks.Step], None],
+) -> TrainResult:
+    checkpoint = open_run(settings.out, command, settings.resume, settings.overwrite)
+    job = make()
+    _start_run(job, checkpoint)
+    watch = callbacks.Watch(
+        settings.out / METRICS,
+        evals=settings.evals,
+        validated=len(job.held_rows) > 0,
+        save_minutes=settings.save_minutes,
+        peak=matmul_flops(job.device, job.autocast),
+        on_step=on_step,
+    )
+    watching: list[Any] = [watch]
+    if settings.patience is not None:
+        watching.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+    graphs = compiled_graphs()
+    # In this order: whether the disk is full is asked before anything is removed from it.
+    with _whole_checkpoints(settings.out), storage(settings.out):
+        trainer = job.trainer(watching)
+        watch.attach(trainer)
+        started = time.perf_counter()
+        _run(trainer, watch, checkpoint, job)
+        seconds = time.perf_counter() - started
+    result = _result(job, trainer, watch, seconds, compiled_graphs() - graphs)
+    _finish_run(trainer, job, result)
+    return result
+
+
+def _result(
+    job: Job, trainer: PackedTrainer, watch: callbacks.Watch, seconds: float, graphs: int
+) -> TrainResult:
+    state, settings = trainer.state, job.settings
+    speed, utilisation = watch.speed()
+    return TrainResult(
+        command=job.command,
+        out=settings.out,
+        model=settings.model,
+        samples=job.samples,
+        left_out=job.left_out,
+        steps=state.global_step,
+        planned_steps=state.max_steps,
+        epochs=round(state.epoch or 0.0, 4),
+        loss=watch.last_loss(),
+        validation_loss=state.best_metric,
+        best_step=state.best_global_step or state.global_step,
+        tokens=trainer.tokens_of_all(),
+        seconds=seconds,
+        tokens_per_second=speed,
+        utilisation=utilisation,
+        device=device_name(job.device),
+        processes=PROCESSES,
+        precision="bf16 autocast" if job.autocast else "fp32",
+        graphs=graphs,
+        validation=watch.validation_at(state.best_global_step),
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _start_run(job: Job, checkpoint: Path | None) -> None:
+    """Empty the run folder, unless it goes on, and write its settings: in one process, when all
+    have seen the folder as it was."""
+    leads = wait_for_all(job.settings, job.device)
+    if leads and checkpoint is None:
+        with storage(job.settings.out):
+            remove(job.settings.out)
+        kept = dataclasses.replace(job.settings, resume="off", overwrite=False, dry_run=False)
+        write_text(job.settings.out / SETTINGS, to_toml(kept))
+    wait_for_all(job.settings, job.device)
+
+
+def _run(trainer: PackedTrainer, watch: callbacks.Watch, checkpoint: Path | None, job: Job) -> None:
+    settings = job.settings
+    try:
+        with watch.stopping_on_signals():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        raise HardwareError(
+            "The device ran out of memory. Give a lower --batch-tokens (and a higher --grad-accum)."
+        ) from error
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"Ended at once; only what the checkpoints in {settings.out} hold is saved."
+        ) from error
+    except RuntimeError as error:
+        if PROCESSES > 1 and _is_lost_peer(error):
+            saved = newest_checkpoint(settings.out)
+            kept = f"{saved.name} is whole" if saved else "No checkpoint had been saved"
+            raise WorkerError(
+                f"Another process of this run ended. {kept}: start the same command again with "
+                "--resume auto."
+            ) from error
+        raise
+    if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
+        where = "" if settings.out == type(settings).out else f" --out {settings.out}"
+        raise Interrupted(
+            f"Stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}. "
+            f"Go on with: gpt2chat {job.command} --resume auto{where}"
+        )
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """Say whether a collective operation failed because a process is gone; gloo has no error of
+    its own."""
+    signs = ("gloo", "connection closed", "connection reset", "broken pipe", "socket")
+    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in signs)
+
+
+@contextmanager
+def _whole_checkpoints(run: Path) -> Generator[None]:
+    """Leave no half a checkpoint behind where saving one failed."""
+    try:
+        yield
+    finally:
+        if PROCESSES == 1:
+            remove_broken_checkpoints(run)
+
+
+def _finish_run(trainer: PackedTrainer, job: Job, result: TrainResult) -> None:
+    """Write the weights, the curve and the card, and last of all the mark of a finished run."""
+    settings = job.settings
+    state = trainer.whole_state()
+    if trainer.is_world_process_zero():
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        if settings.lora_r:
+            save_adapted(model, settings.out, merge=settings.merge)
+        else:
+            save_model(model, settings.out, state)
+        curve.draw(settings.out / METRICS, settings.out / CURVE)
+        text = card.model_card(settings, asdict(result), read_manifest(settings.data))
+        write_text(settings.out / "README.md", text)
+        write_text(settings.out / RESULT, json.dumps(asdict(result), indent=2, default=str) + "\n")
+        remove(settings.out / CHECKPOINTS)
+    trainer.accelerator.wait_for_everyone()
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,363 @@
+"""TRL's SFTTrainer on packed rows, for SFT and for ORPO. The one module that imports trl.
+
+Optimizer, schedule, accumulation, data order, checkpoints, resuming and several processes are
+TRL's and transformers' own. What is ours: the batch is one packed row, logits are computed where
+a token is trained only, and a step whose loss or gradient is not finite never reaches the weights.
+"""
+
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers.trainer_callback import PrinterCallback
+
+from gpt2chat.core.config.training import TrainConfig
+from gpt2chat.core.model.flops import row_flops
+from gpt2chat.core.model.packing import RowShape
+from gpt2chat.core.runs import CHECKPOINTS, seal
+from gpt2chat.core.training.guard import Guard
+from gpt2chat.core.training.objectives import Objective, lay_out_for
+from gpt2chat.core.training.tokenized import Tokenized
+
+# trl reports each start to its authors; a tool that works on private chats does not.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+"""Of this run, as torchrun and accelerate launch say."""
+
+Rows = Sequence[Sequence[int]]
+"""Which items of a Tokenized stand in each packed row."""
+
+GPU_LOGGING = 10
+"""Steps between two lines of metrics on a GPU: to ask it for a number is to wait for it."""
+
+
+def arguments(
+    settings: TrainConfig, validated: bool, device: torch.device, max_steps: int = -1
+) -> SFTConfig:
+    """Return TRL's settings for a run on packed rows.
+
+    Args:
+        validated: Whether there is anything to validate on.
+        max_steps: End after so many and save nothing, for a trial; -1 for a whole run.
+    """
+    with warnings.catch_warnings():
+        # transformers 5.23 renames gradient_checkpointing, which TRL turns on; 5.17 has one name.
+        warnings.filterwarnings("ignore", "`gradient_checkpointing`", FutureWarning)
+        values = _arguments(settings, validated, device)
+        if max_steps > 0:
+            values |= {"max_steps": max_steps, "save_strategy": "no"}
+        made = SFTConfig(**values)
+    # One process trains on one device; transformers would split a row over all GPUs it sees.
+    if made.n_gpu > 1:
+        made._n_gpu = 1  # pyright: ignore[reportPrivateUsage]
+    return made
+
+
+def _arguments(settings: TrainConfig, validated: bool, device: torch.device) -> dict[str, Any]:
+    return {
+        "output_dir": str(settings.out / CHECKPOINTS),
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.lr,
+        **_schedule(settings),
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        # A batch is one packed row.
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": settings.grad_accum,
+        "gradient_checkpointing": False,
+        "optim": "adamw_torch_fused",
+        # Autocast is ours, around the forward: the trainer's would copy the logits to float32.
+        "bf16": False,
+        "use_cpu": device.type == "cpu",
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        # Rows are copied to the GPU while it works on the one before.
+        "accelerator_config": {"non_blocking": device.type == "cuda"},
+        "ddp_find_unused_parameters": False,
+        # The callback says when to validate and save.
+        "eval_strategy": "steps" if validated else "no",
+        "eval_steps": 10**9,
+        "save_strategy": "steps",
+        "save_steps": 10**9,
+        "save_total_limit": 2,
+        "load_best_model_at_end": validated,
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
+        "logging_steps": GPU_LOGGING if device.type == "cuda" else 1,
+        "logging_nan_inf_filter": False,
+        # Trackers are callbacks of ours (core/training/trackers.py).
+        "report_to": "none",
+        "run_name": settings.out.name,
+        "project": "gpt2chat",
+        "disable_tqdm": True,
+        "log_level": "error",
+        "log_level_replica": "error",
+        "seed": settings.seed,
+    }
+
+
+def _schedule(settings: TrainConfig) -> dict[str, Any]:
+    names = {"constant": "constant_with_warmup", "inverse-sqrt": "inverse_sqrt"}
+    chosen: dict[str, Any] = {"lr_scheduler_type": names.get(settings.schedule, settings.schedule)}
+    if settings.cycles > 1:
+        chosen["lr_scheduler_type"] = "cosine_with_restarts"
+        chosen["lr_scheduler_kwargs"] = {"num_cycles": settings.cycles}
+    # Below 1 a share of the steps, else their number.
+    return {**chosen, "warmup_steps": settings.warmup}
+
+
+def wait_for_all(settings: TrainConfig, device: torch.device) -> bool:
+    """Wait until every process of the run is here; return whether this one leads."""
+    if PROCESSES == 1:
+        return True
+    state: Any = arguments(settings, False, device).distributed_state
+    state.wait_for_everyone()
+    return bool(state.is_main_process)
+
+
+class RowSampler(Sampler[int]):
+    """Gives the rows of an epoch in an order that seed and epoch alone decide: however many the
+    processes, and wherever a run goes on. Rows of nothing come last.
+
+    Args:
+        epoch: Returns the number of the epoch that begins.
+    """
+
+    def __init__(self, rows: Rows, seed: int, epoch: Callable[[], int]):
+        self.rows, self.seed, self.epoch = rows, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        full = [index for index, row in enumerate(self.rows) if row]
+        random.Random(f"{self.seed} {self.epoch()}").shuffle(full)
+        yield from full
+        yield from (index for index, row in enumerate(self.rows) if not row)
+
+
+class PackedTrainer(SFTTrainer):
+    """Trains on packed samples by an objective.
+
+    Args:
+        objective: SFT's or ORPO's.
+        tokens: What is trained on.
+        rows: Which items of `tokens` stand in which row; as many rows as the processes share out.
+        held_out, held_rows: The same for validation.
+        autocast: Compute in bf16.
+        shape: Pad every row of training to these sizes, and compile transformer, head and
+            log-softmax into one graph for them.
+        lag: Whether bad steps may be found out later, at the next line of metrics.
+    """
+
+    # `compute_loss` divides by the counts of the whole optimizer step.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        tokens: Tokenized,
+        rows: Rows,
+        held_out: Tokenized | None = None,
+        held_rows: Rows = (),
+        autocast: bool,
+        shape: RowShape | None = None,
+        lag: bool | None = None,
+        **kwargs: Any,
+    ):
+        self.objective = objective
+        self.rows = rows
+        self.tokens, self.held_out, self.held_rows = tokens, held_out, held_rows
+        self.autocast = autocast
+        self.shape = shape
+        self.tokens_seen = 0
+        """Tokens that this process has trained on since it started."""
+        self.flops_seen = 0.0
+        """Floating-point operations that they needed, forward and backward."""
+        self.asks: Any = None
+        """Called before each step, returns what this process asks for; see `agreed`."""
+        self._asked: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
+        if shape is not None:
+            kwargs["model"].compile(fullgraph=True, dynamic=False)
+        super().__init__(
+            data_collator=self.collate,
+            train_dataset=Dataset.from_dict({"items": [list(row) for row in rows]}),
+            # Never read: `evaluate` is ours.
+            eval_dataset=Dataset.from_dict({"items": [[0]]}) if len(held_rows) else None,
+            **kwargs,
+        )
+        self.lag = self.args.device.type == "cuda" if lag is None else lag
+        self.guard = Guard(self._blame, self._names, self._over_processes)
+        self.remove_callback(PrinterCallback)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        # The last step of an epoch ends at a whole number, but for rounding.
+        return RowSampler(self.rows, self.args.seed, lambda: int((self.state.epoch or 0.0) + 1e-6))
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the tensors of one row to train on; see `row`."""
+        (row,) = rows
+        return self.row(self.tokens, row["items"], training=True)
+
+    def row(self, tokens: Tokenized, items: Sequence[int], *, training: bool) -> dict[str, Any]:
+        """Return the tensors of one packed row, its items, and what it adds to `counts`."""
+        samples = tokens.samples_of(items)
+        lengths, prompts = tokens.lengths[samples], tokens.prompt_lengths[samples]
+        laid = lay_out_for(
+            self.objective,
+            tokens.tokens_of(samples),
+            lengths,
+            prompts,
+            self.shape if training else None,
+            training=training,
+        )
+        return {**laid, "items": items, "lengths": lengths.tolist()}
+
+    def logps(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """Return the log-probabilities of a row's trained tokens, float32. Shape (tokens,)."""
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.autocast):
+            return model(
+                input_ids=inputs["input_ids"],
+                position_ids=inputs["position_ids"],
+                cu_seq_lens_q=inputs["cu_seq_lens_q"],
+                max_length_q=inputs["max_length_q"],
+                kept=inputs["kept"],
+                targets=inputs["targets"],
+            )
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        logps = self.logps(model, inputs)
+        loss, shares = self.objective.loss(logps, inputs, num_items_in_batch)
+        self.guard.see(self.state.global_step + 1, loss, inputs["items"])
+        self.tokens_seen += sum(inputs["lengths"])
+        self.flops_seen += row_flops(self._config, inputs["lengths"], len(inputs["kept"]))
+        for name, share in shares.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(share)) + share.detach()
+        # DDP averages gradients over the processes; the divisor counts all of them already.
+        return loss * self.accelerator.num_processes
+
+    @property
+    def _config(self) -> Any:
+        return self.accelerator.unwrap_model(self.model).config
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        counts = torch.stack([batch["counts"] for batch in batch_samples]).sum(0).to(device)
+        asked = torch.tensor(self.asks() if self.asks else [], dtype=counts.dtype, device=device)
+        total = self._over_processes(torch.cat([counts, asked]))
+        self._asked = total[len(counts) :]
+        return total[: len(counts)]
+
+    def agreed(self) -> list[bool]:
+        """Return, for each thing `asks` may ask for, whether some process did before this step."""
+        return [] if self._asked is None else (self._asked > 0).tolist()
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        wrapped: Any = self.optimizer
+        self.guard.stop(torch.as_tensor(norm), wrapped.optimizer)
+        if not self.lag:
+            self.guard.check()
+        return norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of what the objective logs, over rows and processes."""
+        self.guard.check()
+        if "loss" in logs and self._sums:
+            sums = self._over_processes(torch.stack(list(self._sums.values())))
+            steps = max(1, self.state.global_step - self._logged_step)
+            logs.update(zip(self._sums, (sums / steps).tolist(), strict=True))
+            self._sums.clear()
+        self._logged_step = self.state.global_step
+        super().log(logs, start_time)
+
+    _logged_step = 0
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.guard.check()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Return the loss, and what is logged beside it, as means over the held-out rows."""
+        assert self.held_out is not None
+        model: Any = self.model_wrapped
+        model.eval()
+        rows = [self.row(self.held_out, items, training=False) for items in self.held_rows]
+        counts = torch.stack([row["counts"] for row in rows]).sum(0).to(self.args.device)
+        sums: dict[str, Tensor] = {"loss": torch.zeros((), device=self.args.device)}
+        for row in rows[self.args.process_index :: self.args.world_size]:
+            inputs = self._prepare_inputs(row)
+            logps = self.logps(self._uncompiled(), inputs)
+            loss, shares = self.objective.loss(logps, inputs, counts)
+            for name, share in {"loss": loss, **shares}.items():
+                sums[name] = sums.get(name, torch.zeros_like(share)) + share
+        means: list[float] = self._over_processes(torch.stack(list(sums.values()))).tolist()
+        metrics = {f"eval_{name}": mean for name, mean in zip(sums, means, strict=True)}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _uncompiled(self) -> Any:
+        """Return what computes a row of any shape, without compiling a graph for it."""
+        # FSDP gathers the weights where the model is called; no other way into it will do.
+        sharded: Any = self.model_wrapped
+        return (
+            sharded if self.is_fsdp_enabled else self.accelerator.unwrap_model(self.model).forward
+        )
+
+    def tokens_of_all(self) -> int:
+        """Return the tokens that all processes have trained on since they started."""
+        seen = torch.tensor(self.tokens_seen, device=self.args.device)
+        return int(self._over_processes(seen).item())
+
+    def whole_state(self) -> dict[str, Tensor] | None:
+        """Return all weights where FSDP has each process hold a part of them; None elsewhere."""
+        state: Any = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+        return state
+
+    def _names(self, items: Sequence[int]) -> list[str]:
+        return [self.tokens.names[item] for item in items]
+
+    @torch.no_grad()
+    def _blame(self, items: Sequence[int]) -> list[str]:
+        """Return the samples of a row whose log-probabilities are not finite, each run again."""
+        found: list[str] = []
+        for item in items:
+            row = self._prepare_inputs(self.row(self.tokens, [item], training=False))
+            finite = torch.isfinite(self.logps(self._uncompiled(), row))
+            sides = row["segments"][~finite].unique().tolist()
+            ends = [f" ({('chosen', 'rejected')[side]})" for side in sides]
+            found += [self.tokens.names[item] + end * (self.tokens.sides == 2) for end in ends]
+        return found
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none beside a checkpoint: the run folder gets one of ours (card.py)."""
+
+    def _over_processes(self, value: Tensor) -> Tensor:
+        reduced: Any = self.accelerator.reduce(value, "sum")
+        return reduced

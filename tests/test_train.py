@@ -1,0 +1,306 @@
+"""Training runs: what they write, resume to the same losses, and stop without losing anything."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from gpt2chat.core.config.training import OrpoConfig, SftConfig
+from gpt2chat.core.data.shards import read_pairs
+from gpt2chat.core.errors import DataError, Interrupted, StorageError
+from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.runs import newest_checkpoint
+from gpt2chat.core.training.callbacks import Step
+from gpt2chat.core.training.train import TrainResult, curve, train_orpo, train_sft
+from tests.conftest import ignore, tiny_model
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model with dropout, so that resuming must restore the random state too."""
+    folder = tmp_path_factory.mktemp("dropout")
+    save_model(tiny_model(dropout=0.1), folder)
+    return str(folder)
+
+
+def config(model: str, data: Path, out: Path, **changes: Any) -> SftConfig:
+    values: dict[str, Any] = {
+        "model": model, "data": data, "out": out, "epochs": 2, "lr": 1e-2, "batch_size": 6,
+        "evals": 2, "precision": "fp32", "device": "cpu", **changes,
+    }  # fmt: skip
+    return SftConfig(**values)
+
+
+def interrupt_in(number: int) -> Callable[[Step], None]:
+    """Press Ctrl-C in a step, which is when the one before it was told."""
+
+    def on_step(step: Step) -> None:
+        if step.step == number - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_step
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def unbroken(model: str, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A finished SFT run."""
+    return train_sft(config(model, tiny_data, tmp_path_factory.mktemp("runs") / "sft"), ignore)
+
+
+def test_a_finished_run_has_all_its_files(unbroken: TrainResult):
+    names = {path.name for path in unbroken.out.iterdir()}
+    assert names == {
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json", "loss.png",
+        "metrics.jsonl", "model.safetensors", "result.json", "run.toml", "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+
+
+def test_transformers_loads_a_finished_run(unbroken: TrainResult):
+    logits = AutoModelForCausalLM.from_pretrained(unbroken.out)(torch.tensor([[1, 2, 3]])).logits
+    assert torch.isfinite(logits).all()
+    config = json.loads((unbroken.out / "config.json").read_text())
+    assert config["architectures"] == ["GPT2LMHeadModel"]
+
+
+def test_training_lowers_the_loss(unbroken: TrainResult):
+    losses = [line["loss"] for line in lines(unbroken.out) if "loss" in line]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_the_weights_that_are_kept_are_those_of_the_lowest_validation_loss(unbroken: TrainResult):
+    validations = {line["step"]: line["eval_loss"] for line in lines(unbroken.out)
+                   if "eval_loss" in line}  # fmt: skip
+    assert len(validations) == 2
+    assert unbroken.validation_loss == min(validations.values())
+    assert validations[unbroken.best_step] == unbroken.validation_loss
+
+
+def test_the_loss_curve_is_a_picture(unbroken: TrainResult):
+    assert (unbroken.out / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_model_card_says_what_the_run_did(unbroken: TrainResult):
+    card = (unbroken.out / "README.md").read_text()
+    assert f"{unbroken.samples:,} conversations" in card
+    assert "lr = 0.01" in card
+
+
+def test_the_settings_that_are_written_repeat_the_run(unbroken: TrainResult, tmp_path: Path):
+    values = tomllib.loads((unbroken.out / "run.toml").read_text())
+    values |= {"data": Path(values["data"]), "out": tmp_path / "again"}
+    again = train_sft(SftConfig(**values), ignore)
+    assert losses_of(again.out) == losses_of(unbroken.out)
+
+
+def losses_of(run: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss" if "loss" in line else "eval_loss"]) for line in lines(run)]
+
+
+@pytest.mark.parametrize("step", [2, 5, 8])
+def test_an_interrupted_run_resumes_to_the_bits_of_an_unbroken_one(
+    unbroken: TrainResult, model: str, tiny_data: Path, tmp_path: Path, step: int
+):
+    out = tmp_path / "sft"
+    with pytest.raises(Interrupted, match=f"saved at step {step} of .*gpt2chat sft --resume auto"):
+        train_sft(config(model, tiny_data, out), interrupt_in(step))
+    assert not (out / "result.json").exists()
+
+    train_sft(config(model, tiny_data, out, resume="on"), ignore)
+    assert losses_of(out) == losses_of(unbroken.out)
+    weights = [(run / "model.safetensors").read_bytes() for run in (out, unbroken.out)]
+    assert weights[0] == weights[1]
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_path: Path):
+    def press_twice(_: Step) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="Ended at once; only what the checkpoints"):
+        train_sft(config(model, tiny_data, tmp_path / "sft"), press_twice)
+
+
+def test_orpo_writes_a_run_and_measures_preferences(
+    unbroken: TrainResult, tiny_data: Path, tmp_path: Path
+):
+    settings = OrpoConfig(
+        model=str(unbroken.out), data=tiny_data, out=tmp_path / "orpo", lr=1e-2, epochs=4,
+        precision="fp32", device="cpu", batch_size=4,
+    )  # fmt: skip
+    steps: list[Step] = []
+    result = train_orpo(settings, steps.append)
+    assert result.samples > 10
+    assert set(result.validation) >= {"nll", "odds_ratio_loss", "accuracy", "margin"}
+    assert steps[-1].metrics["log_odds_ratio"] > steps[0].metrics["log_odds_ratio"]
+    assert steps[-1].steps == result.steps
+
+
+def test_nothing_is_written_where_the_data_is_missing(model: str, tmp_path: Path):
+    with pytest.raises(DataError, match="gpt2chat prepare"):
+        train_sft(config(model, tmp_path / "nothing", tmp_path / "sft"), ignore)
+    assert not (tmp_path / "sft").exists()
+
+
+def test_shards_changed_by_hand_are_refused_by_name(tiny_data: Path, model: str, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    shard = next(data.glob("sft/train-*"))
+    shard.write_text(shard.read_text().replace("the", "teh"))
+    with pytest.raises(DataError, match=shard.name):
+        train_sft(config(model, data, tmp_path / "sft"), ignore)
+
+
+def test_samples_longer_than_max_length_are_left_out_and_counted(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    settings = OrpoConfig(
+        model=model, data=tiny_data, out=tmp_path / "orpo", max_length=200, eval_samples=0
+    )
+    result = train_orpo(settings, ignore)
+    pairs = len(read_pairs(tiny_data, "train"))
+    assert 0 < result.samples < pairs
+    assert result.samples + result.left_out == pairs
+    assert result.validation_loss is None
+
+
+def test_all_samples_too_long_is_one_line(unbroken: TrainResult, tiny_data: Path, tmp_path: Path):
+    settings = OrpoConfig(
+        model=str(unbroken.out), data=tiny_data, out=tmp_path / "orpo", max_length=64
+    )
+    with pytest.raises(DataError, match="--max-length 64"):
+        train_orpo(settings, ignore)
+
+
+def test_a_longer_window_stretches_the_learned_positions_over_it(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    settings = config(model, tiny_data, tmp_path / "sft", max_length=2047, lr=1e-9, epochs=1)
+    result = train_sft(settings, ignore)
+    saved: Any = AutoModelForCausalLM.from_pretrained(result.out)
+    before: Any = AutoModelForCausalLM.from_pretrained(model)
+    rows, learned = saved.transformer.wpe.weight, before.transformer.wpe.weight
+    assert (saved.config.n_positions, saved.config.n_ctx, len(rows)) == (2047, 2047, 2047)
+    torch.testing.assert_close(rows[0::2], learned, rtol=0, atol=1e-6)
+    torch.testing.assert_close(rows[1::2], (learned[1:] + learned[:-1]) / 2, rtol=0, atol=1e-6)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(model: str, tiny_data: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="Cannot write"):
+        train_sft(config(model, tiny_data, tmp_path / "file" / "sft"), ignore)
+
+
+def test_patience_ends_a_run_that_gets_no_better(model: str, tiny_data: Path, tmp_path: Path):
+    settings = config(
+        model, tiny_data, tmp_path / "sft", epochs=30, evals=30, patience=2, lr=0.2, warmup=0.0
+    )
+    result = train_sft(settings, ignore)
+    assert result.steps < result.planned_steps
+    validations = [line["eval_loss"] for line in lines(result.out) if "eval_loss" in line]
+    assert min(validations[-2:]) >= min(validations)
+    assert result.validation_loss == min(validations)
+
+
+def test_checkpoints_are_saved_as_often_as_asked_and_two_are_kept(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    out = tmp_path / "sft"
+    with pytest.raises(Interrupted):
+        train_sft(config(model, tiny_data, out, evals=1, save_minutes=1e-6), interrupt_in(5))
+    saved = {folder.name for folder in (out / "checkpoints").iterdir()}
+    assert saved == {"checkpoint-4", "checkpoint-5"}
+
+
+def test_a_checkpoint_that_lost_a_part_is_passed_over(
+    unbroken: TrainResult, model: str, tiny_data: Path, tmp_path: Path
+):
+    """As after a loss of power: the newest has its names, and not all of its bytes."""
+    out = tmp_path / "sft"
+    with pytest.raises(Interrupted):
+        train_sft(config(model, tiny_data, out, save_minutes=1e-6), interrupt_in(5))
+    optimizer = out / "checkpoints" / "checkpoint-5" / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:1000])
+    steps: list[Step] = []
+    train_sft(config(model, tiny_data, out, resume="auto"), steps.append)
+    assert steps[0].step == 5
+    assert losses_of(out) == losses_of(unbroken.out)
+
+
+def test_sigterm_saves_too(model: str, tiny_data: Path, tmp_path: Path):
+    def terminate(step: Step) -> None:
+        if step.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="saved at step 3"):
+        train_sft(config(model, tiny_data, tmp_path / "sft"), terminate)
+
+
+def test_a_full_disk_in_the_middle_of_a_save_loses_the_steps_since_the_last(
+    model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, save = tmp_path / "sft", torch.save
+
+    def full(value: Any, file: Any, *rest: Any, **named: Any) -> None:
+        if "checkpoint-4/optimizer" in str(file):
+            Path(file).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(value, file, *rest, **named)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(StorageError, match="No space left"):
+        train_sft(config(model, tiny_data, out, save_minutes=1e-6), ignore)
+    monkeypatch.undo()
+    newest = newest_checkpoint(out)
+    assert newest is not None
+    assert newest.name == "checkpoint-3"
+    assert not (out / "checkpoints" / "checkpoint-4").exists()
+    train_sft(config(model, tiny_data, out, resume="auto"), ignore)
+
+
+def test_tensorboard_gets_the_metrics_into_the_run_folder(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    settings = config(model, tiny_data, tmp_path / "sft", epochs=1, report_to=("tensorboard",))
+    result = train_sft(settings, ignore)
+    (events,) = (result.out / "tensorboard").iterdir()
+    assert b"train/loss" in events.read_bytes()
+
+
+def test_the_curve_of_orpo_has_the_pairs_below_the_loss(tmp_path: Path):
+    metrics = tmp_path / "metrics.jsonl"
+    rows: list[dict[str, float]] = [
+        {"step": step, "loss": 3.0 / step, "accuracy": 0.4, "margin": -0.1} for step in range(1, 9)
+    ]
+    rows.append({"step": 8, "eval_loss": 0.5, "eval_accuracy": 0.5, "eval_margin": 0.0})
+    heights: list[int] = []
+    for names in (("step", "loss", "eval_loss"), rows[0] | rows[-1]):
+        kept = [{name: row[name] for name in names if name in row} for row in rows]
+        metrics.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        curve.draw(metrics, tmp_path / "loss.png")
+        heights.append(int.from_bytes((tmp_path / "loss.png").read_bytes()[20:24]))
+    assert heights[1] > heights[0]
+
+
+def test_the_card_tells_a_reader_on_the_hub_what_it_is(unbroken: TrainResult):
+    text = (unbroken.out / "README.md").read_text()
+    head: dict[str, Any] = yaml.safe_load(text.split("---")[1])
+    assert head["tags"][:2] == ["gpt2", "chat"]
+    assert "base_model" not in head  # a folder, which no other reader has
+    (index,) = head["model-index"]
+    metrics = {entry["type"]: entry["value"] for entry in index["results"][0]["metrics"]}
+    assert metrics["loss"] == pytest.approx(unbroken.validation_loss, abs=1e-4)
