@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -349,6 +350,26 @@ def test_ctrl_d_leaves_with_code_0(tmp_path: Path):
     terminal = Terminal(tmp_path, *FLAGS)
     terminal.wait_for_prompt(1)
     assert terminal.leave(CTRL_D) == 0
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_sigterm_gives_the_terminal_back_as_it_was(tmp_path: Path, busy: bool):
+    inside = ("sh", "-c", '"$0" "$@"; echo "left with $?"; exec stty -a', sys.executable)
+    terminal = Terminal(tmp_path, "-m", "gpt2chat", *FLAGS, command=inside)
+    terminal.wait_for_prompt(1)
+    terminal.enter("Hello!")
+    if busy:
+        for line in ENDLESS:
+            terminal.enter(line)
+        terminal.begin("Tell me all.")
+    else:
+        terminal.type("half a li")
+    (program,) = psutil.Process(terminal.child.pid).children()
+    program.terminate()
+    terminal.ended()
+    assert "left with 143" in terminal.text
+    settings = terminal.text.split("left with 143")[1].replace(";", " ").split()
+    assert {"icanon", "echo", "isig", "icrnl"} <= set(settings)
 
 
 # The last, since it ends the program that others share.

@@ -113,14 +113,16 @@ def chat(
     )
     message = one_message(settings.prompt)
 
+    from gpt2chat.dialogue.interrupts import ended_by_sigterm
     from gpt2chat.dialogue.start import begin, kept_chat
 
-    going_on = kept_chat(settings)
-    session, names = begin(settings, going_on)
-    if message is None:
-        talk(session, names, settings, going_on)
-    else:
-        answer_once(session, names[0], message, settings, going_on)
+    with ended_by_sigterm():
+        going_on = kept_chat(settings)
+        session, names = begin(settings, going_on)
+        if message is None:
+            talk(session, names, settings, going_on)
+        else:
+            answer_once(session, names[0], message, settings, going_on)
 
 
 def talk(

@@ -1,6 +1,8 @@
-"""Ctrl-C while a line is worked on."""
+"""Ctrl-C while a line is worked on, and SIGTERM at any time."""
 
+import contextlib
 import signal
+from collections.abc import Generator
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
@@ -40,3 +42,21 @@ class OneInterrupt:
     def _once(self, _number: int, _frame: FrameType | None) -> None:
         self.enough()
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Generator[None]:
+    """Leave as after Ctrl-D, with code 143, so that the terminal gets its keys back."""
+    alone = current_thread() is main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not alone:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
