@@ -67,6 +67,17 @@ def test_a_message_is_answered_on_stdout_and_counted_on_stderr(dialogue: Dialogu
     assert "6 tokens, cut at the limit" in err
 
 
+def test_a_reply_that_nobody_reads_ends_the_chat(
+    dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(report, "show_reply", broken)
+    with pytest.raises(BrokenPipeError):
+        dialogue.turn("Hello")
+
+
 def test_messages_in_three_quotes_and_after_a_space_are_messages(dialogue: Dialogue, said: Said):
     said('"""\n/help\n  me\n"""', " /usr/bin is what?", "\n \n")
     assert contents(dialogue)[::2] == ["/help\n  me", "/usr/bin is what?"]

@@ -161,6 +161,19 @@ def test_history_stays_in_a_file_of_the_user_alone(tmp_path: Path):
     assert list(lines_kept(path).load_history_strings()) == ["hello\nin lines"]
 
 
+def test_history_that_has_grown_long_loses_its_older_half(tmp_path: Path):
+    path = tmp_path / "lines"
+    history = lines_kept(path)
+    lines = [f"{number} é\n# two" * 100 for number in range(1000)]
+    for line in lines:
+        history.append_string(line)
+    kept = list(lines_kept(path).load_history_strings())  # the latest first
+    assert kept == lines[: -len(kept) - 1 : -1]
+    assert 400 < len(kept) < 600
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(lines_kept(path).load_history_strings()) == kept
+
+
 def test_history_that_cannot_be_written_is_kept_in_memory(tmp_path: Path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "lines", tmp_path, None):

@@ -111,6 +111,8 @@ class Dialogue:
             do()
         except Gpt2ChatError as error:
             report.show_error(error)
+        except BrokenPipeError:
+            raise  # nobody reads on: it is no mistake, and the end
         except OSError as error:
             report.show_error(DataError(f"{error.filename or 'The file'}: {error.strerror}."))
 
