@@ -46,7 +46,15 @@ def plain(**settings: Any) -> Sampling:
 
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p", "min_p"),
-    [(1, 0, 1, 0), (0.7, 36, 0.96, 0), (1.5, 0, 0.5, 0), (0.9, 50, 1, 0.1), (2, 5, 0.9, 0.3)],
+    [
+        (1, 0, 1, 0),
+        (1, 0, 1, 0.1),
+        (0.3, 0, 0.9, 0),
+        (1.5, 0, 0.5, 0),
+        (0.7, 36, 0.96, 0),
+        (0.9, 50, 1, 0.1),
+        (2, 5, 0.9, 0.3),
+    ],
 )
 def test_chances_are_those_of_transformers(
     temperature: float, top_k: int, top_p: float, min_p: float
@@ -163,11 +171,16 @@ def test_log_probabilities_are_the_models_own():
     assert Sampler(plain())(scores)[0].logprob is None
 
 
-def test_a_seed_means_beside_others_what_it_means_alone():
-    scores = torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(0))
-    sampling = Sampling(temperature=3, top_k=0, top_p=1, seed=4)
-    alone = [Sampler(sampling)(scores[row : row + 1].clone())[0].token for row in range(3)]
-    together = Sampler(sampling, 3)(scores.clone(), range(3))
-    assert [choice.token for choice in together] == alone
-    later = Sampler(sampling, 3)
-    assert [later(scores[row : row + 1].clone(), [row])[0].token for row in range(3)] == alone
+@pytest.mark.parametrize("top_p", [0.9, 1])
+def test_a_seed_means_beside_others_what_it_means_alone(top_p: float):
+    # The first and the last reach 0.9 with few tokens, the second with many.
+    spread = torch.tensor([[9.0], [1.0], [9.0]])
+    scores = torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(0)) * spread
+    sampling = Sampling(temperature=1, top_k=0, top_p=top_p, seed=4)
+    together, split = Sampler(sampling, 3), Sampler(sampling, 3)
+    alone = [Sampler(sampling) for _ in range(3)]
+    for _ in range(3):
+        rows = [scores[row : row + 1].clone() for row in range(3)]
+        tokens = [sampler(row)[0].token for sampler, row in zip(alone, rows, strict=True)]
+        assert [choice.token for choice in together(scores.clone(), range(3))] == tokens
+        assert [split(row, [at])[0].token for at, row in enumerate(rows)] == tokens

@@ -15,6 +15,9 @@ NEVER = [token_id for token_id in SPECIAL_IDS.values() if token_id != EOT_ID]
 COLDEST = 1e-6
 """Below this temperature only the likeliest token has a chance left, and float32 overflows."""
 
+FEW = 1024
+"""Tokens that are tried first where top-p is to choose among all."""
+
 
 class Choice(NamedTuple):
     """A token that was drawn."""
@@ -55,11 +58,12 @@ class Sampler:
         logits = logits.cpu()
         seen, banned = self._seen[list(replies)], self._banned(replies)
         chances, ids = candidates(logits, seen, self.sampling, banned)
-        clocks = [
-            torch.empty(chances.shape[1]).exponential_(generator=self._random[reply])
-            for reply in replies
-        ]
-        drawn = ids.gather(1, first_to_ring(chances, torch.stack(clocks)))[:, 0]
+        clocks = torch.ones_like(chances)
+        # As many numbers as candidates, however many other replies have.
+        counts: list[int] = (chances > 0).sum(-1).tolist()
+        for row, count, reply in zip(clocks, counts, replies, strict=True):
+            row[:count].exponential_(generator=self._random[reply])
+        drawn = ids.gather(1, first_to_ring(chances, clocks))[:, 0]
         tokens: list[int] = drawn.tolist()
         for reply, token in zip(replies, tokens, strict=True):
             self.histories[reply].append(token)
@@ -88,7 +92,7 @@ def candidates(
     """Return the tokens that may follow, likeliest first, and their chances, unnormalised.
 
     The order is transformers': penalty, temperature, top-k, top-p, min-p. Nothing here waits for a
-    device, so a CUDA graph can hold it.
+    GPU, so a CUDA graph can hold it.
 
     Args:
         logits: Shape (replies, vocab), float32.
@@ -110,13 +114,27 @@ def candidates(
     if sampling.temperature < COLDEST:
         best = ids.gather(1, scores.argmax(-1, keepdim=True))
         return torch.ones_like(best, dtype=torch.float32), best
-    width = scores.shape[1]
-    top, order = (scores / sampling.temperature).topk(min(sampling.top_k or width, width))
-    chances = top.softmax(-1)
+    chances, order = _ranked(scores / sampling.temperature, sampling)
     # A token stays while those before it are short of top_p: the likeliest always does.
     chances = chances.where(chances.cumsum(-1) - chances < sampling.top_p, 0)
     chances = chances.where(chances >= sampling.min_p * chances[:, :1], 0)
     return chances, ids.gather(1, order)
+
+
+def _ranked(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Return the chances that top-k leaves, highest first, and the places they stand at."""
+    width = scores.shape[1]
+    if sampling.top_k:
+        top, order = scores.topk(min(sampling.top_k, width))
+        return top.softmax(-1), order
+    if scores.device.type == "cpu" and sampling.top_p < 1:
+        # Sorting the vocabulary takes longer than the model; mostly few tokens reach top_p.
+        top, order = scores.topk(min(FEW, width))
+        chances = (top - scores.logsumexp(-1, keepdim=True)).exp()
+        if bool((chances.sum(-1) > sampling.top_p).all()):
+            return chances, order
+    top, order = scores.sort(descending=True)
+    return top.softmax(-1), order
 
 
 def penalize(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -151,7 +169,7 @@ def _likeliest(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     vocab = logits.shape[1]
     wanted = 1 if sampling.temperature < COLDEST else sampling.top_k
     if not wanted or sampling.repetition_penalty < 1:
-        wanted = vocab
+        return logits, torch.arange(vocab, device=logits.device).expand_as(logits)
     lowers = sampling.repetition_penalty != 1 or sampling.no_repeat_ngram
     lowered = sampling.max_new_tokens if lowers else 0
     top = logits.topk(min(wanted + lowered + len(NEVER), vocab))
