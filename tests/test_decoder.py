@@ -87,6 +87,22 @@ def test_slots_do_not_see_each_other(decoder: tuple[Any, float]):
             assert apart(row, expected(model, texts[slot])[-1]) < tolerance
 
 
+def test_many_slots_are_what_they_are_alone(decoder: tuple[Any, float]):
+    model = tiny_model()
+    make, tolerance = decoder
+    made = make(model).with_slots(FEW + 4, 64)
+    slots = [slot for slot in range(FEW + 4) if slot != 3]
+    lengths = [1 + slot % 7 for slot in slots]
+    for slot, length in zip(slots, lengths, strict=True):
+        made.extend(IDS[slot : slot + length], 0, slot)
+    for _ in range(2):
+        tokens = [IDS[slot + length] for slot, length in zip(slots, lengths, strict=True)]
+        scores = made.step(tokens, lengths, slots)
+        lengths = [length + 1 for length in lengths]
+        for slot, length, row in zip(slots, lengths, scores, strict=True):
+            assert apart(row, expected(model, IDS[slot : slot + length])[-1]) < tolerance
+
+
 def test_going_back_is_writing_from_there(decoder: tuple[Any, float]):
     make, _ = decoder
     model = tiny_model()
@@ -186,6 +202,11 @@ def test_without_numba_auto_is_float32_and_int8_says_so(
     assert make_decoder(starter)[0] == "fp32"
     with pytest.raises(HardwareError, match="--precision int8 needs numba"):
         make_decoder(starter, "int8")
+
+
+def test_int8_is_not_compiled_again(starter: GPT2LMHeadModel):
+    with pytest.raises(HardwareError, match="int8 is compiled already"):
+        make_decoder(starter, "int8", compiled=True)
 
 
 def with_starter(code: str, **environment: str) -> tuple[str, str]:

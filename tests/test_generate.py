@@ -9,10 +9,12 @@ from transformers import GPT2LMHeadModel
 
 from gpt2chat.core.config.chat import ChatPrecision
 from gpt2chat.core.config.sampling import Sampling
-from gpt2chat.core.generation.decoder import Decoder
+from gpt2chat.core.generation.decoder import Block, Decoder
+from gpt2chat.core.generation.engine import make_decoder
 from gpt2chat.core.generation.generate import PIECE, Generator, shared
 from gpt2chat.core.generation.graph import GraphLoop
 from gpt2chat.core.generation.sampling import NEVER
+from gpt2chat.core.model.compiling import able_to_compile, compiled_graphs
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.text.tokens import encode_conversation, encode_text
 from tests.conftest import talk, tiny_model
@@ -120,7 +122,7 @@ def test_a_reply_after_one_broken_off_is_what_it_is_from_scratch(
     generator = Generator(starter, CPU, "fp32")
     stream = generator.stream(ROME, GREEDY)
     begun = [next(stream) for _ in range(3)]
-    finish, calls = Decoder._finish, iter(range(9))  # pyright: ignore[reportPrivateUsage]
+    finish, calls = Block.finish, iter(range(9))
 
     def stop(*given: Any) -> Any:
         if next(calls) == 5:
@@ -128,7 +130,7 @@ def test_a_reply_after_one_broken_off_is_what_it_is_from_scratch(
         return finish(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Decoder, "_finish", stop)
+        patched.setattr(Block, "finish", stop)
         with pytest.raises(KeyboardInterrupt):
             next(stream)
     assert stream.reply.text == "".join(begun)
@@ -150,7 +152,8 @@ def test_replies_that_alternate_are_what_they_are_alone(generator: Generator):
 
 def test_replies_of_several_threads_are_what_they_are_alone(generator: Generator):
     sampling = Sampling(max_new_tokens=8, seed=3)
-    prompts = [ROME, ROME[:3], LONG[:30]]
+    # Short: in int8 it would be rounded otherwise, were a long one computed again with its reply.
+    prompts = [ROME, ROME[:3], LONG[:8]]
     alone = [generator.generate(prompt, sampling).ids for prompt in prompts]
     found: dict[int, tuple[int, ...]] = {}
 
@@ -252,6 +255,19 @@ def test_the_loop_of_a_device_draws_what_transformers_would(starter: GPT2LMHeadM
     ]
 
 
+@pytest.mark.skipif(not able_to_compile(CPU), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own use
+def test_a_compiled_step_gives_the_same_by_one_graph_for_all_layers(starter: GPT2LMHeadModel):
+    decoder = make_decoder(starter, "fp32", compiled=True)[1]
+    steps, before = ((ROME, 4), (LONG[:300], 3), (2 * LONG[:300], 3)), compiled_graphs()
+    for prompt, count in steps:
+        loop = GraphLoop(decoder, GREEDY)
+        drawn = loop.begin(decoder.extend(prompt, 0)[None], [len(prompt)], None)
+        drawn += [loop.next()[0] for _ in range(count - 1)]
+        assert drawn == greedy(starter, prompt, count)
+    assert compiled_graphs() - before <= 2  # the second is for any number of positions
+
+
 def test_the_loop_of_a_device_stays_in_the_window_and_goes_on_where_it_was(
     starter: GPT2LMHeadModel,
 ):
@@ -275,10 +291,11 @@ def test_a_loop_of_a_device_refuses_what_it_cannot_do(starter: GPT2LMHeadModel):
 
 
 @pytest.mark.gpu
-def test_a_gpu_draws_what_transformers_would(starter: GPT2LMHeadModel):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_draws_what_transformers_would(starter: GPT2LMHeadModel, compiled: bool):
     device = torch.device("cuda")
     expected = [greedy(starter.to(device), ids, 40) for ids in (ROME, LONG)]  # pyright: ignore[reportArgumentType]
-    generator = Generator(starter, device, "fp32")
+    generator = Generator(starter, device, "fp32", compiled=compiled)
     long = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=40)
     for _ in range(2):
         assert [list(generator.generate(ids, long).ids) for ids in (ROME, LONG)] == expected

@@ -1,6 +1,5 @@
 """The model on packed rows: one compiled graph for all rows, and NEFTune's noise in each sample."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +7,15 @@ import pytest
 import torch
 
 from gpt2chat.core.config.training import SftConfig
-from gpt2chat.core.errors import HardwareError
+from gpt2chat.core.model.compiling import able_to_compile, compiled_graphs
 from gpt2chat.core.model.packed import neftune
-from gpt2chat.core.training.compiling import WORTH, compiled_graphs, pick_compile
 from gpt2chat.core.training.job import row_lengths
 from gpt2chat.core.training.objectives import shape_for
 from tests.conftest import tiny_model
 from tests.test_trainer import SFT, TOKENS, make
 
-compiler = pytest.mark.skipif(
-    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler"
-)
-CPU = torch.device("cpu")
 
-
-@compiler
+@pytest.mark.skipif(not able_to_compile(torch.device("cpu")), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own use
 def test_one_graph_serves_every_step_and_changes_no_loss(tmp_path: Path):
     settings = SftConfig(out=tmp_path, epochs=3, lr=1e-2, warmup=0.0)
@@ -39,18 +32,6 @@ def test_one_graph_serves_every_step_and_changes_no_loss(tmp_path: Path):
         logs.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
     assert len(logs[0]) == 3 * len(rows)
     assert logs[1] == pytest.approx(logs[0], rel=1e-5)
-
-
-def test_compiling_is_automatic_only_where_it_earns_its_wait():
-    assert pick_compile("off", CPU, 10**12) is False
-    assert pick_compile("auto", CPU, 10**12) is False
-    assert pick_compile("auto", torch.device("cuda"), WORTH - 1) is False
-
-
-def test_without_a_compiler_compiling_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(HardwareError, match=r"C\+\+ compiler"):
-        pick_compile("on", CPU, 1)
 
 
 def test_noise_is_as_strong_in_each_sample_as_neftune_has_it():

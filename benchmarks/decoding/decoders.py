@@ -38,8 +38,11 @@ class Decoder(Protocol):
 class Gpt2chat:
     """The project's own Generator."""
 
-    def __init__(self, folder: Path, device: torch.device, precision: ChatPrecision):
-        self.generator = Generator(load_model(str(folder)), device, precision)
+    def __init__(
+        self, folder: Path, device: torch.device, precision: ChatPrecision, compiled: bool = False
+    ):
+        model = load_model(str(folder))
+        self.generator = Generator(model, device, precision, compiled=compiled)
 
     def run(self, prompts: Prompts, new: int) -> Timing:
         sampling = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=new)

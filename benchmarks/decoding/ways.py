@@ -39,8 +39,9 @@ class Way:
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 
-def ours(title: str, precision: ChatPrecision, devices: tuple[str, ...]) -> Way:
-    return Way(title, "gpt2chat", partial(Gpt2chat, precision=precision), devices=devices)
+def ours(title: str, precision: ChatPrecision, devices: tuple[str, ...], **settings: bool) -> Way:
+    load = partial(Gpt2chat, precision=precision, **settings)
+    return Way(title, "gpt2chat", load, devices=devices)
 
 
 def hf(title: str, dtype: str, cache: str) -> Way:
@@ -53,6 +54,7 @@ def llama(title: str, load: Callable[[Path, torch.device], Decoder], **settings:
 
 WAYS = {
     "gpt2chat": ours("gpt2chat", "auto", DEVICES),
+    "gpt2chat-compiled": ours("gpt2chat, compiled", "auto", ("cuda",), compiled=True),
     "gpt2chat-fp32": ours("gpt2chat, float32", "fp32", DEVICES),
     "gpt2chat-bf16": ours("gpt2chat, bf16", "bf16", ()),
     "gpt2chat-int8": ours("gpt2chat, int8", "int8", ()),

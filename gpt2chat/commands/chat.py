@@ -9,6 +9,7 @@ import typer
 
 from gpt2chat.core.config.chat import ChatConfig, ChatPrecision
 from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.config.settings import Compile
 from gpt2chat.core.errors import DataError
 from gpt2chat.options import ConfigFile, DeviceName
 
@@ -86,6 +87,10 @@ def chat(
         ChatPrecision,
         typer.Option(help="Of the weights: int8 on a CPU and bf16 on a GPU if not given."),
     ] = ChatConfig.precision,
+    compile: Annotated[
+        Compile,
+        typer.Option(help="Compile a step, on a GPU: faster, but the first reply waits for it."),
+    ] = ChatConfig.compile,
     config: ConfigFile = None,
 ) -> None:
     """Talk with a model in the terminal, or answer once with -p or piped input."""
@@ -110,6 +115,7 @@ def chat(
         markdown=markdown,
         device=device,
         precision=precision,
+        compile=compile,
     )
     message = one_message(settings.prompt)
 
@@ -184,14 +190,16 @@ def load(name: str, settings: ChatConfig) -> "LoadedModel":
     """Return a model ready to generate; the seconds that it takes are torch's import mostly."""
     wait_briefly()
     from gpt2chat.core.generation.generate import Generator
+    from gpt2chat.core.model.compiling import pick_compile
     from gpt2chat.core.model.device import pick_device
     from gpt2chat.core.model.load import load_model
     from gpt2chat.dialogue import LoadedModel
 
     device = pick_device(settings.device)
+    compiled = pick_compile(settings.compile, device, tokens=0)
     model = load_model(name)
     parameters = model.num_parameters()
-    generator = Generator(model, device, settings.precision)
+    generator = Generator(model, device, settings.precision, compiled=compiled)
     return LoadedModel(generator, parameters, f"{device}, {generator.precision}")
 
 

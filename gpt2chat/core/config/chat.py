@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpt2chat.core.config.sampling import Sampling
-from gpt2chat.core.config.settings import Device
+from gpt2chat.core.config.settings import Compile, Device
 
 ChatPrecision = Literal["auto", "int8", "bf16", "fp32"]
 
@@ -33,3 +33,5 @@ class ChatConfig:
     """Where to run."""
     precision: ChatPrecision = "auto"
     """Weights as the model reads them: int8 on a CPU and bf16 on a GPU where it is `auto`."""
+    compile: Compile = "auto"
+    """Let PyTorch compile a step, on a GPU; `auto` does not, since who chats would wait for it."""

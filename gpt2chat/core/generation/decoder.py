@@ -32,6 +32,23 @@ class Block(NamedTuple):
     norm_2: tuple[Tensor, Tensor]
     up: Linear
     down: Linear
+    heads: int
+    eps: float
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return queries, keys and values side by side, shape (..., 3 * width)."""
+        return self.qkv(normed(x, self.norm_1, self.eps))
+
+    def split(self, x: Tensor) -> Sequence[Tensor]:
+        """Return queries, keys and values, each of shape (texts, heads, tokens, head width)."""
+        qkv = self.project(x)
+        return qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Return the layer's result from its input and its attention, both (..., width)."""
+        x = x + self.out(mixed)
+        inner = F.gelu(self.up(normed(x, self.norm_2, self.eps)), approximate="tanh")
+        return x + self.down(inner)
 
 
 class Decoder:
@@ -55,6 +72,11 @@ class Decoder:
         self.norm: tuple[Tensor, Tensor] = norm_of(transformer.ln_f)
         self.blocks = blocks_of(model, dtype)
         self.keys, self.values = self.make_cache(1), self.make_cache(1)
+        self._layer = step_layer
+
+    def compile(self) -> None:
+        """Let PyTorch compile the layer of a step: one graph serves all layers."""
+        self._layer = torch.compile(step_layer, fullgraph=True)
 
     def with_slots(self, slots: int, window: int) -> Self:
         """Return a decoder with the same weights and a cache of its own."""
@@ -96,7 +118,7 @@ class Decoder:
             every = torch.ones(len(ids), end, dtype=torch.bool, device=self.device)
             mask = every.tril(start)
         for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
-            query, key, value = self._split(block, x)
+            query, key, value = block.split(x)
             keys[slot, :, start:end], values[slot, :, start:end] = key[0], value[0]
             mixed = F.scaled_dot_product_attention(
                 query,
@@ -105,7 +127,7 @@ class Decoder:
                 attn_mask=mask,
                 is_causal=not start and len(ids) > 1,
             )
-            x = self._finish(block, x, mixed)
+            x = block.finish(x, mixed.transpose(1, 2).flatten(2))
         return x[0]
 
     @torch.inference_mode()
@@ -128,43 +150,53 @@ class Decoder:
             length: How far attention looks; above all positions.
         """
         x = self._embed(tokens[:, None], positions[:, None])
-        seen = torch.arange(length, device=self.device) <= positions[:, None]
-        mask = seen[:, None, None]
-        everyone = len(slots) == self.keys.shape[1]
+        mask = (torch.arange(length, device=self.device) <= positions[:, None])[:, None, None]
         for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
-            query, key, value = self._split(block, x)
-            keys[slots, :, positions], values[slots, :, positions] = key[:, :, 0], value[:, :, 0]
-            old_keys, old_values = keys[:, :, :length], values[:, :, :length]
-            if not everyone:
-                old_keys, old_values = old_keys[slots], old_values[slots]
-            old = old_keys.to(query.dtype), old_values.to(query.dtype)
-            mixed = F.scaled_dot_product_attention(query, *old, attn_mask=mask)
-            x = self._finish(block, x, mixed)
+            x = self._layer(block, x, keys, values, positions, slots, mask)
         return self.scores(x[:, -1])
 
     def _embed(self, ids: Tensor, positions: Tensor | slice) -> Tensor:
         return (self.tokens[ids] + self.positions[positions]).float()
 
-    def _split(self, block: Block, x: Tensor) -> Sequence[Tensor]:
-        """Return queries, keys and values, each of shape (texts, heads, tokens, head width)."""
-        qkv = block.qkv(self._normed(x, block.norm_1))
-        return qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
-
-    def _finish(self, block: Block, x: Tensor, mixed: Tensor) -> Tensor:
-        x = x + block.out(mixed.transpose(1, 2).flatten(2))
-        inner = F.gelu(block.up(self._normed(x, block.norm_2)), approximate="tanh")
-        return x + block.down(inner)
-
-    def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], *norm, eps=self.eps)
-
     def scores(self, x: Tensor) -> Tensor:
         """Return the scores after hidden states of shape (tokens, width), in float32."""
-        return F.linear(self._normed(x, self.norm).to(self.dtype), self._head).float()
+        return F.linear(normed(x, self.norm, self.eps).to(self.dtype), self._head).float()
 
     @cached_property
     def _head(self) -> Tensor:
         return self.tokens.to(self.dtype)
+
+
+def step_layer(
+    block: Block,
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    slots: Tensor,
+    mask: Tensor,
+) -> Tensor:
+    """Run one token in each of some slots through a layer; its key and value are kept.
+
+    Args:
+        x: Shape (slots, 1, width).
+        keys: Those of the layer, shape (all slots, heads, positions, head width), as are values.
+        positions: Shape (slots,), as are slots.
+        mask: Which positions each token sees, shape (slots, 1, 1, length).
+    """
+    query, key, value = block.split(x)
+    keys[slots, :, positions], values[slots, :, positions] = key[:, :, 0], value[:, :, 0]
+    old_keys, old_values = keys[:, :, : mask.shape[-1]], values[:, :, : mask.shape[-1]]
+    if len(slots) < len(keys):
+        old_keys, old_values = old_keys[slots], old_values[slots]
+    old = old_keys.to(query.dtype), old_values.to(query.dtype)
+    mixed = F.scaled_dot_product_attention(query, *old, attn_mask=mask)
+    return block.finish(x, mixed.transpose(1, 2).flatten(2))
+
+
+def normed(x: Tensor, norm: tuple[Tensor, Tensor], eps: float) -> Tensor:
+    """Return the layer norm of x, shape (..., width)."""
+    return F.layer_norm(x, x.shape[-1:], *norm, eps=eps)
 
 
 def blocks_of(model: GPT2LMHeadModel, dtype: torch.dtype) -> list[Block]:
@@ -194,6 +226,8 @@ def _block(part: Any, index: int, config: Any, dtype: torch.dtype) -> Block:
         norm_2=norm_of(part.ln_2),
         up=linear(part.mlp.c_fc),
         down=linear(part.mlp.c_proj),
+        heads=config.n_head,
+        eps=config.layer_norm_epsilon,
     )
 
 

@@ -10,15 +10,27 @@ from gpt2chat.core.model.device import pick_autocast
 
 
 def make_decoder(
-    model: GPT2LMHeadModel, precision: ChatPrecision = "auto"
+    model: GPT2LMHeadModel, precision: ChatPrecision = "auto", *, compiled: bool = False
 ) -> tuple[ChatPrecision, Decoder]:
     """Return a decoder on the model's device, and its precision.
 
     `auto` is int8 on a CPU where numba is to be had, bf16 on a GPU that has it, and else fp32.
 
+    Args:
+        compiled: Let PyTorch compile a step.
+
     Raises:
-        HardwareError: The device has not the precision that is asked for.
+        HardwareError: The device has not the precision, or int8 is to be compiled.
     """
+    found, decoder = _pick(model, precision)
+    if compiled and found == "int8":
+        raise HardwareError("--compile on: int8 is compiled already. Leave it out.")
+    if compiled:
+        decoder.compile()
+    return found, decoder
+
+
+def _pick(model: GPT2LMHeadModel, precision: ChatPrecision) -> tuple[ChatPrecision, Decoder]:
     device = model.device
     if precision == "auto":
         return _best(model)
@@ -34,10 +46,10 @@ def make_decoder(
 def _best(model: GPT2LMHeadModel) -> tuple[ChatPrecision, Decoder]:
     if model.device.type == "cpu":
         try:
-            return make_decoder(model, "int8")
+            return _pick(model, "int8")
         except HardwareError:
-            return make_decoder(model, "fp32")
-    return make_decoder(model, "bf16" if pick_autocast("auto", model.device) else "fp32")
+            return _pick(model, "fp32")
+    return _pick(model, "bf16" if pick_autocast("auto", model.device) else "fp32")
 
 
 def _int8(model: GPT2LMHeadModel) -> Decoder:

@@ -33,16 +33,25 @@ class Generator:
     """
 
     def __init__(
-        self, model: GPT2LMHeadModel, device: torch.device, precision: ChatPrecision = "auto"
+        self,
+        model: GPT2LMHeadModel,
+        device: torch.device,
+        precision: ChatPrecision = "auto",
+        *,
+        compiled: bool = False,
     ):
         """Take over a model's weights, and move it to the device in place.
 
+        Args:
+            compiled: Let PyTorch compile a step, at the first one.
+
         Raises:
-            HardwareError: The device has not the precision that is asked for.
+            HardwareError: The device has not the precision that is asked for, or int8 is to be
+                compiled.
         """
         on_device: Any = model.to(device)  # pyright: ignore[reportArgumentType]
         self.device = device
-        self.precision, self._decoder = make_decoder(on_device, precision)
+        self.precision, self._decoder = make_decoder(on_device, precision, compiled=compiled)
         self._cached: list[int] = []
         self._owner: Sampler | None = None
         """Whose reply the loop on the device has drawn last."""

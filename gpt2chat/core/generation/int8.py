@@ -59,7 +59,29 @@ class Int8Decoder(Decoder):
         return self.forward(ids, positions, [slot] * len(ids), [len(ids) - 1])[0]
 
     def step(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> Tensor:
+        if len(tokens) > FEW:
+            return self._products(tokens, positions, slots)
         return self.forward(tokens, positions, slots, range(len(tokens)))
+
+    @torch.inference_mode()
+    def _products(
+        self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]
+    ) -> Tensor:
+        """Do what `step` does by matrix products, and attention by the kernel: many at once."""
+        x = self._embed(torch.tensor(tokens), torch.tensor(positions))
+        where, at = np.asarray(slots), np.asarray(positions)
+        scratch = np.empty((len(tokens) * self.heads, max(positions) + 1), np.float32)
+        mixed = torch.empty_like(x)
+        numba.set_num_threads(self._threads)
+        for block, keys, values in zip(self.blocks, *self._cache(), strict=True):
+            qkv = block.project(x).float().numpy()
+            kernels.attend(qkv, keys, values, where, at, scratch, mixed.numpy())
+            x = block.finish(x, mixed)
+        return super().scores(x)
+
+    def _cache(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """Return keys and values as the kernels read them."""
+        return self.keys.view(torch.uint16).numpy(), self.values.view(torch.uint16).numpy()
 
     def along(self, ids: Sequence[int], slot: int = 0) -> Tensor:
         parts = [
@@ -90,8 +112,7 @@ class Int8Decoder(Decoder):
         numba.set_num_threads(self._threads)
         kernels.forward(
             self._weights,
-            self.keys.view(torch.uint16).numpy(),
-            self.values.view(torch.uint16).numpy(),
+            *self._cache(),
             x,
             np.asarray(slots),
             np.asarray(positions),

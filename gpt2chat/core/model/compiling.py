@@ -18,14 +18,14 @@ def pick_compile(name: Compile, device: torch.device, tokens: int) -> bool:
     On a CPU `auto` never does: measured, it gains nothing there (docs/measurements.md).
 
     Args:
-        tokens: Of the whole run.
+        tokens: Of the whole run; 0 where somebody waits for each.
 
     Raises:
         HardwareError: It is asked for, and there is no compiler for this device.
     """
     if name == "off":
         return False
-    able = _able(device)
+    able = able_to_compile(device)
     if name == "auto":
         return able and device.type == "cuda" and tokens >= WORTH
     if not able:
@@ -34,7 +34,8 @@ def pick_compile(name: Compile, device: torch.device, tokens: int) -> bool:
     return True
 
 
-def _able(device: torch.device) -> bool:
+def able_to_compile(device: torch.device) -> bool:
+    """Return whether there is a compiler for the device."""
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 

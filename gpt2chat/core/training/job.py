@@ -12,11 +12,11 @@ from torch import nn
 from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
 from gpt2chat.core.errors import ConfigError, DataError
 from gpt2chat.core.model.checkpoint import chat_tokenizer
+from gpt2chat.core.model.compiling import pick_compile
 from gpt2chat.core.model.device import pick_autocast, pick_device
 from gpt2chat.core.model.load import grow_positions, load_model, lora
 from gpt2chat.core.model.packing import Ints, RowShape, pack
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
-from gpt2chat.core.training.compiling import pick_compile
 from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
 from gpt2chat.core.training.tokenized import Side, Tokenized, load_tokenized
 from gpt2chat.core.training.trackers import require_trackers, tracker_callbacks

@@ -14,10 +14,10 @@ from transformers import TrainerCallback
 
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import HardwareError
+from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.model.device import device_name
 from gpt2chat.core.model.flops import matmul_flops
 from gpt2chat.core.runs import open_run
-from gpt2chat.core.training.compiling import compiled_graphs
 from gpt2chat.core.training.job import Job, orpo_job, row_lengths, sft_job
 from gpt2chat.core.training.trainer import PROCESSES, PackedTrainer
 

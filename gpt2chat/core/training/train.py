@@ -20,6 +20,7 @@ from gpt2chat.core.data.shards import read_manifest
 from gpt2chat.core.errors import HardwareError, Interrupted, WorkerError
 from gpt2chat.core.files import remove, storage, write_text
 from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.model.device import device_name
 from gpt2chat.core.model.flops import matmul_flops
 from gpt2chat.core.model.lora import save_adapted
@@ -34,7 +35,6 @@ from gpt2chat.core.runs import (
     remove_broken_checkpoints,
 )
 from gpt2chat.core.training import callbacks, card, curve
-from gpt2chat.core.training.compiling import compiled_graphs
 from gpt2chat.core.training.job import Job, orpo_job, sft_job
 from gpt2chat.core.training.trainer import PROCESSES, PackedTrainer, wait_for_all
 
