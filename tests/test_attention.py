@@ -59,3 +59,21 @@ def test_the_single_operation_has_the_value_and_gradient_of_the_many(scaling: fl
 def test_the_operation_keeps_the_rules_of_custom_operations():
     query, key, value = inputs(torch.float32)
     torch.library.opcheck(packed_sdpa, (query, key, value, STARTS, None))
+
+
+@pytest.mark.gpu
+def test_a_gpus_attention_has_the_value_and_gradient_of_the_cpus():
+    starts = torch.tensor([0, 50, 50, 51, 190, 190], dtype=torch.int32)
+    torch.manual_seed(0)
+    on_cpu = torch.randn(4, 1, 2, 190, 64, dtype=torch.bfloat16).float()
+    found: list[tuple[Tensor, ...]] = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
+        query, key, value, gradient = on_cpu.to(device, dtype).unbind()
+        parts = query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
+        attended, _ = packed_attention(
+            torch.nn.Module(), *parts, None, cu_seq_lens_q=starts.to(device), max_length_q=139
+        )
+        gradients = torch.autograd.grad(attended, parts, gradient.transpose(1, 2))
+        found.append(tuple(part.float().cpu() for part in (attended.detach(), *gradients)))
+    for ours, exact in zip(found[1], found[0], strict=True):
+        assert float((ours - exact).norm() / exact.norm()) < 0.02

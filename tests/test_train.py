@@ -19,6 +19,7 @@ from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.data.shards import read_pairs
 from gpt2chat.core.errors import DataError, Interrupted, StorageError
 from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.runs import newest_checkpoint
 from gpt2chat.core.training.callbacks import Step
 from gpt2chat.core.training.train import TrainResult, curve, train_orpo, train_sft
@@ -304,3 +305,23 @@ def test_the_card_tells_a_reader_on_the_hub_what_it_is(unbroken: TrainResult):
     (index,) = head["model-index"]
     metrics = {entry["type"]: entry["value"] for entry in index["results"][0]["metrics"]}
     assert metrics["loss"] == pytest.approx(unbroken.validation_loss, abs=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("command", ["sft", "orpo"])
+def test_a_gpu_trains_as_a_cpu_does_and_compiles_once(
+    model: str, tiny_data: Path, tmp_path: Path, command: str
+):
+    losses: list[list[float]] = []
+    for device, compile in (("cpu", "off"), ("cuda", "off"), ("cuda", "on")):
+        before, out = compiled_graphs(), tmp_path / f"{device}-{compile}"
+        values: Any = {"precision": "auto", "dropout": 0.0, "device": device, "compile": compile}
+        if command == "sft":
+            train_sft(config(model, tiny_data, out, **values), ignore)
+        else:
+            shared = {"lr": 1e-3, "batch_size": 4, "evals": 1, "epochs": 2}
+            train_orpo(OrpoConfig(model=model, data=tiny_data, out=out, **shared, **values), ignore)
+        assert compiled_graphs() - before == int(compile == "on")
+        losses.append([loss for _, loss in losses_of(out)])
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+    assert losses[2] == pytest.approx(losses[1], rel=0.03)
