@@ -53,10 +53,11 @@ from gpt2chat.core.model.load import grow_positions, load_model
 from gpt2chat.core.model.packing import pack, pack_row
 from gpt2chat.core.text.conversations import Conversation, Message, parse_messages
 from gpt2chat.core.text.tokens import GPT2_VOCAB, WINDOW, Encoded, encode_conversation, fit_window
+from gpt2chat.core.training.arguments import arguments
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
 from gpt2chat.core.training.objectives import SftObjective
 from gpt2chat.core.training.tokenized import Tokenized
-from gpt2chat.core.training.trainer import PackedTrainer, arguments
+from gpt2chat.core.training.trainer import PackedTrainer
 
 LONGER = 2 * WINDOW
 CAPACITY = 4_096

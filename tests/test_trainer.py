@@ -16,11 +16,12 @@ from gpt2chat.core.model.checkpoint import chat_tokenizer
 from gpt2chat.core.text.conversations import Preference
 from gpt2chat.core.text.template import render, to_text
 from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB, WINDOW, encode_conversation
+from gpt2chat.core.training.arguments import arguments
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
 from gpt2chat.core.training.job import row_lengths
 from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
 from gpt2chat.core.training.tokenized import Tokenized
-from gpt2chat.core.training.trainer import PackedTrainer, arguments
+from gpt2chat.core.training.trainer import PackedTrainer
 from tests.conftest import talk, tiny_model
 
 TALKS = [

@@ -16,11 +16,12 @@ from gpt2chat.core.model.compiling import pick_compile
 from gpt2chat.core.model.device import pick_autocast, pick_device
 from gpt2chat.core.model.load import grow_positions, load_model, lora
 from gpt2chat.core.model.packing import Ints, RowShape, pack
+from gpt2chat.core.training.arguments import PROCESSES, arguments
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
 from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
 from gpt2chat.core.training.tokenized import Side, Tokenized, load_tokenized
 from gpt2chat.core.training.trackers import require_trackers, tracker_callbacks
-from gpt2chat.core.training.trainer import PROCESSES, PackedTrainer, Rows, arguments
+from gpt2chat.core.training.trainer import PackedTrainer, Rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,9 @@ from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.model.device import device_name
 from gpt2chat.core.model.flops import matmul_flops
 from gpt2chat.core.runs import open_run
+from gpt2chat.core.training.arguments import PROCESSES
 from gpt2chat.core.training.job import Job, orpo_job, row_lengths, sft_job
-from gpt2chat.core.training.trainer import PROCESSES, PackedTrainer
+from gpt2chat.core.training.trainer import PackedTrainer
 
 TIMED = 2
 """Steps that are timed, after one that is not: it warms up, and compiles."""

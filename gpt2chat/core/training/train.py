@@ -35,8 +35,9 @@ from gpt2chat.core.runs import (
     remove_broken_checkpoints,
 )
 from gpt2chat.core.training import callbacks, card, curve
+from gpt2chat.core.training.arguments import PROCESSES, wait_for_all
 from gpt2chat.core.training.job import Job, orpo_job, sft_job
-from gpt2chat.core.training.trainer import PROCESSES, PackedTrainer, wait_for_all
+from gpt2chat.core.training.trainer import PackedTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
