@@ -238,6 +238,16 @@ def test_a_model_that_cannot_be_loaded_is_forgotten(dialogue: Dialogue, vote: Vo
     assert (dialogue.models.names, contents(dialogue)) == (["one"], before)
 
 
+def test_a_model_named_at_the_start_that_cannot_be_loaded_is_told_of_at_the_next_line(
+    dialogue: Dialogue, vote: Votes
+):
+    dialogue.models = Models(["one", "none", "two"], load)
+    dialogue.models.loading("two").result()  # they are loaded one after the other
+    assert vote("Hello")[1].startswith("error: --model none cannot be loaded.\n")
+    assert dialogue.models.names == ["one", "two"]
+    assert "error" not in vote("Hello")[1]
+
+
 def test_only_what_was_named_is_loaded(dialogue: Dialogue, vote: Votes):
     loaded: list[str] = []
 

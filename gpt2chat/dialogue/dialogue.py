@@ -77,6 +77,8 @@ class Dialogue:
             raise EOFError
         if not text:
             return
+        for error in self.models.take_failed():
+            report.show_error(error)
         with self.interrupt:
             try:
                 if line.startswith("/"):

@@ -7,6 +7,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
+from gpt2chat.core.errors import Gpt2ChatError
 from gpt2chat.core.runs import RUNS
 
 if TYPE_CHECKING:
@@ -60,6 +61,17 @@ class Models:
     def remove(self, name: str) -> None:
         """Forget a model, such as one that cannot be loaded."""
         self._loading.pop(name, None)
+
+    def take_failed(self) -> list[Gpt2ChatError]:
+        """Forget the models behind the first that could not be loaded, and return why."""
+        errors: list[Gpt2ChatError] = []
+        for name in self.names[1:]:
+            loading = self._loading[name]
+            error = loading.exception() if loading.done() else None
+            if isinstance(error, Gpt2ChatError):
+                errors.append(error)
+                self.remove(name)
+        return errors
 
     def loading(self, name: str) -> "Future[LoadedModel]":
         """Return what holds the model, or why it cannot be loaded, once that is known."""
