@@ -1,6 +1,7 @@
 """Generation: transformers' own results, the cache from turn to turn, batches, a GPU's loop."""
 
 import threading
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -288,6 +289,26 @@ def test_the_loop_of_a_device_stays_in_the_window_and_goes_on_where_it_was(
 def test_a_loop_of_a_device_refuses_what_it_cannot_do(starter: GPT2LMHeadModel):
     with pytest.raises(ValueError, match="on the CPU only"):
         GraphLoop(Decoder(starter, torch.float32), Sampling(no_repeat_ngram=3))
+
+
+def test_the_way_of_a_gpu_gives_the_same_on_a_cpu(
+    starter: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Generator, "_on_device", lambda *_: True)
+    generator = Generator(starter, CPU, "fp32")
+    expected = [greedy(starter, ids, 12) for ids in (ROME, LONG)]
+    # One after the other, side by side, and both at once, a token of each in turn.
+    assert [list(generator.generate(ids, GREEDY).ids) for ids in (ROME, LONG)] == expected
+    together = generator.generate_batch([ROME, LONG], GREEDY)
+    assert [list(reply.ids) for reply in together] == expected
+    streams = [generator.stream(ids, GREEDY) for ids in (ROME, LONG)]
+    for _ in zip_longest(*streams):
+        pass
+    assert [list(stream.reply.ids) for stream in streams] == expected
+    seeded = Sampling(seed=3, max_new_tokens=9, temperature=2)
+    first, again = (generator.generate(ROME, seeded).ids for _ in range(2))
+    assert first == again
+    assert len(set(first)) > 5
 
 
 @pytest.mark.gpu

@@ -20,8 +20,10 @@ class GraphLoop:
     """Draws tokens for all slots of a decoder at once, on its device.
 
     Tokens, positions and random numbers live in fixed memory that a captured graph reads and
-    writes, so a step costs one launch and the copy of its tokens. Without CUDA the same steps run
-    one by one. A seed gives the same tokens on the same kind of device.
+    writes, so a step costs one launch and the copy of its tokens. A step is begun before the tokens
+    of the one before it are handed out, so that the device has work while Python makes text of
+    them. Without CUDA the same steps run one by one. A seed gives the same tokens on the same kind
+    of device.
 
     Source:
         https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
@@ -43,6 +45,12 @@ class GraphLoop:
         self._position = torch.zeros(slots, dtype=torch.long, device=device)
         self._seen = torch.zeros(slots, len(decoder.tokens), dtype=torch.bool, device=device)
         self._random = torch.Generator(device)
+        cuda = device.type == "cuda"
+        self._drawn = torch.zeros(slots, dtype=torch.long, pin_memory=cuda)
+        """The tokens of the latest step, where the CPU reads them."""
+        self._copied = torch.cuda.Event() if cuda else None
+        self._ahead = False
+        """Whether a step is begun whose tokens have not been handed out."""
         self._length = 0
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
@@ -70,12 +78,22 @@ class GraphLoop:
             self._seen[slot, list(history)] = True
         self._position.copy_(torch.tensor(positions))
         self._length = max(positions)
+        self._ahead = False
         self._draw(logits)
+        self._copy()
         return self._tokens()
 
     @torch.inference_mode()
     def next(self) -> list[int]:
         """Run the tokens that were drawn last, and return the next ones of all slots."""
+        if not self._ahead:
+            self._begin_step()
+        tokens = self._tokens()
+        self._begin_step()
+        self._ahead = True
+        return tokens
+
+    def _begin_step(self) -> None:
         self._length = min(self._length + 1, self.decoder.window)
         length = min(-(-self._length // BUCKET) * BUCKET, self.decoder.window)
         if self.decoder.device.type == "cuda":
@@ -84,7 +102,7 @@ class GraphLoop:
             self._graphs[length].replay()
         else:
             self._step(length)
-        return self._tokens()
+        self._copy()
 
     def _step(self, length: int) -> None:
         logits = self.decoder.step_tensors(self._token, self._position, self._slots, length)
@@ -99,8 +117,15 @@ class GraphLoop:
         self._seen.scatter_(1, drawn, True)
         self._token.copy_(drawn[:, 0])
 
+    def _copy(self) -> None:
+        self._drawn.copy_(self._token, non_blocking=True)
+        if self._copied:
+            self._copied.record()
+
     def _tokens(self) -> list[int]:
-        tokens: list[int] = self._token.tolist()
+        if self._copied:
+            self._copied.synchronize()
+        tokens: list[int] = self._drawn.tolist()
         return tokens
 
     def _capture(self, length: int) -> torch.cuda.CUDAGraph:
