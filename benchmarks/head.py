@@ -87,8 +87,8 @@ def measured(tokens: int, width: int, repeats: int, device: torch.device, dtype:
     """Return the table of one size."""
     given = drawn(tokens, width, device)
     found = ways()
-    exact = step(plain, *(part.double() if part.is_floating_point() else part for part in given),
-                 torch.float64).float()  # fmt: skip
+    hidden, weight, targets = given
+    exact = step(plain, hidden.double(), weight.double(), targets, torch.float64).float()
     errors = {
         name: float((step(loss, *given, dtype) - exact).norm() / exact.norm())
         for name, loss in found.items()

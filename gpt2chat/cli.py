@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +31,15 @@ class Subcommands(TyperGroup):
         from gpt2chat.report import show_error
 
         show_error(error)
+        let_the_first_speak()
         raise typer.Exit(error.exit_code) from error
+
+
+def let_the_first_speak() -> None:
+    """Wait, as one of several processes: the first alone speaks, and torchrun ends it as soon as
+    another has ended."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(2)
 
 
 app = typer.Typer(

@@ -15,17 +15,21 @@ import torch
 from safetensors.torch import load_file
 
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
+from gpt2chat.core.errors import ConfigError
+from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.runs import newest_checkpoint
+from gpt2chat.core.training import job
+from gpt2chat.core.training.tokenized import load_tokenized
 from gpt2chat.core.training.train import train_orpo, train_sft
-from tests.conftest import ignore
+from tests.conftest import ignore, tiny_model
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 FLAGS = "--lr 1e-2 --batch-size 6 --evals 2 --precision fp32 --device cpu".split()  # noqa: SIM905
 
 
-def start(command: str, *arguments: str) -> subprocess.Popen[str]:
+def start(command: str, *arguments: str, program: str = "gpt2chat") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*TORCHRUN, "-m", "gpt2chat", command, *FLAGS, *arguments],
+        [*TORCHRUN, "-m", program, command, *FLAGS, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -36,9 +40,10 @@ def losses(run: Path) -> list[float]:
     return [line.get("loss", line.get("eval_loss")) for line in lines]
 
 
+@pytest.mark.parametrize("program", ["gpt2chat", "tests.sharded"])
 @pytest.mark.parametrize("command", ["sft", "orpo"])
 def test_two_processes_train_as_one_that_accumulates_two_rows(
-    command: str, tiny_folder: Path, tiny_data: Path, tmp_path: Path
+    command: str, program: str, tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):
     values: dict[str, Any] = {
         "model": str(tiny_folder), "data": tiny_data, "out": tmp_path / "one", "epochs": 2,
@@ -51,7 +56,7 @@ def test_two_processes_train_as_one_that_accumulates_two_rows(
         one = train_orpo(OrpoConfig(**values), ignore)
     two = tmp_path / "two"
     process = start(command, "--model", str(tiny_folder), "--data", str(tiny_data),
-                    "--out", str(two), "--epochs", "2", "--json")  # fmt: skip
+                    "--out", str(two), "--epochs", "2", "--json", program=program)  # fmt: skip
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     result = json.loads(out)
@@ -62,6 +67,41 @@ def test_two_processes_train_as_one_that_accumulates_two_rows(
     ours, theirs = (load_file(run / "model.safetensors") for run in (two, one.out))
     for name, weight in ours.items():
         torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("program", ["gpt2chat", "tests.sharded"])
+def test_a_bad_sample_is_named_whichever_process_has_it(
+    program: str, tiny_data: Path, tmp_path: Path
+):
+    tokens = load_tokenized(tiny_data, "train", "reply")
+    position = int(tokens.lengths.max()) - 2
+    sizes = zip(tokens.names, tokens.lengths, strict=True)
+    longest = {name for name, size in sizes if size > position}
+    assert len(longest) < len(tokens) / 3
+    model = tiny_model()
+    with torch.no_grad():
+        model.transformer.wpe.weight[position] = torch.inf
+    save_model(model, tmp_path / "poisoned")
+    run = tmp_path / "sft"
+    process = start("sft", "--model", str(tmp_path / "poisoned"), "--data", str(tiny_data),
+                    "--out", str(run), "--batch-size", "2", program=program)  # fmt: skip
+    _, err = process.communicate(timeout=120)
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert re.search(r"The loss is nan at step \d+; the weights are as they were", error)
+    named = set(error.partition("Samples: ")[2].rstrip(".").split(", "))
+    assert named & longest
+    # FSDP's processes cannot run a sample by themselves: the row's others are named too.
+    assert named <= longest or program == "tests.sharded"
+
+
+@pytest.mark.parametrize("changes", [{"lora_r": 4}, {"compile": "on"}])
+def test_what_does_not_go_with_fsdp_is_refused(
+    changes: dict[str, Any], tiny_folder: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(job, "SHARDED", True)
+    settings = SftConfig(model=str(tiny_folder), data=tiny_data, device="cpu", **changes)
+    with pytest.raises(ConfigError, match="and FSDP do not go together"):
+        job.sft_job(settings)
 
 
 def workers(launcher: int) -> list[int]:

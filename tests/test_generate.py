@@ -294,7 +294,10 @@ def test_a_loop_of_a_device_refuses_what_it_cannot_do(starter: GPT2LMHeadModel):
 def test_the_way_of_a_gpu_gives_the_same_on_a_cpu(
     starter: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Generator, "_on_device", lambda *_: True)
+    def on_device(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(Generator, "_on_device", on_device)
     generator = Generator(starter, CPU, "fp32")
     expected = [greedy(starter, ids, 12) for ids in (ROME, LONG)]
     # One after the other, side by side, and both at once, a token of each in turn.

@@ -12,6 +12,8 @@ from gpt2chat.core.runs import CHECKPOINTS
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 """Of this run, as torchrun and accelerate launch say."""
+SHARDED = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+"""Each process holds a part of the weights, as `accelerate launch` says."""
 
 GPU_LOGGING = 10
 """Steps between two lines of metrics on a GPU: to ask it for a number is to wait for it."""

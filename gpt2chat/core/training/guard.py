@@ -31,6 +31,7 @@ class Guard:
         blame: Given a row, returns the ids of its samples whose log-probabilities are not finite.
         names: Given a row, returns the ids of all its samples.
         over_processes: Sums a tensor over the processes of the run.
+        of_all: Puts the lists of all processes together; all of them call it at the same step.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Guard:
         blame: Callable[[Any], Sequence[str]],
         names: Callable[[Any], Sequence[str]],
         over_processes: Callable[[Tensor], Tensor],
+        of_all: Callable[[list[Any]], list[Any]],
     ):
         self._blame = blame
         self._names = names
         self._over_processes = over_processes
+        self._of_all = of_all
         self._steps: list[_Step] = []
         self._sticky: Tensor | None = None
 
@@ -77,17 +80,18 @@ class Guard:
         if not flags or not torch.stack(flags).any():
             return
         step = next(step for step in steps if step.bad is not None and step.bad > 0)
-        bad = [(loss, row) for loss, row in step.rows if not torch.isfinite(loss)]
+        rows = [(loss.item(), row) for loss, row in step.rows if not torch.isfinite(loss)]
+        # One row of each process: to find its samples is to run them again.
+        bad = self._of_all([(loss, self._blame(row) or self._names(row)) for loss, row in rows[:1]])
         where = f"at step {step.number}; the weights are as they were"
         if not bad:
-            rows = [name for _, row in step.rows for name in self._names(row)]
+            names = self._of_all([name for _, row in step.rows for name in self._names(row)])
             raise DataError(
-                f"The gradient is not finite {where}. Samples of that step: {_listed(rows)}. "
+                f"The gradient is not finite {where}. Samples of that step: {_listed(names)}. "
                 "Try a lower --lr, or --precision fp32."
             )
-        loss, row = bad[0]
-        names = self._blame(row) or self._names(row)
-        raise DataError(f"The loss is {loss.item()} {where}. Samples: {_listed(names)}.")
+        names = [name for _, found in bad for name in found]
+        raise DataError(f"The loss is {bad[0][0]} {where}. Samples: {_listed(names)}.")
 
 
 def _listed(names: Sequence[str]) -> str:

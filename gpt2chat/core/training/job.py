@@ -16,7 +16,7 @@ from gpt2chat.core.model.compiling import pick_compile
 from gpt2chat.core.model.device import pick_autocast, pick_device
 from gpt2chat.core.model.load import grow_positions, load_model, lora
 from gpt2chat.core.model.packing import Ints, RowShape, pack
-from gpt2chat.core.training.arguments import PROCESSES, arguments
+from gpt2chat.core.training.arguments import PROCESSES, SHARDED, arguments
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
 from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
 from gpt2chat.core.training.tokenized import Side, Tokenized, load_tokenized
@@ -103,6 +103,8 @@ def orpo_job(settings: OrpoConfig) -> Job:
 
 def _job(command: str, settings: TrainConfig, side: Side, objective: Objective) -> Job:
     require_trackers(settings.report_to)
+    if SHARDED:
+        _check_sharded(settings)
     device = pick_device(settings.device)
     autocast = pick_autocast(settings.precision, device)
     tokens = load_tokenized(settings.data, "train", side)
@@ -119,13 +121,26 @@ def _job(command: str, settings: TrainConfig, side: Side, objective: Objective) 
     rows = _rows(tokens, items, capacity, settings.batch_size, settings.seed)
     held_rows = _rows(held_out, held_items, capacity, None, settings.seed)
     total = settings.epochs * int(tokens.sizes[items].sum())
-    compiled = pick_compile(settings.compile, device, int(total))
+    compiled = not SHARDED and pick_compile(settings.compile, device, int(total))
     shape = shape_for(objective, row_lengths(tokens, rows)) if compiled else None
     return Job(
         command=command, settings=settings, objective=objective, device=device, autocast=autocast,
         tokens=tokens, rows=rows, held_out=held_out, held_rows=held_rows, model=model,
         samples=len(items), left_out=left_out, shape=shape,
     )  # fmt: skip
+
+
+def _check_sharded(settings: TrainConfig) -> None:
+    if settings.lora_r:
+        raise ConfigError(
+            "--lora-r and FSDP do not go together: an adapter is small enough for each process. "
+            "Start it with torchrun."
+        )
+    if settings.compile == "on":
+        raise ConfigError(
+            "--compile on and FSDP do not go together: gathering weights breaks the one graph. "
+            "Leave --compile out."
+        )
 
 
 def row_lengths(tokens: Tokenized, rows: Rows) -> Iterator[tuple[Ints, Ints]]:

@@ -94,7 +94,8 @@ def train_sft(settings: SftConfig, on_step: Callable[[callbacks.Step], None]) ->
         WorkerError: Another process of the run ended.
         Interrupted: Ctrl-C; a checkpoint is saved.
     """
-    return _train("sft", settings, lambda: sft_job(settings), on_step)
+    with _group_left():
+        return _train("sft", settings, lambda: sft_job(settings), on_step)
 
 
 def train_orpo(settings: OrpoConfig, on_step: Callable[[callbacks.Step], None]) -> TrainResult:
@@ -103,7 +104,8 @@ def train_orpo(settings: OrpoConfig, on_step: Callable[[callbacks.Step], None]) 
     Raises:
         As `train_sft`.
     """
-    return _train("orpo", settings, lambda: orpo_job(settings), on_step)
+    with _group_left():
+        return _train("orpo", settings, lambda: orpo_job(settings), on_step)
 
 
 def _train(
@@ -219,6 +221,21 @@ def _is_lost_peer(error: RuntimeError) -> bool:
 
 
 @contextmanager
+def _group_left() -> Generator[None]:
+    """Leave the group of processes at the end, unless one is lost: a group with threads at work
+    aborts the program."""
+    lost = False
+    try:
+        yield
+    except WorkerError:
+        lost = True
+        raise
+    finally:
+        if dist.is_initialized() and not lost:
+            dist.destroy_process_group()
+
+
+@contextmanager
 def _whole_checkpoints(run: Path) -> Generator[None]:
     """Leave no half a checkpoint behind where saving one failed."""
     try:
@@ -244,5 +261,3 @@ def _finish_run(trainer: PackedTrainer, job: Job, result: TrainResult) -> None:
         write_text(settings.out / RESULT, json.dumps(asdict(result), indent=2, default=str) + "\n")
         remove(settings.out / CHECKPOINTS)
     trainer.accelerator.wait_for_everyone()
-    if dist.is_initialized():
-        dist.destroy_process_group()

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.sft_trainer import SFTTrainer
@@ -102,7 +104,7 @@ class PackedTrainer(SFTTrainer):
             **kwargs,
         )
         self.lag = self.args.device.type == "cuda" if lag is None else lag
-        self.guard = Guard(self._blame, self._names, self._over_processes)
+        self.guard = Guard(self._blame, self._names, self._over_processes, gather_object)
         self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -173,9 +175,11 @@ class PackedTrainer(SFTTrainer):
         return [] if self._asked is None else (self._asked > 0).tolist()
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)
+        norm: Any = super()._clip_grad_norm(model)
         wrapped: Any = self.optimizer
-        self.guard.stop(torch.as_tensor(norm), wrapped.optimizer)
+        # FSDP's norm is of the part of the gradient that each process holds.
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else torch.as_tensor(norm)
+        self.guard.stop(whole, wrapped.optimizer)
         if not self.lag:
             self.guard.check()
         return norm
@@ -248,6 +252,8 @@ class PackedTrainer(SFTTrainer):
     def _blame(self, items: Sequence[int]) -> list[str]:
         """Return the samples of a row whose log-probabilities are not finite, each run again."""
         found: list[str] = []
+        if self.is_fsdp_enabled:
+            return found  # only all processes together can run a row, and theirs may be good
         for item in items:
             row = self._prepare_inputs(self.row(self.tokens, [item], training=False))
             finite = torch.isfinite(self.logps(self._uncompiled(), row))
