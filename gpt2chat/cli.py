@@ -1,5 +1,6 @@
 """Which subcommands exist; the one place an error becomes an exit code."""
 
+import gc
 import io
 import os
 import sys
@@ -86,4 +87,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that is not UTF-8 shows a question mark; it does not end the program.
             stream.reconfigure(errors="replace")
-    sys.exit(app())
+    try:
+        sys.exit(app())
+    finally:
+        # Python looks through all objects once more as it ends: a second, with torch among them.
+        gc.freeze()
