@@ -22,7 +22,9 @@ ORDER = [
     *part("inputs", "datafiles records hub_errors hub hh shapes oasst1 forest mend sources"),
     *part("data", "shards rows tally journal near samples parts trees work pool jobs selection"),
     *part("data", "histogram writer prepare"),
-    *part("model", "losses packing attention packed checkpoint lora flops device compiling"),
+    *part(
+        "model", "losses packing attention packed checkpoint lora flops device compiling weights"
+    ),
     *part("model", "load"),
     *part("training", "tokenized objectives guard trackers metrics arguments trainer"),
     *part("training", "callbacks job plan curve card train"),

@@ -187,17 +187,21 @@ def wait_briefly() -> None:
 
 
 def load(name: str, settings: ChatConfig) -> "LoadedModel":
-    """Return a model ready to generate; the seconds that it takes are torch's import mostly."""
+    """Return a model ready to generate; the second that it takes is torch's import mostly."""
     wait_briefly()
     from gpt2chat.core.generation.generate import Generator
     from gpt2chat.core.model.compiling import pick_compile
     from gpt2chat.core.model.device import pick_device
-    from gpt2chat.core.model.load import load_model
+    from gpt2chat.core.model.weights import read_weights
     from gpt2chat.dialogue import LoadedModel
 
     device = pick_device(settings.device)
     compiled = pick_compile(settings.compile, device, tokens=0)
-    model = load_model(name)
+    model = read_weights(name)
+    if model is None:
+        from gpt2chat.core.model.load import load_model
+
+        model = load_model(name)
     parameters = model.num_parameters()
     generator = Generator(model, device, settings.precision, compiled=compiled)
     return LoadedModel(generator, parameters, f"{device}, {generator.precision}")

@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Self, cast
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GPT2LMHeadModel
+
+from gpt2chat.core.model.weights import Model, Weights, weights_of
 
 
 class Linear(NamedTuple):
@@ -58,19 +59,18 @@ class Decoder:
     the caller begins to write is what attention reads: going back is writing from there.
     """
 
-    def __init__(self, model: GPT2LMHeadModel, dtype: torch.dtype):
+    def __init__(self, model: Model, dtype: torch.dtype):
         """Take over a model's weights, converted where they are not of `dtype`; one slot."""
-        config: Any = model.config
-        transformer: Any = model.transformer
+        weights = weights_of(model)
         self.dtype = dtype
-        self.device = model.device
-        self.eps: float = config.layer_norm_epsilon
-        self.window: int = config.n_positions
-        self.heads: int = config.n_head
-        self.tokens: Tensor = transformer.wte.weight.detach()
-        self.positions: Tensor = transformer.wpe.weight.detach()
-        self.norm: tuple[Tensor, Tensor] = norm_of(transformer.ln_f)
-        self.blocks = blocks_of(model, dtype)
+        self.device = weights.device
+        self.eps = weights.eps
+        self.heads = weights.heads
+        self.tokens = weights.tensors["wte.weight"]
+        self.positions = weights.tensors["wpe.weight"]
+        self.window = len(self.positions)
+        self.norm = norm_of(weights, "ln_f")
+        self.blocks = blocks_of(weights, dtype)
         self.keys, self.values = self.make_cache(1), self.make_cache(1)
         self._layer = step_layer
 
@@ -199,43 +199,46 @@ def normed(x: Tensor, norm: tuple[Tensor, Tensor], eps: float) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], *norm, eps=eps)
 
 
-def blocks_of(model: GPT2LMHeadModel, dtype: torch.dtype) -> list[Block]:
+def blocks_of(weights: Weights, dtype: torch.dtype) -> list[Block]:
     """Return a model's layers, converted where they are not of `dtype`."""
-    config, transformer = cast(Any, model.config), cast(Any, model.transformer)
-    return [_block(part, index, config, dtype) for index, part in enumerate(transformer.h)]
+    return [_block(weights, index, dtype) for index in range(weights.layers)]
 
 
-def norm_of(part: Any) -> tuple[Tensor, Tensor]:
-    return part.weight.detach().float(), part.bias.detach().float()
+def norm_of(weights: Weights, name: str) -> tuple[Tensor, Tensor]:
+    """Return gain and bias of a layer norm."""
+    return weights.tensors[f"{name}.weight"].float(), weights.tensors[f"{name}.bias"].float()
 
 
-def _block(part: Any, index: int, config: Any, dtype: torch.dtype) -> Block:
-    def linear(conv: Any) -> Linear:
-        return Linear(conv.weight.detach().to(dtype), conv.bias.detach().to(dtype))
+def _block(weights: Weights, index: int, dtype: torch.dtype) -> Block:
+    def linear(name: str) -> Linear:
+        part = f"h.{index}.{name}"
+        return Linear(
+            weights.tensors[f"{part}.weight"].to(dtype), weights.tensors[f"{part}.bias"].to(dtype)
+        )
 
-    qkv = linear(part.attn.c_attn)
-    factor = _attention_factor(index, config)
+    qkv = linear("attn.c_attn")
+    factor = _attention_factor(weights, index)
     if factor != 1:
         scale = torch.ones_like(qkv.bias)
-        scale[: config.n_embd] = factor
+        scale[: len(scale) // 3] = factor
         qkv = Linear(qkv.weight * scale, qkv.bias * scale)
     return Block(
-        norm_1=norm_of(part.ln_1),
+        norm_1=norm_of(weights, f"h.{index}.ln_1"),
         qkv=qkv,
-        out=linear(part.attn.c_proj),
-        norm_2=norm_of(part.ln_2),
-        up=linear(part.mlp.c_fc),
-        down=linear(part.mlp.c_proj),
-        heads=config.n_head,
-        eps=config.layer_norm_epsilon,
+        out=linear("attn.c_proj"),
+        norm_2=norm_of(weights, f"h.{index}.ln_2"),
+        up=linear("mlp.c_fc"),
+        down=linear("mlp.c_proj"),
+        heads=weights.heads,
+        eps=weights.eps,
     )
 
 
-def _attention_factor(index: int, config: Any) -> float:
+def _attention_factor(weights: Weights, index: int) -> float:
     """Return by what a layer's queries are to be scaled for scores that are divided by √width."""
     factor = 1.0
-    if not config.scale_attn_weights:
-        factor *= (config.n_embd / config.n_head) ** 0.5
-    if config.scale_attn_by_inverse_layer_idx:
+    if not weights.scaled:
+        factor *= (weights.tensors["wte.weight"].shape[1] / weights.heads) ** 0.5
+    if weights.scaled_by_layer:
         factor /= index + 1
     return factor

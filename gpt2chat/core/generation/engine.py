@@ -1,16 +1,16 @@
 """Which decoder a device and a precision have."""
 
 import torch
-from transformers import GPT2LMHeadModel
 
 from gpt2chat.core.config.chat import ChatPrecision
 from gpt2chat.core.errors import HardwareError
 from gpt2chat.core.generation.decoder import Decoder
 from gpt2chat.core.model.device import pick_autocast
+from gpt2chat.core.model.weights import Model
 
 
 def make_decoder(
-    model: GPT2LMHeadModel, precision: ChatPrecision = "auto", *, compiled: bool = False
+    model: Model, precision: ChatPrecision = "auto", *, compiled: bool = False
 ) -> tuple[ChatPrecision, Decoder]:
     """Return a decoder on the model's device, and its precision.
 
@@ -30,7 +30,7 @@ def make_decoder(
     return found, decoder
 
 
-def _pick(model: GPT2LMHeadModel, precision: ChatPrecision) -> tuple[ChatPrecision, Decoder]:
+def _pick(model: Model, precision: ChatPrecision) -> tuple[ChatPrecision, Decoder]:
     device = model.device
     if precision == "auto":
         return _best(model)
@@ -43,7 +43,7 @@ def _pick(model: GPT2LMHeadModel, precision: ChatPrecision) -> tuple[ChatPrecisi
     return precision, Decoder(model, torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
-def _best(model: GPT2LMHeadModel) -> tuple[ChatPrecision, Decoder]:
+def _best(model: Model) -> tuple[ChatPrecision, Decoder]:
     if model.device.type == "cpu":
         try:
             return _pick(model, "int8")
@@ -52,7 +52,7 @@ def _best(model: GPT2LMHeadModel) -> tuple[ChatPrecision, Decoder]:
     return _pick(model, "bf16" if pick_autocast("auto", model.device) else "fp32")
 
 
-def _int8(model: GPT2LMHeadModel) -> Decoder:
+def _int8(model: Model) -> Decoder:
     try:
         from gpt2chat.core.generation.int8 import Int8Decoder
     except ImportError as error:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GPT2LMHeadModel
 
 from gpt2chat.core.config.chat import ChatPrecision
 from gpt2chat.core.config.sampling import Sampling
@@ -16,6 +15,7 @@ from gpt2chat.core.generation.engine import make_decoder
 from gpt2chat.core.generation.graph import GraphLoop
 from gpt2chat.core.generation.reply import Reply, ReplyBuilder, ReplyStream
 from gpt2chat.core.generation.sampling import Choice, Sampler
+from gpt2chat.core.model.weights import Model
 from gpt2chat.core.text.tokens import STOP_IDS
 
 PIECE = 128
@@ -34,7 +34,7 @@ class Generator:
 
     def __init__(
         self,
-        model: GPT2LMHeadModel,
+        model: Model,
         device: torch.device,
         precision: ChatPrecision = "auto",
         *,

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import GPT2LMHeadModel
 
 from gpt2chat.core.generation import kernels
 from gpt2chat.core.generation.decoder import Decoder, Linear, blocks_of
-from gpt2chat.core.generation.kernels import WEIGHT_TOP, Matrix, Norm, Weights
+from gpt2chat.core.generation.kernels import WEIGHT_TOP, Matrix, Norm
+from gpt2chat.core.model.weights import Model, weights_of
 
 FEW = 16
 """So many tokens at once are run with int8 weights; more are faster as a matrix product."""
@@ -26,10 +26,10 @@ class Int8Decoder(Decoder):
     Each row of a matrix has one scale, activations are int16, the cache is bfloat16.
     """
 
-    def __init__(self, model: GPT2LMHeadModel, dtype: torch.dtype):
+    def __init__(self, model: Model, dtype: torch.dtype):
         super().__init__(model, dtype)
-        blocks = blocks_of(model, torch.float32)
-        self._weights = Weights(
+        blocks = blocks_of(weights_of(model), torch.float32)
+        self._weights = kernels.Weights(
             norm_1=_norms([block.norm_1 for block in blocks]),
             qkv=_matrix([block.qkv for block in blocks]),
             out=_matrix([block.out for block in blocks]),
