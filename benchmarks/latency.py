@@ -1,4 +1,4 @@
-"""What a person waits for in `gpt2chat chat`: the first prompt, and the first word after Enter.
+"""What a person waits for in `gpt2chat chat`: the first prompt, the first word after Enter, the end.
 
     python benchmarks/latency.py
     python benchmarks/latency.py --model runs/orpo --turns 40
@@ -15,6 +15,7 @@ import argparse
 import datetime
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -42,14 +43,26 @@ MESSAGE = (
 LIMIT = ["--max-new-tokens", "96", "--no-markdown"]
 
 
-def first_prompt(folder: Path, model: str) -> float:
-    """Return the seconds from the start of the program to its first prompt."""
+def start_and_end(folder: Path, model: str) -> tuple[float, float]:
+    """Return the seconds from the start to the first prompt, and from Ctrl-D to the end."""
     begun = time.perf_counter()
     terminal = Terminal(folder, "chat", "--model", model, *LIMIT)
     terminal.wait_for_prompt(1)
     seconds = time.perf_counter() - begun
+    terminal.enter("Hello")
+    ended = time.perf_counter()
     terminal.leave(CTRL_D)
-    return seconds
+    return seconds, time.perf_counter() - ended
+
+
+def one_answer(folder: Path, model: str) -> float:
+    """Return the seconds that `-p` takes for a reply of 16 tokens."""
+    command = [sys.executable, "-m", "gpt2chat", "chat", "--model", model, "-p", "Hello"]
+    begun = time.perf_counter()
+    subprocess.run(
+        [*command, "--max-new-tokens", "16"], cwd=folder, capture_output=True, check=True
+    )
+    return time.perf_counter() - begun
 
 
 def waits(folder: Path, model: str, turns: int, pause: float) -> list[tuple[int, float, float]]:
@@ -102,8 +115,9 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def table(starts: Sequence[float], turns: Sequence[tuple[int, float, float]], full: int) -> str:
-    rows = [("shell to first prompt", starts)]
+def table(
+    rows: list[tuple[str, list[float]]], turns: Sequence[tuple[int, float, float]], full: int
+) -> str:
     for pause in sorted({pause for _, pause, _ in turns}, reverse=True):
         what = f"after {pause:.0f} s of typing" if pause else "sent at once"
         for name, some in (
@@ -128,8 +142,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = drawn_folder(folder / "model") if asked.model == DRAWN else asked.model
-        first_prompt(folder, model)  # compiles, and reads files from the disk
-        starts = [first_prompt(folder, model) for _ in range(asked.starts)]
+        start_and_end(folder, model)  # compiles, and reads files from the disk
+        pairs = [start_and_end(folder, model) for _ in range(asked.starts)]
+        starts, ends = (list(some) for some in zip(*pairs, strict=True))
+        rows = [
+            ("shell to first prompt", starts),
+            ("Ctrl-D to shell", ends),
+            ("`chat -p`, 16 tokens, shell to shell", [
+                one_answer(folder, model) for _ in range(asked.starts)
+            ]),
+        ]  # fmt: skip
         turns = waits(folder, model, asked.turns, asked.pause)
     command = shlex.join(["python", "benchmarks/latency.py", *sys.argv[1:]])
     kind = "GPT-2 124M's shape with drawn weights" if asked.model == DRAWN else asked.model
@@ -140,7 +162,7 @@ def main() -> None:
             "Medians, lowest and highest in brackets. The window counts as full where fewer than",
             "250 tokens are free before the message: it has some 30, the reply 96 at most.",
             "",
-            table(starts, turns, full=WINDOW - 250),
+            table(rows, turns, full=WINDOW - 250),
         ]
     )
     print(text)
