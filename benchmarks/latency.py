@@ -1,4 +1,4 @@
-"""What a person waits for in `gpt2chat chat`: the first prompt, the first word after Enter, the end.
+"""What a person waits for in `gpt2chat chat`: first prompt, first word after Enter, the end.
 
     python benchmarks/latency.py
     python benchmarks/latency.py --model runs/orpo --turns 40
