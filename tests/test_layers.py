@@ -15,7 +15,7 @@ def part(name: str, modules: str) -> list[str]:
 
 # A core module imports only from modules before it.
 ORDER = [
-    *("errors", "files"),
+    *("errors", "files", "kernelcache"),
     *part("config", "settings prepare training evaluation sampling chat"),
     "runs",
     *part("text", "conversations template tokens"),

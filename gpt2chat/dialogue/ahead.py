@@ -1,12 +1,39 @@
 """The beginning of the next prompt, computed while the user types."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from queue import SimpleQueue
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gpt2chat.dialogue.dialogue import Dialogue
+
+
+class Background:
+    """One thread for work beside the prompt: PyTorch keeps memory for each that computes."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Callable[[], None], Event]] = SimpleQueue()
+        self._thread: Thread | None = None
+
+    def do(self, work: Callable[[], None]) -> Event:
+        """Do some work after what is being done; return what is set at its end."""
+        if self._thread is None:
+            # Leaving the program does not wait for a thread that is a daemon.
+            self._thread = Thread(target=self._do_all, daemon=True)
+            self._thread.start()
+        done = Event()
+        self._work.put((work, done))
+        return done
+
+    def _do_all(self) -> None:
+        while True:
+            work, done = self._work.get()
+            # What goes wrong here goes wrong again, and is told, where the reply is asked for.
+            with suppress(BaseException):
+                work()
+            done.set()
 
 
 @contextmanager
@@ -24,18 +51,15 @@ def computing_ahead(dialogue: "Dialogue") -> Generator[None]:
     loading = dialogue.models.loading(dialogue.models.first)
 
     def compute() -> None:
-        # What goes wrong here goes wrong again, and is told, where the reply is asked for.
-        with suppress(Exception):
-            generator = loading.result().generator
-            if not ended.is_set():
-                ids = dialogue.session.beginning(dialogue.sampling.max_new_tokens)
-                generator.warm(ids, ended.is_set)
+        generator = loading.result().generator
+        if not ended.is_set():
+            ids = dialogue.session.beginning(dialogue.sampling.max_new_tokens)
+            generator.warm(ids, ended.is_set)
 
-    thread = Thread(target=compute, daemon=True)
-    thread.start()
+    done = dialogue.background.do(compute)
     try:
         yield
     finally:
         ended.set()
         if loading.done():
-            thread.join()
+            done.wait()

@@ -12,6 +12,7 @@ from gpt2chat.core.chat.feedback import Feedback
 from gpt2chat.core.chat.session import Prompt, Session
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ConfigError, DataError, Gpt2ChatError, StorageError
+from gpt2chat.dialogue.ahead import Background
 from gpt2chat.dialogue.commands import COMMANDS
 from gpt2chat.dialogue.interrupts import OneInterrupt
 from gpt2chat.dialogue.models import LoadedModel, Models
@@ -63,6 +64,7 @@ class Dialogue:
         self.question: Callable[[str], str] = _nobody
         """Asks the user; raises EOFError or KeyboardInterrupt where there is no answer."""
         self.interrupt = OneInterrupt()
+        self.background = Background()
         self._kept = session.messages
 
     def turn(self, line: str) -> None:

@@ -1,0 +1,22 @@
+"""How many kernels are kept: set before PyTorch reads it, and the user's own where there is one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+NAMES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+
+
+@pytest.mark.parametrize(("part", "count"), [("generation", "32"), ("training", "256")])
+@pytest.mark.parametrize("own", [None, "7"])
+def test_each_part_bounds_what_is_kept_unless_the_user_does(part: str, count: str, own: str | None):
+    code = f"import os, gpt2chat.core.{part}; print(*(os.environ[name] for name in {NAMES}))"
+    environment = {name: value for name, value in os.environ.items() if name not in NAMES}
+    if own:
+        environment |= dict.fromkeys(NAMES, own)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [own or count] * 2
