@@ -10,6 +10,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "measurements.md"
+UNBOUNDED: dict[str, str] = dict.fromkeys(
+    ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "1024"
+)
+"""How many kernels PyTorch keeps where gpt2chat does not bound them: peers run as they are."""
 
 
 def marks(script: str) -> tuple[str, str]:

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from page import commit, cpu_name, markdown, page_around, write_block
+from page import UNBOUNDED, commit, cpu_name, markdown, page_around, write_block
 from transformers import TrainerCallback
 
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
@@ -309,6 +309,8 @@ def measured_apart(way: str) -> Figures | str:
     # One GPU: TRL would split its batches over all it sees.
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+    if "gpt2chat" not in way:
+        environment |= UNBOUNDED
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode == 0:
         return Figures(**json.loads(done.stdout.splitlines()[-1]))

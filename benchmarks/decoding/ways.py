@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from page import UNBOUNDED
 
 from decoding.decoders import CTranslate2, Decoder, Gpt2chat, Transformers
 from decoding.llama import LlamaCpp
@@ -45,7 +46,8 @@ def ours(title: str, precision: ChatPrecision, devices: tuple[str, ...], **setti
 
 
 def hf(title: str, dtype: str, cache: str) -> Way:
-    return Way(title, "transformers", partial(Transformers, dtype=dtype, cache=cache))
+    load = partial(Transformers, dtype=dtype, cache=cache)
+    return Way(title, "transformers", load, environment=UNBOUNDED)
 
 
 def llama(title: str, load: Callable[[Path, torch.device], Decoder], **settings: Any) -> Way:
