@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from gpt2chat.core.errors import CheckpointError, HardwareError
+from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.files import STARTER
-from gpt2chat.core.model.device import pick_autocast, pick_device
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB, STOP_IDS, VOCAB
 
@@ -99,14 +98,3 @@ def test_damaged_weights_are_one_line(tiny_folder: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match="cannot be loaded") as caught:
         load_model(str(tmp_path))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_one_line():
-    with pytest.raises(HardwareError, match="sees no GPU"):
-        pick_device("cuda")
-
-
-def test_fp32_is_never_autocast():
-    assert pick_autocast("fp32", torch.device("cpu")) is False
-    assert pick_autocast("bf16", torch.device("cpu")) is True

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Background:
-    """One thread for work beside the prompt: PyTorch keeps memory for each that computes."""
+    """One thread for all work beside the prompt."""
 
     def __init__(self) -> None:
         self._work: SimpleQueue[tuple[Callable[[], None], Event]] = SimpleQueue()

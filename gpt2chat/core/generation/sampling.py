@@ -14,7 +14,6 @@ NEVER = [token_id for token_id in SPECIAL_IDS.values() if token_id != EOT_ID]
 """Control tokens that have no place in a reply."""
 COLDEST = 1e-6
 """Below this temperature only the likeliest token has a chance left, and float32 overflows."""
-
 FEW = 1024
 """Tokens that are tried first where top-p is to choose among all."""
 
