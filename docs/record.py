@@ -1,4 +1,4 @@
-"""Record a short chat for docs/chat.md: python docs/record.py --model runs/orpo
+"""Record a short chat for docs/chat.md: python docs/record.py --model runs/orpo --other runs/sft
 
 The real program runs in a terminal and is typed to. What came on the screen is written to
 chat.cast, for asciinema's player, and to chat.svg, which moves by itself in a browser.
@@ -119,17 +119,18 @@ def main() -> None:
     """Write both files."""
     parser = argparse.ArgumentParser(description="Record a short chat for docs/chat.md.")
     parser.add_argument("--model", type=Path, required=True, help="a run folder")
-    parser.add_argument("--other", default="starter", help="what to compare it with")
+    parser.add_argument("--other", type=Path, required=True, help="an older one, to compare with")
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--out", type=Path, default=DOCS, help="folder of the two files")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        # A link in an empty folder: nothing else is shown, and nothing is written to the run.
-        run = Path(folder, "runs", given.model.resolve().name)
-        run.parent.mkdir()
-        run.symlink_to(given.model.resolve(), target_is_directory=True)
+        # Links in an empty folder: nothing else is shown, and nothing is written to the runs.
+        runs = Path(folder, "runs")
+        runs.mkdir()
+        for run in (given.model.resolve(), given.other.resolve()):
+            (runs / run.name).symlink_to(run, target_is_directory=True)
         terminal = Recorder(Path(folder))
-        talk(terminal, given.other, given.seed)
+        talk(terminal, f"runs/{given.other.resolve().name}", given.seed)
         terminal.close()
     title = "gpt2chat chat"
     stills = thinned(terminal.stills, SHORTEST_STILL)
