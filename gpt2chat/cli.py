@@ -17,6 +17,7 @@ from gpt2chat.commands.orpo import orpo
 from gpt2chat.commands.prepare import prepare
 from gpt2chat.commands.sft import sft
 from gpt2chat.core.errors import Gpt2ChatError, Interrupted
+from gpt2chat.threads import end_beside_work
 
 
 class Subcommands(TyperGroup):
@@ -89,6 +90,9 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         sys.exit(app())
+    except SystemExit as leaving:
+        end_beside_work(leaving.code)
+        raise
     finally:
         # Python looks through all objects once more as it ends: a second, with torch among them.
         gc.freeze()

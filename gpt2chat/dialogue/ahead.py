@@ -3,8 +3,10 @@
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event
 from typing import TYPE_CHECKING
+
+from gpt2chat.threads import work_beside
 
 if TYPE_CHECKING:
     from gpt2chat.dialogue.dialogue import Dialogue
@@ -15,14 +17,13 @@ class Background:
 
     def __init__(self) -> None:
         self._work: SimpleQueue[tuple[Callable[[], None], Event]] = SimpleQueue()
-        self._thread: Thread | None = None
+        self._begun = False
 
     def do(self, work: Callable[[], None]) -> Event:
         """Do some work after what is being done; return what is set at its end."""
-        if self._thread is None:
-            # Leaving the program does not wait for a thread that is a daemon.
-            self._thread = Thread(target=self._do_all, daemon=True)
-            self._thread.start()
+        if not self._begun:
+            work_beside(self._do_all)
+            self._begun = True
         done = Event()
         self._work.put((work, done))
         return done

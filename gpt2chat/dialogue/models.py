@@ -4,11 +4,11 @@ import os.path
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpt2chat.core.errors import Gpt2ChatError
 from gpt2chat.core.runs import RUNS
+from gpt2chat.threads import work_beside
 
 if TYPE_CHECKING:
     from gpt2chat.core.generation.generate import Generator
@@ -35,8 +35,7 @@ class Models:
         self._queue: SimpleQueue[str] = SimpleQueue()
         for name in names:
             self.add(name)
-        # Leaving the program does not wait for a thread that is a daemon.
-        Thread(target=self._load_all, daemon=True).start()
+        work_beside(self._load_all)
 
     @property
     def names(self) -> list[str]:
@@ -50,13 +49,18 @@ class Models:
 
     def add(self, name: str) -> None:
         """Load another model behind those that are loaded or waiting; not the same one twice."""
-        if name in self._loading:
+        if self.find(name):
             return
         future: Future[LoadedModel] = Future()
         # A running future cannot be cancelled, so a prompt that ends leaves the loading alone.
         future.set_running_or_notify_cancel()
         self._loading[name] = future
         self._queue.put(name)
+
+    def find(self, name: str) -> str | None:
+        """Return the model of this name, or of the same folder by another path, if any."""
+        place = _place(name)
+        return next((known for known in self._loading if _place(known) == place), None)
 
     def remove(self, name: str) -> None:
         """Forget a model, such as one that cannot be loaded."""
@@ -87,6 +91,10 @@ class Models:
                 future.set_result(self._load(name))
             except BaseException as error:  # for the main thread to raise
                 future.set_exception(error)
+
+
+def _place(name: str) -> str:
+    return os.path.realpath(name) if os.path.isdir(name) else name
 
 
 def known_models() -> list[str]:
