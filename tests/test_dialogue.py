@@ -412,7 +412,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_chat_with_its_error():
         Dialogue(Session(), Sampling(), Models(["none"], load), Feedback(FEEDBACK)).turn("Hello")
 
 
-def test_ctrl_c_while_the_model_loads_brings_the_line_back(capsys: Capture):
+def test_ctrl_c_while_the_model_loads_leaves_the_chat_as_it_was(capsys: Capture):
     go_on = Event()
 
     def load(_: str) -> LoadedModel:
@@ -426,7 +426,7 @@ def test_ctrl_c_while_the_model_loads_brings_the_line_back(capsys: Capture):
     with pytest.raises(KeyboardInterrupt):
         dialogue.turn("Hello")
     go_on.set()
-    assert (dialogue.draft, contents(dialogue)) == ("Hello", [])
+    assert contents(dialogue) == []
     assert capsys.readouterr().err == "Loading slow …\n"
 
 
@@ -474,6 +474,25 @@ def test_an_edited_reply_takes_the_place_of_the_old_one(dialogue: Dialogue, said
     assert "Noted: 3 rows" in said("/edit Hello to you, too.")[1]
     assert contents(dialogue) == ["Hello", "Hello to you, too."]
     assert (noted()[-1]["chosen"], noted()[-1]["rejected"]) == ("Hello to you, too.", old)
+
+
+def test_an_edit_whose_opinion_cannot_be_written_can_be_done_again(dialogue: Dialogue, said: Said):
+    said("Hello")
+    old = contents(dialogue)[-1]
+    FEEDBACK.mkdir()
+    assert "error: Cannot write feedback.jsonl" in said("/edit Hello to you, too.")[1]
+    assert contents(dialogue)[-1] == old
+    FEEDBACK.rmdir()
+    assert "Noted: 3 rows" in said("/edit Hello to you, too.")[1]
+
+
+@pytest.mark.parametrize("line", ["word " * 2000, "/nope a long line\nand another"])
+def test_a_line_that_is_refused_stands_in_the_prompt_again(
+    dialogue: Dialogue, said: Said, line: str
+):
+    assert said(line)[1].startswith("error: ")
+    assert dialogue.draft == line.rstrip()
+    assert not dialogue.session.turns
 
 
 @pytest.mark.parametrize("line", ["/good", "/bad", "/edit better"])

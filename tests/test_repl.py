@@ -1,5 +1,6 @@
 """The chat as a person sees it: the real program in a pseudo-terminal, keys in, screen out."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from prompt_toolkit.history import InMemoryHistory
 
 from gpt2chat.repl.history import lines_kept
-from tests.terminal import CTRL_C, CTRL_U, ESCAPE, Terminal
+from tests.terminal import CTRL_C, CTRL_U, ENTER, ESCAPE, Terminal
 
 LEAVES = "\n/exit or Ctrl-D leaves."
 METER = " / 1,024 · "
@@ -100,7 +101,7 @@ def test_an_edit_opens_the_reply_in_the_prompt(terminal: Terminal):
 
 
 def test_a_reply_is_compared_and_voted_on(terminal: Terminal, tiny_folder: Path):
-    terminal.send("/compare starter\r", then="There is no message to compare.")
+    terminal.send("/compare starter\r", then="starter is being loaded. Type /compare")
     terminal.send("/compare hello\r", then="Which is better? A or B, = for a tie, - for none:")
     terminal.send("=\r", then="Wins so far: ")
     terminal.wait(f"{METER}{tiny_folder} +1")
@@ -113,6 +114,24 @@ def test_ctrl_c_stops_the_reply_and_not_the_program(terminal: Terminal):
     terminal.wait_until(lambda: METER not in terminal.text and not terminal.text.endswith("hello"))
     terminal.send(CTRL_C, then="stopped by Ctrl-C")
     terminal.send("/set max_new_tokens 6\ragain\r", then="6 tokens, cut at the limit")
+
+
+@pytest.mark.parametrize("milliseconds", [0, 5, 10, 20, 30, 40, 50, 60, 80, 100])
+def test_ctrl_c_just_after_enter_ends_the_reply_or_brings_the_message_back(
+    terminal: Terminal, milliseconds: int
+):
+    terminal.send("/set max_new_tokens 200\r", then="max_new_tokens  200")
+    message = f"after {milliseconds} milliseconds"
+    terminal.press(message, ENTER)
+    time.sleep(milliseconds / 1000)
+    terminal.press(CTRL_C)
+    ends = ("stopped by", "200 tokens", "Stopped.", "No reply came", LEAVES)
+    terminal.wait_until(
+        lambda: any(end in terminal.text for end in ends) and terminal.used is not None
+    )
+    assert "Exception" not in terminal.text
+    # Where no reply came, the message stands there as it was sent, and again to be sent.
+    assert " tokens, " in terminal.text or terminal.text.count(f"> {message}") == 2
 
 
 def test_ctrl_c_at_the_prompt_clears_the_line(terminal: Terminal):
@@ -140,9 +159,10 @@ def test_a_long_chat_rolls_and_says_so(terminal: Terminal):
     terminal.send("\x0c" + PASTE.format(long) + "\r", then="The oldest 2 messages left the window.")
 
 
-def test_a_message_too_long_is_refused_and_the_chat_goes_on(terminal: Terminal):
+def test_a_message_too_long_is_refused_and_comes_back_to_be_shortened(terminal: Terminal):
     terminal.send(PASTE.format("word " * 1100) + "\r", then="error: The message has 1,100 tokens")
-    terminal.send("hello\r", then="6 tokens")
+    terminal.wait("word word")
+    terminal.send("\x17" * 600, "\r", then="6 tokens")  # Ctrl-W takes a word away
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_waiting_prompt(tmp_path: Path):

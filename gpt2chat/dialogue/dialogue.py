@@ -72,6 +72,7 @@ class Dialogue:
 
         Raises:
             EOFError: It says that the user leaves.
+            KeyboardInterrupt: Ctrl-C, before there was a reply to end; the chat is as it was.
             Gpt2ChatError: The model that answers cannot be loaded.
         """
         text = line.strip()
@@ -86,27 +87,20 @@ class Dialogue:
                 if line.startswith("/"):
                     self._command(text)
                 else:
-                    self._wait_for_model(line)
+                    self.model()  # waits for it
                     self._mistakes(lambda: self.ask(unquoted(text)))
             finally:
                 self.keep()
-
-    def _wait_for_model(self, line: str) -> None:
-        """Wait; on Ctrl-C, what was to be done comes back to the prompt."""
-        try:
-            self.model()
-        except KeyboardInterrupt:
-            self.draft = line
-            raise
 
     def _command(self, line: str) -> None:
         word, rest = (line.split(maxsplit=1) + ["", ""])[:2]
         found = next((command for command in COMMANDS if word.lower() in command.names), None)
         if found is None:
             report.show_error(ConfigError(_unknown(word)))
+            self.draft = line if rest else ""  # more than a word is not to be typed again
             return
         if found.needs_model:
-            self._wait_for_model(line)
+            self.model()  # waits for it
         self._mistakes(lambda: found.run(self, unquoted(rest)))
 
     def _mistakes(self, do: Callable[[], None]) -> None:
@@ -147,7 +141,11 @@ class Dialogue:
         Raises:
             DataError: It is empty or too long for the window.
         """
-        prompt = self.session.ask(text, self.sampling.max_new_tokens)
+        try:
+            prompt = self.session.ask(text, self.sampling.max_new_tokens)
+        except DataError:
+            self.draft = as_typed(text)  # to be mended
+            raise
         try:
             self.keep()  # so that the message is there, should the terminal be closed meanwhile
             self.answer(prompt)

@@ -41,18 +41,16 @@ def run(dialogue: Dialogue) -> None:
 def _talk(dialogue: Dialogue, keyboard: Keyboard) -> None:
     dialogue.question = keyboard.ask
     while True:
+        line = ""
         try:
             with computing_ahead(dialogue):
                 line = keyboard.read()
-        except KeyboardInterrupt:
-            report.note(HOW_TO_LEAVE)
-            continue
-        except EOFError:
-            return
-        try:
             _do(dialogue, line)
         except KeyboardInterrupt:
-            report.note("Stopped.")
+            # What was to be done comes back to the prompt, if the prompt can begin with it.
+            dialogue.draft = dialogue.draft or line
+            stopped = line or (dialogue.drafts and dialogue.draft)
+            report.note("Stopped." if stopped else HOW_TO_LEAVE)
         except EOFError:
             return
 

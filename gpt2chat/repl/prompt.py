@@ -12,6 +12,7 @@ from prompt_toolkit.layout.processors import TabsProcessor
 from gpt2chat.dialogue import Dialogue
 from gpt2chat.repl.completion import Completions
 from gpt2chat.repl.history import lines_kept
+from gpt2chat.repl.interrupts import Interrupts
 from gpt2chat.repl.keys import message_keys
 from gpt2chat.report import sign
 
@@ -41,23 +42,48 @@ class Prompt:
         """Return a message or a command.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C on an empty line.
+            KeyboardInterrupt: Ctrl-C on an empty line, or just after a line was sent: it comes back
+                to the next prompt.
             EOFError: Ctrl-D.
             Gpt2ChatError: The model that answers cannot be loaded.
         """
         draft, self._dialogue.draft = self._dialogue.draft, ""
         loading = self._dialogue.models.loading(self._dialogue.models.first)
+        interrupts = Interrupts(self._messages)
+
+        def begun() -> None:
+            watch(loading)
+            interrupts.begun()
+
         while True:
             try:
-                return self._messages.prompt(default=draft, pre_run=lambda: watch(loading))
+                with interrupts.held():
+                    line = self._messages.prompt(default=draft, pre_run=begun, handle_sigint=False)
             except KeyboardInterrupt:
                 if not self._messages.default_buffer.text:
                     raise
                 draft = ""  # the line is left on the screen, and a new one begins
+                continue
+            if interrupts.missed:
+                self._dialogue.draft = line
+                raise KeyboardInterrupt
+            return line
 
     def ask(self, question: str) -> str:
-        """Return what the user answers to a question."""
-        return self._answers.prompt([("bold", question)])
+        """Return what the user answers to a question.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C.
+            EOFError: Ctrl-D.
+        """
+        interrupts = Interrupts(self._answers)
+        with interrupts.held():
+            answer = self._answers.prompt(
+                [("bold", question)], pre_run=interrupts.begun, handle_sigint=False
+            )
+        if interrupts.missed:
+            raise KeyboardInterrupt
+        return answer
 
 
 def meter(dialogue: Dialogue) -> str:
