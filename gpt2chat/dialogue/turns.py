@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from gpt2chat import report
-from gpt2chat.core.errors import ConfigError
+from gpt2chat.core.errors import ConfigError, Gpt2ChatError
 from gpt2chat.dialogue.text import as_typed, counted, given_path, shortened
 
 if TYPE_CHECKING:
@@ -47,7 +47,11 @@ def edit(dialogue: "Dialogue", text: str) -> None:
     if new == old:
         report.note("The reply stays as it was.")
         return
-    rows = dialogue.feedback.bad(prompt, old) + dialogue.feedback.good(prompt, new)
+    try:
+        rows = dialogue.feedback.bad(prompt, old) + dialogue.feedback.good(prompt, new)
+    except (Gpt2ChatError, OSError):
+        dialogue.session.edit(old)  # so that it can be edited again once the file can be written
+        raise
     tell_noted(dialogue, rows)
 
 

@@ -53,13 +53,14 @@ class Feedback:
     ) -> int:
         if reply in same.get(prompt, ()):
             return 0
-        if reply in others.get(prompt, ()):
-            others[prompt].remove(reply)  # the opinion has changed
+        # One that was noted as the opposite is so no more.
+        against = [other for other in others.get(prompt, ()) if other != reply]
         rows: list[dict[str, Any]] = [{"completion": reply, "label": label}]
-        for other in others.get(prompt, ()):
+        for other in against:
             chosen, rejected = (reply, other) if label else (other, reply)
             rows.append({"chosen": chosen, "rejected": rejected})
         self._append(prompt, rows)
+        others[prompt] = against
         same.setdefault(prompt, []).append(reply)
         return len(rows)
 
