@@ -164,7 +164,7 @@ def test_without_a_winner_the_chat_is_as_it_was(
 ):
     vote("Hello")
     before = contents(dialogue)
-    for line, draft in (("/compare", ""), ("/compare And?", "And?")):
+    for line, draft in (("/compare", ""), ("/compare And?", "/compare And?")):
         assert said.replace("1", "") in vote(line, *answers)[1]
         assert (contents(dialogue), dialogue.draft) == (before, draft)
     assert not FEEDBACK.exists()
@@ -203,7 +203,7 @@ def test_where_no_model_replies_the_message_comes_back(
     for generator in GENERATORS.values():
         monkeypatch.setattr(generator, "stream", silent)
     assert "No model replied." in vote("/compare Hello")[1]
-    assert (contents(dialogue), dialogue.draft, dialogue.wins) == ([], "Hello", {})
+    assert (contents(dialogue), dialogue.draft, dialogue.wins) == ([], "/compare Hello", {})
 
 
 def test_a_prompt_fits_the_smallest_window(dialogue: Dialogue, vote: Votes):
@@ -219,7 +219,8 @@ def test_another_model_is_loaded_and_asked(dialogue: Dialogue, vote: Votes, tmp_
     assert "Only one is loaded. Type /compare starter to load another." in vote("/compare")[1]
     assert "Only one is loaded." in vote("/compare What is rain?")[1]
     _, err = vote("/compare two")
-    assert "error: There is no message to compare. Type /compare and the message." in err
+    assert err == "two is being loaded. Type /compare and a message.\n"
+    assert "error: There is no message to compare. Type /compare and the" in vote("/compare")[1]
     assert dialogue.models.names == ["one", "two"]
     (tmp_path / "three").mkdir()
     (tmp_path / "three" / "config.json").touch()
@@ -227,6 +228,32 @@ def test_another_model_is_loaded_and_asked(dialogue: Dialogue, vote: Votes, tmp_
     _, err = vote("/compare three", "c")
     assert set(revealed(err)) == set("ABC")
     assert len(rows()) == 2
+
+
+def test_a_path_that_leads_nowhere_is_no_message(vote: Votes):
+    assert "error: --model runs/opro: there is no such folder." in vote("/compare runs/opro")[1]
+
+
+def test_a_folder_is_one_model_by_whatever_path(
+    dialogue: Dialogue, vote: Votes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "config.json").touch()
+    for path in ("one/", "./one", "../" + tmp_path.name + "/one"):
+        assert f"error: {path} is loaded already." in vote(f"/compare {path}")[1]
+        dialogue.models.add(path)
+    assert dialogue.models.names == ["one", "two"]
+
+
+def test_a_vote_that_cannot_be_written_leaves_the_reply_and_the_tally(
+    dialogue: Dialogue, vote: Votes, tmp_path: Path
+):
+    (tmp_path / FEEDBACK).mkdir()
+    _, err = vote("/compare Hello", "a")
+    winner = revealed(err)["A"]
+    assert "error: Cannot write feedback.jsonl" in err
+    assert f"The reply of {winner} stays in the chat all the same.\nWins so far:" in err
+    assert len(contents(dialogue)) == 2
 
 
 def test_a_model_that_cannot_be_loaded_is_forgotten(dialogue: Dialogue, vote: Votes):

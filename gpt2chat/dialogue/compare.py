@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gpt2chat import report
 from gpt2chat.core.chat.session import Prompt
 from gpt2chat.core.config.sampling import Sampling
-from gpt2chat.core.errors import ConfigError, Gpt2ChatError
+from gpt2chat.core.errors import ConfigError, Gpt2ChatError, StorageError
 from gpt2chat.core.runs import local_folder
 from gpt2chat.dialogue.models import is_model_folder, known_models
 from gpt2chat.dialogue.text import as_typed, counted
@@ -35,6 +35,9 @@ def compare(dialogue: "Dialogue", text: str) -> None:
     message = _with_another_model(dialogue, text)
     if not message and not dialogue.session.turns:
         tell_wins(dialogue)
+        if text:
+            report.note(f"{text} is being loaded. Type /compare and a message.")
+            return
         raise ConfigError("There is no message to compare. Type /compare and the message.")
     generators = _generators(dialogue)
     retries = 0 if message else dialogue.retries + 1
@@ -45,34 +48,45 @@ def compare(dialogue: "Dialogue", text: str) -> None:
         candidates = _replies(dialogue, prompt, sampling, generators)
         vote = _vote(dialogue, candidates)
     except (KeyboardInterrupt, EOFError):
-        dialogue.session.take_back()
-        dialogue.draft = as_typed(message)
+        _take_back(dialogue, message)
         report.note("No vote: the chat is as it was.")
         return
     dialogue.retries = retries
     if vote is None or vote == NEITHER:
-        dialogue.session.take_back()
-        dialogue.draft = as_typed(message)
+        _take_back(dialogue, message)
     if vote is not None:
         _settle(dialogue, candidates, vote, sampling.seed or 0)
+
+
+def _take_back(dialogue: "Dialogue", message: str) -> None:
+    """Be as before; what was asked stands in the prompt again."""
+    dialogue.session.take_back()
+    dialogue.draft = f"/compare {as_typed(message).lstrip(' ')}" if message else ""
 
 
 def _with_another_model(dialogue: "Dialogue", text: str) -> str:
     """Load the model that a text names; return the text where it is a message."""
     names = dialogue.models.names
     alone = len(names) == 1
-    if not (is_model_folder(text) or (alone and text and len(text.split()) == 1)):
+    if not _names_model(text, alone):
         if alone:
             other = next((name for name in known_models() if name not in names), "MODEL")
             raise ConfigError(f"Only {names[0]} is loaded. Type /compare {other} to load another.")
         return text
-    if text in names:
+    if dialogue.models.find(text):
         raise ConfigError(f"{text} is loaded already. Type /compare to ask all models.")
     if len(names) == MOST_MODELS:
         raise ConfigError(f"{MOST_MODELS} models are loaded, and no more can be compared.")
     local_folder(text)  # a folder that is not there is refused before anything is loaded
     dialogue.models.add(text)
     return ""
+
+
+def _names_model(text: str, alone: bool) -> bool:
+    """Return whether a text is the name of a model: one word that is a path or, where there is
+    nobody to compare with, any."""
+    one_word = len(text.split()) == 1
+    return is_model_folder(text) or (one_word and (alone or "/" in text.strip("/")))
 
 
 def _generators(dialogue: "Dialogue") -> dict[str, "Generator"]:
@@ -149,10 +163,7 @@ def _settle(dialogue: "Dialogue", candidates: list[Candidate], vote: str, seed: 
     dialogue.wins[winner] = dialogue.wins.get(winner, 0) + 1
     if chosen:
         dialogue.session.answer(chosen.reply)
-        prompt, _ = dialogue.session.latest
-        replies = {entry.model: entry.reply for entry in candidates}
-        pairs = dialogue.feedback.vote(prompt, chosen.model, replies, seed)
-        report.note(f"Noted: {counted(pairs, 'pair')} in {dialogue.feedback.path}.")
+        _note_vote(dialogue, chosen, candidates, seed)
     elif vote == TIE:
         given = [entry for entry in candidates if entry.reply.strip()]
         kept = next((entry for entry in given if entry.model == dialogue.models.first), given[0])
@@ -161,6 +172,21 @@ def _settle(dialogue: "Dialogue", candidates: list[Candidate], vote: str, seed: 
     else:
         report.note("The chat is as it was.")
     tell_wins(dialogue)
+
+
+def _note_vote(
+    dialogue: "Dialogue", chosen: Candidate, candidates: list[Candidate], seed: int
+) -> None:
+    """Write the pairs; where they cannot be written, that is all that is lost."""
+    prompt, _ = dialogue.session.latest
+    replies = {entry.model: entry.reply for entry in candidates}
+    try:
+        pairs = dialogue.feedback.vote(prompt, chosen.model, replies, seed)
+    except StorageError as error:
+        report.show_error(error)
+        report.note(f"The reply of {chosen.model} stays in the chat all the same.")
+    else:
+        report.note(f"Noted: {counted(pairs, 'pair')} in {dialogue.feedback.path}.")
 
 
 def tell_wins(dialogue: "Dialogue") -> None:
