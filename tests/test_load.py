@@ -73,6 +73,13 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path):
         load_model(str(tmp_path))
 
 
+@pytest.mark.parametrize("content", ["[1]", "3", "null", '"gpt2"', "{"])
+def test_a_config_that_is_no_object_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"no readable config\.json"):
+        load_model(str(tmp_path))
+
+
 def test_another_architecture_is_refused(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(CheckpointError, match="of type llama"):

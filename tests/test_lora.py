@@ -99,6 +99,13 @@ def test_an_interrupted_run_goes_on_to_the_losses_of_an_unbroken_one(
     assert [line.get("loss") for line in steps[0]] == [line.get("loss") for line in steps[1]]
 
 
+@pytest.mark.parametrize("content", ["[1]", "{}", "{"])
+def test_an_adapter_without_its_settings_is_one_line(tmp_path: Path, content: str):
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"its adapter_config\.json cannot be read"):
+        load_model(str(tmp_path))
+
+
 def test_an_adapter_without_its_weights_is_one_line(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):

@@ -29,6 +29,12 @@ def change_config(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def drop_setting(folder: Path, name: str) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in config.items() if key != name}))
+
+
 def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
@@ -70,12 +76,19 @@ def test_names_without_the_heads_prefix_are_known_too(folder: Path):
         {"vocab_size": 50257}, {"model_type": "llama"}, {"activation_function": "relu"},
         {"n_layer": 3}, {"n_layer": 1}, {"n_positions": 512}, {"n_inner": 64}, {"n_head": 5},
         {"n_head": 0}, {"tie_word_embeddings": False}, {"add_cross_attention": True},
-        {"n_embd": None}, {"n_layer": "two"},
+        {"n_embd": None}, {"n_layer": "two"}, {"layer_norm_epsilon": None},
     ],
 )  # fmt: skip
 def test_another_model_is_left_to_transformers(folder: Path, values: dict[str, Any]):
     change_config(folder, **values)
     assert read_weights(str(folder)) is None
+
+
+@pytest.mark.parametrize("name", ["layer_norm_epsilon", "n_positions", "activation_function"])
+def test_a_setting_that_is_not_there_is_transformers_default(folder: Path, name: str):
+    drop_setting(folder, name)
+    assert read_weights(str(folder)) is None
+    assert weights_of(load_model(str(folder))).eps == 1e-5
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

@@ -100,8 +100,8 @@ def check_folder(folder: Path, name: str) -> None:
         CheckpointError: What is wrong, and what to give instead.
     """
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = dict[str, Any](json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"--model {name} is no model folder: it has no readable config.json. "
             "Give a run such as runs/sft, a GPT-2 folder, or starter."

@@ -94,7 +94,7 @@ def base_of(folder: Path, name: str) -> str | None:
     try:
         config: dict[str, Any] = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
         return str(config["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"--model {name}: its {ADAPTER} cannot be read.") from error
 
 

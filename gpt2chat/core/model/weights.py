@@ -84,18 +84,18 @@ def read_weights(name: str) -> Weights | None:
         config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         shapes = _shapes(config)
         tensors = _read(folder / "model.safetensors")
+        if shapes is None or {name: tuple(part.shape) for name, part in tensors.items()} != shapes:
+            return None
+        return _weights({name: part.float() for name, part in tensors.items()}, config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
         return None
-    if shapes is None or {name: tuple(part.shape) for name, part in tensors.items()} != shapes:
-        return None
-    return _weights({name: part.float() for name, part in tensors.items()}, config)
 
 
 def _weights(tensors: dict[str, Tensor], config: dict[str, Any]) -> Weights:
     return Weights(
         tensors=tensors,
         heads=config["n_head"],
-        eps=config["layer_norm_epsilon"],
+        eps=float(config["layer_norm_epsilon"]),
         scaled=config.get("scale_attn_weights", True),
         scaled_by_layer=config.get("scale_attn_by_inverse_layer_idx", False),
     )
