@@ -105,3 +105,15 @@ def test_damaged_weights_are_one_line(tiny_folder: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match="cannot be loaded") as caught:
         load_model(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_shape_than_the_config_has_are_named(tiny_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_positions": 512}))
+    with pytest.raises(CheckpointError) as caught:
+        load_model(str(folder))
+    assert str(caught.value) == (
+        f"--model {folder} cannot be loaded: its tensor transformer.wpe.weight has the shape "
+        "(1024, 32), and its config.json asks for (512, 32)."
+    )

@@ -1,6 +1,7 @@
 """GPT-2 for the chat template: from a folder or the Hub, embeddings grown, on a device."""
 
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB, SPECIAL_IDS, STOP_IDS,
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
+Mismatch = tuple[str, Sequence[int], Sequence[int]]
+"""A tensor's name, the shape it has, and the one it should have."""
+
 
 def load_model(name: str, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadModel:
     """Return a GPT-2 in float32 on the CPU whose vocabulary has the template's tokens.
@@ -35,7 +39,8 @@ def load_model(name: str, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadM
         packed: The model that trains on packed rows (core/model/packed.py).
 
     Raises:
-        CheckpointError: The folder is no GPT-2 model, or is damaged.
+        CheckpointError: The folder is no GPT-2 model, is damaged, or its weights are not those of
+            its config.
         NetworkError: The name cannot be had from the Hub.
     """
     folder = local_folder(name) or download(name)
@@ -44,17 +49,22 @@ def load_model(name: str, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadM
         whole = load_model(base, seed, packed=packed)
         return lora.apply_adapter(whole, folder, name)
     check_folder(folder, name)
+    kind: Any = PackedGPT2 if packed else GPT2LMHeadModel
     try:
-        model = (PackedGPT2 if packed else GPT2LMHeadModel).from_pretrained(
+        model, found = kind.from_pretrained(
             str(folder),
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             attn_implementation=PackedGPT2.attention if packed else "sdpa",
+            # transformers would refuse them with a report that is not shown: see _check_shapes.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     except Exception as error:  # safetensors, json and torch each have errors of their own
         cause = " ".join(str(error).split())[:200]
         raise CheckpointError(f"--model {name} cannot be loaded: {cause}") from error
+    _check_shapes(found["mismatched_keys"], name)
     blocks: Any = model.transformer.h
     for block in blocks:
         # The same function as GPT-2's gelu_new, which runs as one kernel and not as eight.
@@ -118,6 +128,16 @@ def check_folder(folder: Path, name: str) -> None:
         raise CheckpointError(
             f"--model {name} has no weights: there is no .safetensors file in it. "
             "An unfinished run is continued with --resume."
+        )
+
+
+def _check_shapes(mismatched: Collection[Mismatch], name: str) -> None:
+    """Refuse weights that are not of the shapes which config.json says."""
+    if mismatched:
+        tensor, shape, expected = min(mismatched)
+        raise CheckpointError(
+            f"--model {name} cannot be loaded: its tensor {tensor} has the shape {tuple(shape)}, "
+            f"and its config.json asks for {tuple(expected)}."
         )
 
 
