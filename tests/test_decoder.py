@@ -239,3 +239,20 @@ def test_int8_leaves_the_rest_as_many_threads_as_it_was_given():
         "print(make_decoder(starter, 'int8')[0], torch.get_num_threads())", OMP_NUM_THREADS="1"
     )
     assert out == "int8 1\n", err
+
+
+def test_numbas_own_threads_serve_several_decoders_at_once():
+    code = """
+import numba
+from threading import Thread
+def run(decoder):
+    for at in range(30):
+        decoder.step([0], [at], [0])
+decoders = [make_decoder(starter, "int8")[1] for _ in range(2)]
+threads = [Thread(target=run, args=(decoder,)) for decoder in decoders]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(numba.threading_layer())
+"""
+    out, err = with_starter(code, NUMBA_THREADING_LAYER="workqueue")
+    assert out == "workqueue\n", err

@@ -1,8 +1,10 @@
 """The decoder with one-byte weights, on a CPU: what `chat` runs on by default."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
+from threading import Lock
 from typing import Any
 
 import numba
@@ -18,6 +20,8 @@ from gpt2chat.core.model.weights import Model, weights_of
 
 FEW = 16
 """So many tokens at once are run with int8 weights; more are faster as a matrix product."""
+
+_ONE_AT_A_TIME = Lock()
 
 
 class Int8Decoder(Decoder):
@@ -72,10 +76,9 @@ class Int8Decoder(Decoder):
         where, at = np.asarray(slots), np.asarray(positions)
         scratch = np.empty((len(tokens) * self.heads, max(positions) + 1), np.float32)
         mixed = torch.empty_like(x)
-        numba.set_num_threads(self._threads)
         for block, keys, values in zip(self.blocks, *self._cache(), strict=True):
             qkv = block.project(x).float().numpy()
-            kernels.attend(qkv, keys, values, where, at, scratch, mixed.numpy())
+            self._call(kernels.attend, qkv, keys, values, where, at, scratch, mixed.numpy())
             x = block.finish(x, mixed)
         return super().scores(x)
 
@@ -108,9 +111,8 @@ class Int8Decoder(Decoder):
         ids, at = torch.tensor(tokens), torch.tensor(positions)
         x: Any = self._embed(ids, at).numpy()
         found = np.empty((len(wanted), len(self.tokens)), np.float32)
-        # The number is the calling thread's own, and a chat's threads come and go.
-        numba.set_num_threads(self._threads)
-        kernels.forward(
+        self._call(
+            kernels.forward,
             self._weights,
             *self._cache(),
             x,
@@ -123,9 +125,25 @@ class Int8Decoder(Decoder):
 
     def scores(self, x: Tensor) -> Tensor:
         found = np.empty((len(x), len(self.tokens)), np.float32)
-        numba.set_num_threads(self._threads)
-        kernels.head(self._weights, x.numpy(), found)
+        self._call(kernels.head, self._weights, x.numpy(), found)
         return torch.from_numpy(found)
+
+    def _call(self, kernel: Callable[..., None], *given: Any) -> None:
+        """Run a kernel on the decoder's threads."""
+        # The number is the calling thread's own, and a chat's threads come and go.
+        numba.set_num_threads(self._threads)
+        with _shared_threads():
+            kernel(*given)
+
+
+def _shared_threads() -> AbstractContextManager[Any]:
+    """Return what a kernel has to hold: with numba's own threads a lock, with others nothing.
+
+    Where numba finds neither TBB nor OpenMP, it ends the process as two threads call it at once.
+    The layer is known once the number of threads has been set.
+    """
+    layer: str = numba.threading_layer()  # pyright: ignore[reportPrivateImportUsage]
+    return _ONE_AT_A_TIME if layer == "workqueue" else nullcontext()
 
 
 def _norms(pairs: Sequence[tuple[Tensor, Tensor]]) -> Norm:
