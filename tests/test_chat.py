@@ -151,6 +151,16 @@ def test_the_latest_chat_goes_on_with_its_model_and_system_prompt(
     assert len(list(folder.iterdir())) == 1
 
 
+def test_a_later_chat_that_cannot_be_read_is_named(chat: Chat, tiny_folder: Path, tmp_path: Path):
+    folder = keep(tmp_path, str(tiny_folder))
+    (folder / "later.json").write_text("{")
+    code, _, err = chat("--resume-last", "-p", "And?", model=None)
+    assert code == 0
+    unread, resumed, *_ = err.splitlines()
+    assert unread.startswith(f"{folder / 'later.json'} is no saved chat: ")
+    assert " goes on: 2 messages" in resumed
+
+
 def test_flags_win_over_what_is_gone_on_with(chat: Chat, tiny_folder: Path, tmp_path: Path):
     keep(tmp_path, "somewhere/else")
     code, _, err = chat("--resume-last", "--no-history", "--system", "Shout.", "-p", "And?")

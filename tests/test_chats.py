@@ -108,10 +108,32 @@ def test_only_so_many_are_kept_and_the_oldest_go_first(
     assert [chat[0] for chat in kept(tmp_path)] == ["2", "3", "4"]
 
 
-def test_a_file_that_is_no_chat_is_passed_over(tmp_path: Path):
+def test_a_chat_is_read_again_however_long_it_is(tmp_path: Path):
+    Autosave(tmp_path).write(HELLO * 1500, ["a"])
+    assert len(latest_chat(tmp_path).conversation.turns) == 3000
+
+
+def test_a_chat_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path):
+    save_chat(tmp_path / "chat.json", HELLO)
+    text = (tmp_path / "chat.json").read_text()
+    (tmp_path / "chat.json").write_text(text, encoding="utf-8-sig")
+    assert read_chat(tmp_path / "chat.json").messages == HELLO
+
+
+def test_a_file_that_is_no_chat_is_passed_over_and_named(tmp_path: Path):
     Autosave(tmp_path).write(HELLO, ["a"])
+    assert latest_chat(tmp_path).unread == ()
     (tmp_path / "zzz.json").write_text("{")
-    assert latest_chat(tmp_path).models == ("a",)
+    latest = latest_chat(tmp_path)
+    assert latest.models == ("a",)
+    (why,) = latest.unread
+    assert why.startswith(f"{tmp_path / 'zzz.json'} is no saved chat: ")
+
+
+def test_where_no_kept_chat_can_be_read_the_latest_is_named(tmp_path: Path):
+    (tmp_path / "zzz.json").write_text("{")
+    with pytest.raises(DataError, match=r"zzz\.json is no saved chat"):
+        latest_chat(tmp_path)
 
 
 def test_without_a_chat_the_command_to_type_is_named(tmp_path: Path):

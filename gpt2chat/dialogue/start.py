@@ -18,7 +18,7 @@ def kept_chat(settings: ChatConfig) -> KeptChat | None:
     """Return the chat to go on with, where the user wants that.
 
     Raises:
-        DataError: None is kept.
+        DataError: None is kept, or none can be read.
     """
     return latest_chat(chats_folder()) if settings.resume_last else None
 
@@ -32,6 +32,8 @@ def begin(settings: ChatConfig, going_on: KeptChat | None) -> tuple[Session, lis
     """
     session = Session()
     if going_on:
+        for why in going_on.unread:
+            note(why)
         session.replace(going_on.conversation, str(going_on.path))
     if settings.system is not None:
         session.set_system(settings.system)

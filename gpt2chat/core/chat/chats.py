@@ -1,6 +1,5 @@
 """Chats in files: saved by name, and kept by themselves so that they can be gone on with."""
 
-import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -26,6 +25,8 @@ class KeptChat(NamedTuple):
     """Those that were loaded, the one that answers first; none where the file does not say."""
     when: datetime
     """When its latest turn was."""
+    unread: tuple[str, ...] = ()
+    """Why later ones cannot be gone on with; each text names its file."""
 
 
 def data_folder() -> Path | None:
@@ -69,7 +70,7 @@ def read_chat(path: Path) -> Conversation:
 
 def _read(path: Path) -> tuple[Conversation, dict[str, Any]]:
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
         fields = cast(dict[str, Any], value) if isinstance(value, dict) else {"messages": value}
         return parse_messages(fields.get("messages")), fields
     except OSError as error:
@@ -139,18 +140,24 @@ class Autosave:
 
 
 def latest_chat(folder: Path | None) -> KeptChat:
-    """Return the chat that was talked in last of those kept in a folder.
+    """Return the chat that was talked in last of those kept in a folder and can be read.
 
     Raises:
-        DataError: None is kept.
+        DataError: None is kept, or none can be read.
     """
+    unread: list[str] = []
     for path in _newest_first(folder) if folder else ():
-        with contextlib.suppress(DataError):
+        try:
             conversation, fields = _read(path)
-            when = datetime.fromtimestamp((_changed(path) or 0) / 1e9)
-            named: Any = fields.get("models")
-            models = cast(list[Any], named) if isinstance(named, list) else []
-            return KeptChat(path, conversation, tuple(map(_here, map(str, models))), when)
+        except DataError as error:
+            unread.append(str(error))
+            continue
+        when = datetime.fromtimestamp((_changed(path) or 0) / 1e9)
+        named: Any = fields.get("models")
+        models = map(str, cast(list[Any], named)) if isinstance(named, list) else ()
+        return KeptChat(path, conversation, tuple(map(_here, models)), when, tuple(unread))
+    if unread:
+        raise DataError(unread[0])
     raise DataError("There is no chat to go on with. Begin one with gpt2chat chat.")
 
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, TypeVar, cast
 from gpt2chat.core.errors import ConfigError, RowError
 from gpt2chat.core.inputs.hh import is_transcript, parse_transcript
 from gpt2chat.core.text.conversations import (
-    MOST_MESSAGES,
     ROLES,
     Conversation,
     Message,
@@ -17,6 +16,8 @@ from gpt2chat.core.text.conversations import (
 Row = Mapping[str, Any]
 S = TypeVar("S", bound="ChatShape | PreferenceShape")
 
+MOST_MESSAGES = 2_000
+"""A longer conversation is refused: each of its replies would carry all before it."""
 STANDARD: dict[str, Role] = {role: cast(Role, role) for role in ROLES}
 SHAREGPT: dict[str, Role] = {
     "system": "system",

@@ -9,8 +9,6 @@ from gpt2chat.core.errors import RowError
 Role = Literal["system", "context", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
 
-MOST_MESSAGES = 2_000
-"""A longer conversation is refused: each of its replies would carry all before it."""
 DEFAULT_SYSTEM = "You are a helpful assistant who converses with the user."
 
 
@@ -160,8 +158,6 @@ def parse_messages(value: Any) -> Conversation:
     """
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise RowError("messages are not a list")
-    if len(cast(Sequence[Any], value)) > MOST_MESSAGES:
-        raise RowError("more than 2,000 messages")
     messages: list[Message] = []
     for item in cast(Sequence[Any], value):
         if not isinstance(item, Mapping):
