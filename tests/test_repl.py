@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.history import FileHistory, InMemoryHistory
 
 from gpt2chat.repl.history import lines_kept
 from tests.terminal import CTRL_C, CTRL_U, ENTER, ESCAPE, Terminal
@@ -181,7 +181,7 @@ def test_history_stays_in_a_file_of_the_user_alone(tmp_path: Path):
     assert list(lines_kept(path).load_history_strings()) == ["hello\nin lines"]
 
 
-def test_history_that_has_grown_long_loses_its_older_half(tmp_path: Path):
+def test_history_that_has_grown_long_keeps_its_latest_lines(tmp_path: Path):
     path = tmp_path / "lines"
     history = lines_kept(path)
     lines = [f"{number} é\n# two" * 100 for number in range(1000)]
@@ -189,9 +189,19 @@ def test_history_that_has_grown_long_loses_its_older_half(tmp_path: Path):
         history.append_string(line)
     kept = list(lines_kept(path).load_history_strings())  # the latest first
     assert kept == lines[: -len(kept) - 1 : -1]
-    assert 400 < len(kept) < 600
+    assert 300 < len(kept) < 500
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(lines_kept(path).load_history_strings()) == kept
+
+
+def test_a_text_longer_than_any_message_does_not_take_the_others_from_history(tmp_path: Path):
+    path = tmp_path / "lines"
+    lines_kept(path).append_string("first")
+    FileHistory(str(path)).append_string("word " * 400_000)
+    lines_kept(path).append_string("last")
+    lines_kept(path).append_string("word " * 400_000)
+    assert list(lines_kept(path).load_history_strings()) == ["last", "first"]
+    assert path.stat().st_size < 200
 
 
 def test_history_that_cannot_be_written_is_kept_in_memory(tmp_path: Path):

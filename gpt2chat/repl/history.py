@@ -9,7 +9,9 @@ from gpt2chat.core.errors import StorageError
 from gpt2chat.core.files import write_text
 
 MOST_BYTES = 1_000_000
-"""A history file that has grown beyond this loses its older half."""
+"""A history file that has grown beyond this keeps its latest lines, as many as take half of it."""
+LONGEST = 100_000
+"""Signs of a text that is kept: no window has room for a longer one."""
 ENTRY = "\n# "
 """What each entry of prompt_toolkit's file begins with, before its time."""
 
@@ -33,17 +35,27 @@ def lines_kept(path: Path | None) -> History:
 
 
 def shorten(path: Path) -> None:
-    """Drop the older half of the lines where there are too many of them."""
+    """Where there is too much, drop the older lines and what is longer than any message."""
     if path.stat().st_size <= MOST_BYTES:
         return
-    text = path.read_text(encoding="utf-8", errors="replace")
-    at = text.find(ENTRY, len(text) // 2)
-    write_text(path.resolve(), text[at:] if at >= 0 else "", private=True)
+    _, *entries = path.read_text(encoding="utf-8", errors="replace").split(ENTRY)
+    kept: list[str] = []
+    room = MOST_BYTES // 2
+    for entry in reversed(entries):
+        if len(entry) > LONGEST:
+            continue
+        room -= len(entry.encode())
+        if room < 0:
+            break
+        kept.append(ENTRY + entry)
+    write_text(path.resolve(), "".join(reversed(kept)), private=True)
 
 
 class LastingHistory(FileHistory):
     """A history file that, when its disk is full, does not end the chat."""
 
     def store_string(self, string: str) -> None:
+        if len(string) > LONGEST:
+            return
         with contextlib.suppress(OSError):
             super().store_string(string)
