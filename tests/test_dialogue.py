@@ -98,6 +98,11 @@ def test_one_seed_draws_anew_in_each_turn_and_repeats_a_whole_chat(dialogue: Dia
     assert contents(dialogue)[1::2] == replies
 
 
+def test_the_last_seed_lasts_a_whole_chat(dialogue: Dialogue, said: Said):
+    said(f"/set seed {2**63 - 1}", "Hello", "Hello", "/retry")
+    assert len(contents(dialogue)) == 4
+
+
 def test_undo_and_clear_take_messages_back(dialogue: Dialogue, said: Said):
     said("one", "two")
     assert said("/undo")[1] == "Taken back: two\n"

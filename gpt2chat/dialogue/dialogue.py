@@ -1,6 +1,5 @@
 """One chat from the terminal: its messages, models and settings, and how a line is answered."""
 
-import dataclasses
 import difflib
 from collections.abc import Callable
 from pathlib import Path
@@ -181,10 +180,7 @@ class Dialogue:
         One seed gives one chat. A retry is to give another reply; and the same draws in each turn
         would lead a small model to say again what it has said before.
         """
-        if self.sampling.seed is None:
-            return self.sampling
-        seed = self.sampling.seed + retries + 1009 * (len(self.session.turns) // 2)
-        return dataclasses.replace(self.sampling, seed=seed)
+        return self.sampling.seeded(retries + 1009 * (len(self.session.turns) // 2))
 
     def streamed(
         self, generator: "Generator", prompt: Prompt, sampling: Sampling

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from gpt2chat.core.config.settings import require
 from gpt2chat.core.errors import ConfigError
 
+SEEDS = 2**63
+"""How many seeds there are, from 0 on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -46,7 +49,16 @@ class Sampling:
         rule = "--max-new-tokens must be from 1 to 960"
         require(1 <= self.max_new_tokens <= 960, rule, self.max_new_tokens)
         if self.seed is not None:
-            require(0 <= self.seed < 2**63, "--seed must be at least 0 and below 2^63", self.seed)
+            require(0 <= self.seed < SEEDS, "--seed must be at least 0 and below 2^63", self.seed)
+
+    def seeded(self, by: int) -> "Sampling":
+        """Return this with the seed that comes so many after its own, the first after the last.
+
+        Without a seed it is as it was.
+        """
+        if self.seed is None:
+            return self
+        return dataclasses.replace(self, seed=(self.seed + by) % SEEDS)
 
     def with_setting(self, name: str, text: str) -> "Sampling":
         """Return this with one setting changed to the value that `text` spells.
