@@ -111,7 +111,9 @@ def test_undo_and_clear_take_messages_back(dialogue: Dialogue, said: Said):
     assert contents(dialogue) == []
 
 
-@pytest.mark.parametrize("line", ["two\nlines", " /usr/bin is what?", '""""""a b"""', "<|eot_id|>"])
+@pytest.mark.parametrize(
+    "line", ["two\nlines", " /usr/bin is what?", '"""\n"""a\n"""', '""""""a b"""', "<|eot_id|>"]
+)
 def test_a_message_that_is_taken_back_is_there_to_be_sent_again(
     dialogue: Dialogue, said: Said, line: str
 ):
@@ -438,9 +440,33 @@ def test_ctrl_c_while_the_model_loads_leaves_the_chat_as_it_was(capsys: Capture)
 def test_three_quotes_stay_open_until_they_are_closed():
     assert all(map(is_open, ['"""', '"""a\n', '"""a"', '/system """a', '"""""']))
     assert not any(map(is_open, ['"""a\nb"""', '""""""', 'a """', "/help", '/system """a""" ', ""]))
-    assert unquoted(' """ a\nb """ ') == "a\nb"
-    assert unquoted(as_typed('"""a')) == '"""a'
-    assert not is_open(as_typed('"""a'))
+    assert not any(map(is_open, ['"""a""" b', '/system """a""" b', '"""a""" b """c']))
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (' """ a\nb """ ', "a\nb"),
+        ('"""hello"""', "hello"),
+        ('"""\nx = """a"""\n"""', 'x = """a"""'),
+        ('x = """hello"""', 'x = """hello"""'),
+        ('say """', 'say """'),
+        ('"""a""" b', '"""a""" b'),
+        ('"""a""" and """b"""', '"""a""" and """b"""'),
+        ('"""', '"""'),
+        ('"""""', '"""""'),
+    ],
+)
+def test_three_quotes_are_taken_off_in_pairs_only(typed: str, message: str):
+    assert unquoted(typed) == message
+
+
+@pytest.mark.parametrize(
+    "message", ['"""a', '"""a"""', '"""', '"""a\nb"""', '/x """a', '/x """a"""', 'a """b"""', "/x"]
+)
+def test_a_message_with_three_quotes_is_typed_so_that_it_is_sent_as_it_is(message: str):
+    assert not is_open(as_typed(message))
+    assert unquoted(as_typed(message)) == message
 
 
 def test_control_characters_of_a_reply_never_reach_the_terminal():

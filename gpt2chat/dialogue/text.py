@@ -10,21 +10,34 @@ QUOTES = '"""'
 
 def is_open(text: str) -> bool:
     """Return whether a message or a command's text has begun with three quotes and not ended."""
-    text = text.lstrip()
+    text = text.strip()
     if text.startswith("/"):
         text = text.partition(" ")[2].lstrip()
-    return text.startswith(QUOTES) and not (len(text) >= 6 and text.rstrip().endswith(QUOTES))
+    return _begins(text) and not _ends(text)
 
 
 def unquoted(text: str) -> str:
-    """Return a text without white space and three quotes around it."""
-    return text.strip().removeprefix(QUOTES).removesuffix(QUOTES).strip()
+    """Return a text without white space and a pair of three quotes around it."""
+    text = text.strip()
+    return text[3:-3].strip() if _begins(text) and _ends(text) else text
+
+
+def _begins(text: str) -> bool:
+    """Say whether three quotes open a text, and are not those of its first line alone."""
+    first = text.removesuffix(QUOTES) if _ends(text) else text
+    return text.startswith(QUOTES) and QUOTES not in first[3:].partition("\n")[0]
+
+
+def _ends(text: str) -> bool:
+    """Say whether three quotes end a text, beside those that may open it."""
+    return len(text) >= 2 * len(QUOTES) and text.endswith(QUOTES)
 
 
 def as_typed(message: str) -> str:
     """Return the line that sends a message: one with a slash begins with a space."""
     line = f" {message}" if message.startswith("/") else message
-    return f"{QUOTES}{message}{QUOTES}" if is_open(message) else line
+    plain = not is_open(message) and unquoted(message) == message
+    return line if plain else f"{QUOTES}\n{message}\n{QUOTES}"
 
 
 def given_path(command: str, name: str) -> Path:
