@@ -1,6 +1,7 @@
 """The history of a chat: what fits the window, what leaves it, what a mistake leaves unchanged."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,26 @@ def test_a_system_prompt_of_more_than_half_the_window_is_refused():
     with pytest.raises(DataError, match="The system prompt has 513 tokens; at most 512 fit"):
         session.set_system("word" + " word" * 512)
     assert session.system == "Be brief."
+
+
+def test_a_system_prompt_and_a_document_that_leave_no_room_together_are_refused(tmp_path: Path):
+    session, other = Session("word" + " word" * 499), Session()
+    most = r"have 1,000 tokens together; at most (\d+) fit\. Shorten one\."
+    with pytest.raises(DataError, match=f"The system prompt and the document {most}") as caught:
+        session.set_document("word" + " word" * 499)
+    assert session.document is None
+    found = re.search(most, str(caught.value))
+    assert found
+    session.set_document("word" + " word" * (int(found[1]) - 501))
+    with pytest.raises(DataError, match="together"):
+        session.set_system("word" + " word" * 500)
+    assert session.ask("word" + " word" * 63, REPLY).ids
+    path = tmp_path / "chat.json"
+    long = [{"role": role, "content": "word " * 500} for role in ("system", "context")]
+    path.write_text(json.dumps([*long, {"role": "user", "content": "hello"}]))
+    with pytest.raises(DataError, match=r"The system prompt and the document of .*chat\.json have"):
+        other.load(path)
+    assert other.system == DEFAULT_SYSTEM
 
 
 def test_used_counts_the_tokens_that_the_chat_takes():

@@ -12,6 +12,7 @@ from gpt2chat.core.chat.window import (
     lay_out,
     length,
     length_before_message,
+    over_room,
 )
 from gpt2chat.core.errors import DataError, RowError
 from gpt2chat.core.text.conversations import Conversation, Message, Role
@@ -69,7 +70,8 @@ class Session:
         """Set the system prompt from the next turn on; None for the template's own.
 
         Raises:
-            DataError: It is empty, or takes more than half the window.
+            DataError: It is empty, takes more than half the window, or with the document more than
+                leaves room for a message.
         """
         self._set_head("system", text, "The system prompt")
 
@@ -77,7 +79,8 @@ class Session:
         """Put a document into the context block from the next turn on; None takes it out.
 
         Raises:
-            DataError: It is empty, or takes more than half the window.
+            DataError: It is empty, takes more than half the window, or with the system prompt
+                more than leaves room for a message.
         """
         self._set_head("context", text, "The document")
 
@@ -183,8 +186,8 @@ class Session:
         """Replace the chat by a saved one.
 
         Raises:
-            DataError: The file is no saved chat, or what always stays takes more than half the
-                window. Nothing has changed.
+            DataError: The file is no saved chat, or what always stays takes too much of the window.
+                Nothing has changed.
         """
         self.replace(read_chat(path), str(path))
 
@@ -192,12 +195,13 @@ class Session:
         """Replace the chat by another.
 
         Raises:
-            DataError: What always stays takes more than half the window. Nothing has changed.
+            DataError: What always stays takes too much of the window. Nothing has changed.
         """
         head = [part for part in conversation.messages if part.role in ("system", "context")]
         for part in head:
             what = "system prompt" if part.role == "system" else "document"
-            self._check_head(part, f"The {what} of {source}")
+            self._check_half(part, f"The {what} of {source}")
+        self._check_together(head, f" of {source}")
         self._head, self._turns, self._left = head, list(conversation.turns), 0
 
     @property
@@ -232,15 +236,25 @@ class Session:
         others = [part for part in self._head if part.role != role]
         if text is not None:
             message = _message(role, text, what)
-            self._check_head(message, what)
+            self._check_half(message, what)
             # The system prompt stands before the document.
             others = [message, *others] if role == "system" else [*others, message]
+            self._check_together(others)
         self._head = others
 
-    def _check_head(self, message: Message, what: str) -> None:
+    def _check_half(self, message: Message, what: str) -> None:
         tokens, most = len(encode_text(message.content)), self.window // 2
         if tokens > most:
             raise DataError(f"{what} has {tokens:,} tokens; at most {most:,} fit. Shorten it.")
+
+    def _check_together(self, head: list[Message], of: str = "") -> None:
+        over = over_room(head, self.window)
+        if len(head) > 1 and over > 0:
+            tokens = sum(len(encode_text(part.content)) for part in head)
+            raise DataError(
+                f"The system prompt and the document{of} have {tokens:,} tokens together; at most "
+                f"{max(tokens - over, 0):,} fit. Shorten one."
+            )
 
     def _prompt(self, turns: list[Message], max_new_tokens: int) -> Prompt:
         whole = self._conversation(*turns)

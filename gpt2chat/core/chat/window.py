@@ -1,6 +1,6 @@
 """What of a chat the model reads next: what fits the window, and what leaves it first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -89,6 +89,15 @@ def fitted(conversation: Conversation, window: int, max_new_tokens: int) -> Conv
 def length(conversation: Conversation) -> int:
     """Return how many tokens a conversation has. The line below a prompt asks at every key."""
     return len(encode_conversation(conversation))
+
+
+def over_room(head: Sequence[Message], window: int) -> int:
+    """Return how many tokens a system prompt and a document have too many to stay in a window.
+
+    Beside them stand a usual message and the shortest reply, in a small window less.
+    """
+    room = min(SHORTEST_REPLY, window // 2) + min(USUAL_MESSAGE, window // 8)
+    return length(Conversation((*head, UNWRITTEN))) + room - window
 
 
 @lru_cache(maxsize=64)
