@@ -17,7 +17,10 @@ from gpt2chat.core.chat.chats import Autosave, latest_chat
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.files import STARTER
+from gpt2chat.core.generation.generate import Generator, ReplyStream
+from gpt2chat.core.generation.sampling import Choice
 from gpt2chat.core.text.conversations import Message
+from gpt2chat.core.text.tokens import EOT_ID, encode_text
 from gpt2chat.dialogue.start import is_base
 from tests.conftest import talk
 
@@ -52,6 +55,32 @@ def test_a_prompt_is_answered_once_on_stdout(chat: Chat, tiny_folder: Path):
 
 def test_the_same_seed_gives_the_same_answer(chat: Chat):
     assert chat("-p", "Hello")[1] == chat("-p", "Hello")[1] != chat("-p", "Hello", "--seed", "2")[1]
+
+
+@pytest.mark.parametrize(("empty", "code"), [(1, 0), (2, 9)])
+def test_an_empty_answer_is_asked_for_once_more(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, empty: int, code: int
+):
+    drawn: list[int | None] = []
+    stream = Generator.stream
+
+    def ended_at_once(
+        self: Generator, prompt: list[int], sampling: Sampling, **_: bool
+    ) -> ReplyStream:
+        drawn.append(sampling.seed)
+        nothing = ReplyStream(map(Choice, [*encode_text(" "), EOT_ID]))
+        return nothing if len(drawn) <= empty else stream(self, prompt, sampling)
+
+    monkeypatch.setattr(Generator, "stream", ended_at_once)
+    found, out, err = chat("-p", "Hello")
+    assert (found, bool(out.strip())) == (code, code == 0)
+    assert len(set(drawn)) == 2
+    if code:
+        assert out == ""
+        assert err.splitlines()[1:] == [
+            "error: The model ended its reply before the first word, twice. Ask in other words, or "
+            "with another --seed."
+        ]
 
 
 def test_piped_text_is_the_message(chat: Chat):
@@ -141,11 +170,11 @@ def test_the_latest_chat_goes_on_with_its_model_and_system_prompt(
     folder = keep(tmp_path, str(tiny_folder))
     code, out, err = chat("--resume-last", "-p", "And?", model=None)
     assert code == 0
-    resumed = err.splitlines()[0]
+    resumed = next(line for line in err.splitlines() if "goes on" in line)
     assert resumed.endswith(f" goes on: 2 messages, the latest “hi”, with {tiny_folder}.")
     assert out != chat("-p", "And?")[1]
-    kept = latest_chat(folder).conversation
-    assert [message.content for message in kept.messages] == [
+    kept = latest_chat(folder)
+    assert [message.content for message in kept.conversation.messages] == [
         "Be brief.", "hello", "hi", "And?", out.strip(),
     ]  # fmt: skip
     assert len(list(folder.iterdir())) == 1

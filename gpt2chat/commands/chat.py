@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +12,13 @@ import typer
 from gpt2chat.core.config.chat import ChatConfig, ChatPrecision
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.config.settings import Compile
-from gpt2chat.core.errors import DataError
+from gpt2chat.core.errors import DataError, ReplyError
 from gpt2chat.options import ConfigFile, DeviceName
 
 if TYPE_CHECKING:
     from gpt2chat.core.chat.chats import KeptChat
     from gpt2chat.core.chat.session import Session
+    from gpt2chat.core.generation.generate import Generator, ReplyStream
     from gpt2chat.dialogue import LoadedModel
 
 
@@ -216,19 +219,43 @@ def answer_once(
 ) -> None:
     """Write the answer to stdout, and how it came about to stderr. No chat is kept of it, unless
     it is one that goes on.
+
+    Raises:
+        ReplyError: The answer is empty.
     """
     from gpt2chat.core.chat.chats import Autosave
-    from gpt2chat.report import note, quiet_keys, show_reply, show_speed
+    from gpt2chat.report import quiet_keys, show_reply, show_speed
 
-    generator, sampling = load(name, settings).generator, settings.sampling
+    generator = load(name, settings).generator
     session.window = generator.window
-    ids = session.ask(text, sampling.max_new_tokens).ids
-    stream = generator.stream(ids, sampling, stop_loops=True)
+    ids = session.ask(text, settings.sampling.max_new_tokens).ids
     with quiet_keys():
-        show_reply(stream, markdown=settings.markdown)
-    if session.answer(stream.reply.text):
-        show_speed(stream.reply)
-        if going_on and settings.history:
-            Autosave(going_on.path.parent, going_on).write(session.messages, [name])
-    else:
-        note("The model ended its reply before the first word. Ask again, or in other words.")
+        stream, pieces = begun_reply(generator, ids, settings.sampling)
+        show_reply(pieces, markdown=settings.markdown)
+    session.answer(stream.reply.text)
+    show_speed(stream.reply)
+    if going_on and settings.history:
+        Autosave(going_on.path.parent, going_on).write(session.messages, [name])
+
+
+def begun_reply(
+    generator: "Generator", ids: list[int], sampling: Sampling
+) -> tuple["ReplyStream", Iterable[str]]:
+    """Return a reply that has a word, and all its pieces. An empty one is asked for once more.
+
+    Raises:
+        ReplyError: It is empty again.
+    """
+    from gpt2chat.dialogue.dialogue import AGAIN
+
+    for tried in (sampling, sampling.seeded(AGAIN)):
+        stream = generator.stream(ids, tried, stop_loops=True)
+        begin: list[str] = []
+        for piece in stream:
+            begin.append(piece)
+            if piece.strip():
+                return stream, chain(begin, stream)
+    raise ReplyError(
+        "The model ended its reply before the first word, twice. Ask in other words, or with "
+        "another --seed."
+    )

@@ -8,6 +8,7 @@
     ├── StorageError        6  a folder cannot be written, or the disk is full
     ├── NetworkError        7  a name on the Hugging Face Hub cannot be had
     ├── WorkerError         8  another process of the same run ended
+    ├── ReplyError          9  a model gives no reply, or none that means anything
     └── Interrupted       130  Ctrl-C; what was done so far is saved
 
 RowError is no end of the program: it says why one record of a source is left out, and `prepare`
@@ -61,6 +62,12 @@ class WorkerError(Gpt2ChatError):
     """Another process of the same run ended, and this one cannot go on alone."""
 
     exit_code = 8
+
+
+class ReplyError(Gpt2ChatError):
+    """A model gives no reply, or none that means anything."""
+
+    exit_code = 9
 
 
 class Interrupted(Gpt2ChatError):
