@@ -167,13 +167,14 @@ def keep(tmp_path: Path, *models: str) -> Path:
 def test_the_latest_chat_goes_on_with_its_model_and_system_prompt(
     chat: Chat, tiny_folder: Path, tmp_path: Path
 ):
-    folder = keep(tmp_path, str(tiny_folder))
+    folder = keep(tmp_path, str(tiny_folder), "starter")
     code, out, err = chat("--resume-last", "-p", "And?", model=None)
     assert code == 0
     resumed = next(line for line in err.splitlines() if "goes on" in line)
-    assert resumed.endswith(f" goes on: 2 messages, the latest “hi”, with {tiny_folder}.")
+    assert resumed.endswith(f" goes on: 2 messages, the latest “hi”, with {tiny_folder}, starter.")
     assert out != chat("-p", "And?")[1]
     kept = latest_chat(folder)
+    assert kept.models == (str(tiny_folder), "starter")
     assert [message.content for message in kept.conversation.messages] == [
         "Be brief.", "hello", "hi", "And?", out.strip(),
     ]  # fmt: skip

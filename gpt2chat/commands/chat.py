@@ -131,7 +131,7 @@ def chat(
         if message is None:
             talk(session, names, settings, going_on)
         else:
-            answer_once(session, names[0], message, settings, going_on)
+            answer_once(session, names, message, settings, going_on)
 
 
 def talk(
@@ -212,13 +212,13 @@ def load(name: str, settings: ChatConfig) -> "LoadedModel":
 
 def answer_once(
     session: "Session",
-    name: str,
+    names: list[str],
     text: str,
     settings: ChatConfig,
     going_on: "KeptChat | None",
 ) -> None:
-    """Write the answer to stdout, and how it came about to stderr. No chat is kept of it, unless
-    it is one that goes on.
+    """Write the first model's answer to stdout, and how it came about to stderr. No chat is kept
+    of it, unless it is one that goes on.
 
     Raises:
         ReplyError: The answer is empty.
@@ -226,7 +226,7 @@ def answer_once(
     from gpt2chat.core.chat.chats import Autosave
     from gpt2chat.report import quiet_keys, show_reply, show_speed
 
-    generator = load(name, settings).generator
+    generator = load(names[0], settings).generator
     session.window = generator.window
     ids = session.ask(text, settings.sampling.max_new_tokens).ids
     with quiet_keys():
@@ -235,7 +235,7 @@ def answer_once(
     session.answer(stream.reply.text)
     show_speed(stream.reply)
     if going_on and settings.history:
-        Autosave(going_on.path.parent, going_on).write(session.messages, [name])
+        Autosave(going_on.path.parent, going_on).write(session.messages, names)
 
 
 def begun_reply(
