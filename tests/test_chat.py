@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from gpt2chat.cli import app
@@ -19,10 +20,11 @@ from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.files import STARTER
 from gpt2chat.core.generation.generate import Generator, ReplyStream
 from gpt2chat.core.generation.sampling import Choice
+from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.text.conversations import Message
 from gpt2chat.core.text.tokens import EOT_ID, encode_text
 from gpt2chat.dialogue.start import is_base
-from tests.conftest import talk
+from tests.conftest import talk, tiny_model
 
 Chat = Callable[..., tuple[int, str, str]]
 
@@ -81,6 +83,18 @@ def test_an_empty_answer_is_asked_for_once_more(
             "error: The model ended its reply before the first word, twice. Ask in other words, or "
             "with another --seed."
         ]
+
+
+def test_a_model_with_damaged_weights_is_one_line(chat: Chat, tmp_path: Path):
+    model = tiny_model()
+    torch.nn.init.constant_(model.transformer.ln_f.weight, torch.nan)
+    save_model(model, tmp_path / "damaged")
+    code, out, err = chat("-p", "Hello", model="damaged")
+    assert (code, out) == (4, "")
+    assert err.splitlines()[1] == (
+        "error: --model damaged is damaged: its tensor ln_f.weight holds numbers that are not "
+        "finite."
+    )
 
 
 def test_piped_text_is_the_message(chat: Chat):

@@ -10,6 +10,7 @@ from transformers import GPT2LMHeadModel
 
 from gpt2chat.core.config.chat import ChatPrecision
 from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.errors import ReplyError
 from gpt2chat.core.generation.decoder import Block, Decoder
 from gpt2chat.core.generation.engine import make_decoder
 from gpt2chat.core.generation.generate import PIECE, Generator, shared
@@ -284,6 +285,21 @@ def test_the_loop_of_a_device_stays_in_the_window_and_goes_on_where_it_was(
     assert len(set(first[:10])) > 5
     begun = decoder.extend([*ROME, *first[:4]], 0)[None]
     assert loop.begin(begun, [len(ROME) + 4], 7, [first[:4]])[0] not in NEVER
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=1)])
+def test_a_loop_of_a_device_ends_where_scores_are_not_finite(sampling: Sampling):
+    model = tiny_model()
+    decoder = Decoder(model, torch.float32)
+    loop = GraphLoop(decoder, sampling)
+    loop.begin(decoder.extend(ROME, 0)[None], [len(ROME)], 7)
+    assert loop.next()[0] >= 0
+    decoder.norm[0].fill_(torch.nan)
+    loop.next()  # its step was begun before
+    with pytest.raises(ReplyError, match="scores are not finite"):
+        loop.next()
+    with pytest.raises(ReplyError, match="scores are not finite"):
+        loop.begin(decoder.extend(ROME, 0)[None], [len(ROME)], 7)
 
 
 def test_a_loop_of_a_device_refuses_what_it_cannot_do(starter: GPT2LMHeadModel):

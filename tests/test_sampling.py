@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.errors import ReplyError
 from gpt2chat.core.generation.sampling import NEVER, Sampler, candidates, ending_ngram, penalize
 from gpt2chat.core.text.tokens import ENDOFTEXT_ID, EOT_ID, SPECIAL_IDS, VOCAB
 
@@ -184,3 +185,12 @@ def test_a_seed_means_beside_others_what_it_means_alone(top_p: float):
         tokens = [sampler(row)[0].token for sampler, row in zip(alone, rows, strict=True)]
         assert [choice.token for choice in together(scores.clone(), range(3))] == tokens
         assert [split(row, [at])[0].token for at, row in enumerate(rows)] == tokens
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(top_k=0)])
+def test_scores_that_are_not_finite_end_the_reply(value: float, sampling: Sampling):
+    scores = likes(3, 4).repeat(2, 1)
+    scores[1, 7] = value
+    with pytest.raises(ReplyError, match="scores are not finite.* Try --precision fp32"):
+        Sampler(sampling, 2)(scores, (0, 1))

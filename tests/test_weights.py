@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.load import load_model
-from gpt2chat.core.model.weights import read_weights, weights_of
+from gpt2chat.core.model.weights import check_finite, read_weights, weights_of
 from tests.conftest import tiny_model
 
 
@@ -107,6 +107,16 @@ def test_a_tensor_too_many_or_too_few_is_left_to_transformers(folder: Path):
     assert read_weights(str(folder)) is not None
     change_tensors(folder, lambda tensors: tensors.pop("transformer.h.0.ln_1.bias"))
     assert read_weights(str(folder)) is None
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_named(folder: Path, value: float):
+    check_finite(tiny_model(), "tiny")
+    change_tensors(folder, lambda tensors: tensors["transformer.wpe.weight"][3].fill_(value))
+    read = read_weights(str(folder))
+    assert read is not None
+    with pytest.raises(CheckpointError, match=r"tiny is damaged: its tensor wpe\.weight holds"):
+        check_finite(read, "tiny")
 
 
 def test_names_of_the_hub_and_base_models_are_left_to_transformers():

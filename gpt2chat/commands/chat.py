@@ -195,7 +195,7 @@ def load(name: str, settings: ChatConfig) -> "LoadedModel":
     from gpt2chat.core.generation.generate import Generator
     from gpt2chat.core.model.compiling import pick_compile
     from gpt2chat.core.model.device import pick_device
-    from gpt2chat.core.model.weights import read_weights
+    from gpt2chat.core.model.weights import check_finite, read_weights
     from gpt2chat.dialogue import LoadedModel
 
     device = pick_device(settings.device)
@@ -205,6 +205,7 @@ def load(name: str, settings: ChatConfig) -> "LoadedModel":
         from gpt2chat.core.model.load import load_model
 
         model = load_model(name)
+    check_finite(model, name)
     parameters = model.num_parameters()
     generator = Generator(model, device, settings.precision, compiled=compiled)
     return LoadedModel(generator, parameters, f"{device}, {generator.precision}")

@@ -82,6 +82,7 @@ class Generator:
 
         Raises:
             ValueError: The prompt is empty, or leaves no position for a reply.
+            ReplyError: As the pieces are read: the model's scores are not finite.
         """
         self._check(prompt)
         tokens = self._tokens(list(prompt), Sampler(sampling, 1, top_logprobs))
@@ -106,6 +107,7 @@ class Generator:
 
         Raises:
             ValueError: A prompt is empty, or leaves no position for a reply.
+            ReplyError: The model's scores are not finite.
         """
         for prompt in prompts:
             self._check(prompt)

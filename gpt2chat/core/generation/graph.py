@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.errors import ReplyError
 from gpt2chat.core.generation.decoder import Decoder
-from gpt2chat.core.generation.sampling import candidates, first_to_ring
+from gpt2chat.core.generation.sampling import NOT_FINITE, candidates, first_to_ring
 
 BUCKET = 256
 """Attention looks at a multiple of so many positions: each multiple has a graph of its own."""
@@ -42,6 +43,8 @@ class GraphLoop:
         device, slots = decoder.device, decoder.keys.shape[1]
         self._slots = torch.arange(slots, device=device)
         self._token = torch.zeros(slots, dtype=torch.long, device=device)
+        self._shown = torch.zeros(slots, dtype=torch.long, device=device)
+        """The tokens as they are handed out; below 0 where the scores were not finite."""
         self._position = torch.zeros(slots, dtype=torch.long, device=device)
         self._seen = torch.zeros(slots, len(decoder.tokens), dtype=torch.bool, device=device)
         self._random = torch.Generator(device)
@@ -68,6 +71,9 @@ class GraphLoop:
             logits: Shape (slots, vocab).
             positions: Where in its slot each of these tokens will stand.
             histories: Tokens of the replies so far.
+
+        Raises:
+            ReplyError: The scores are not finite.
         """
         if seed is None:
             self._random.seed()
@@ -85,7 +91,11 @@ class GraphLoop:
 
     @torch.inference_mode()
     def next(self) -> list[int]:
-        """Run the tokens that were drawn last, and return the next ones of all slots."""
+        """Run the tokens that were drawn last, and return the next ones of all slots.
+
+        Raises:
+            ReplyError: The scores after them are not finite.
+        """
         if not self._ahead:
             self._begin_step()
         tokens = self._tokens()
@@ -116,9 +126,11 @@ class GraphLoop:
         drawn = ids.gather(1, first_to_ring(chances, clocks))
         self._seen.scatter_(1, drawn, True)
         self._token.copy_(drawn[:, 0])
+        # The next step is begun with a token that there is, whatever becomes of this one.
+        self._shown.copy_(drawn[:, 0].masked_fill(~logits.amax(-1).isfinite(), -1))
 
     def _copy(self) -> None:
-        self._drawn.copy_(self._token, non_blocking=True)
+        self._drawn.copy_(self._shown, non_blocking=True)
         if self._copied:
             self._copied.record()
 
@@ -126,6 +138,8 @@ class GraphLoop:
         if self._copied:
             self._copied.synchronize()
         tokens: list[int] = self._drawn.tolist()
+        if min(tokens) < 0:
+            raise ReplyError(NOT_FINITE)
         return tokens
 
     def _capture(self, length: int) -> torch.cuda.CUDAGraph:

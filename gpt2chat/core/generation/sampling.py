@@ -4,16 +4,22 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.errors import ReplyError
 from gpt2chat.core.text.tokens import EOT_ID, SPECIAL_IDS, VOCAB
 
 NEVER = [token_id for token_id in SPECIAL_IDS.values() if token_id != EOT_ID]
 """Control tokens that have no place in a reply."""
 COLDEST = 1e-6
 """Below this temperature only the likeliest token has a chance left, and float32 overflows."""
+NOT_FINITE = (
+    "The model's scores are not finite: its weights are damaged, or the precision is too low. "
+    "Try --precision fp32, or another model."
+)
 FEW = 1024
 """Tokens that are tried first where top-p is to choose among all."""
 
@@ -53,8 +59,14 @@ class Sampler:
 
         Args:
             logits: Shape (replies, vocab), float32.
+
+        Raises:
+            ReplyError: They are not finite.
         """
         logits = logits.cpu()
+        # Where one score is NaN, numpy's maximum is.
+        if not np.isfinite(logits.numpy().max()):
+            raise ReplyError(NOT_FINITE)
         seen, banned = self._seen[list(replies)], self._banned(replies)
         chances, ids = candidates(logits, seen, self.sampling, banned)
         clocks = torch.ones_like(chances)

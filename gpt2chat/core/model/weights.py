@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Union
 import torch
 from torch import Tensor
 
+from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.runs import local_folder
 from gpt2chat.core.text.tokens import VOCAB
 
@@ -89,6 +90,20 @@ def read_weights(name: str) -> Weights | None:
         return _weights({name: part.float() for name, part in tensors.items()}, config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
         return None
+
+
+def check_finite(model: Model, name: str) -> None:
+    """Refuse weights that hold NaN or infinity: int8 hides them, and the replies are garbage.
+
+    Raises:
+        CheckpointError: They do; it names the tensor.
+    """
+    for tensor, part in weights_of(model).tensors.items():
+        # Where one weight is not finite, their sum is not: that is one number to look at.
+        if not part.sum().isfinite():
+            raise CheckpointError(
+                f"--model {name} is damaged: its tensor {tensor} holds numbers that are not finite."
+            )
 
 
 def _weights(tensors: dict[str, Tensor], config: dict[str, Any]) -> Weights:
