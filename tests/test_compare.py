@@ -12,7 +12,7 @@ import torch
 from gpt2chat.core.chat.feedback import Feedback
 from gpt2chat.core.chat.session import Session
 from gpt2chat.core.config.sampling import Sampling
-from gpt2chat.core.errors import CheckpointError
+from gpt2chat.core.errors import CheckpointError, ReplyError
 from gpt2chat.core.generation.generate import Generator, ReplyStream
 from gpt2chat.core.generation.sampling import Choice
 from gpt2chat.core.text.tokens import EOT_ID, encode_text
@@ -204,6 +204,17 @@ def test_where_no_model_replies_the_message_comes_back(
         monkeypatch.setattr(generator, "stream", silent)
     assert "No model replied." in vote("/compare Hello")[1]
     assert (contents(dialogue), dialogue.draft, dialogue.wins) == ([], "/compare Hello", {})
+
+
+def test_where_a_models_scores_are_not_finite_the_message_comes_back(
+    dialogue: Dialogue, vote: Votes, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*_: object, **__: object) -> ReplyStream:
+        raise ReplyError("The model's scores are not finite.")
+
+    monkeypatch.setattr(GENERATORS["two"], "stream", broken)
+    assert "error: The model's scores are not finite." in vote("/compare Hello")[1]
+    assert (contents(dialogue), dialogue.draft) == ([], "Hello")
 
 
 def test_a_prompt_fits_the_smallest_window(dialogue: Dialogue, vote: Votes):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gpt2chat import report
 from gpt2chat.core.chat.session import Prompt
 from gpt2chat.core.config.sampling import Sampling
-from gpt2chat.core.errors import ConfigError, Gpt2ChatError, StorageError
+from gpt2chat.core.errors import ConfigError, Gpt2ChatError, ReplyError, StorageError
 from gpt2chat.core.runs import local_folder
 from gpt2chat.dialogue.models import is_model_folder, known_models
 from gpt2chat.dialogue.text import as_typed, counted
@@ -51,6 +51,9 @@ def compare(dialogue: "Dialogue", text: str) -> None:
         _take_back(dialogue, message)
         report.note("No vote: the chat is as it was.")
         return
+    except ReplyError:
+        _take_back(dialogue, message)
+        raise
     dialogue.retries = retries
     if vote is None or vote == NEITHER:
         _take_back(dialogue, message)
