@@ -284,7 +284,12 @@ def test_a_chat_that_can_no_longer_be_kept_goes_on(dialogue: Dialogue, said: Sai
         ("/set heat", "There is no setting heat."),
         ("/set heat 1", "There is no setting heat."),
         ("/set temperature 1 2", "temperature must be a number, not 1 2."),
-        ("/set temperature -1", "--temperature must be from 0 to 100, not -1.0."),
+        (
+            "/set heat 1",
+            "There is no setting heat. There are temperature, top_k, top_p, min_p, "
+            "repetition_penalty, no_repeat_ngram, stop, max_new_tokens, seed, markdown.",
+        ),
+        ("/set temperature -1", "temperature must be from 0 to 100, not -1.0."),
         ("/save", "/save needs a file, such as /save chat.json."),
         ("/save chat.json", "There is nothing to save."),
         ("/load", "/load needs a file"),

@@ -53,15 +53,16 @@ def set_(dialogue: "Dialogue", text: str) -> None:
     """Show or change how replies are sampled and shown."""
     name, value = (re.split(r"\s*=\s*|\s+", text, maxsplit=1) + [""])[:2]
     name = name.lower().lstrip("-").replace("-", "_")
+    if name and name not in settings(dialogue):
+        names = ", ".join(settings(dialogue))
+        raise ConfigError(f"There is no setting {name}. There are {names}.")
     if name == "markdown":
         dialogue.markdown = _switched(value, dialogue.markdown)
-    elif value.lower() == "default" and name in settings(dialogue):
+    elif value.lower() == "default":
         default = {name: getattr(Sampling(), name)}
         dialogue.sampling = dataclasses.replace(dialogue.sampling, **default)
     elif value:
         dialogue.sampling = dialogue.sampling.with_setting(name, value)
-    elif name and name not in settings(dialogue):
-        dialogue.sampling.with_setting(name, value)  # it says what there is
     shown = settings(dialogue)
     report.show_rows([(name, shown[name])] if name else list(shown.items()))
 

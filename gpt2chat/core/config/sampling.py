@@ -71,9 +71,9 @@ class Sampling:
         if name not in names:
             raise ConfigError(f"There is no setting {name}. There are {', '.join(names)}.")
         if name == "stop":
-            return dataclasses.replace(self, stop=() if text == "none" else (text,))
+            return self._with(name, () if text == "none" else (_bare(text),))
         if name == "seed" and text == "none":
-            return dataclasses.replace(self, seed=None)
+            return self._with(name, None)
         whole = ("top_k", "no_repeat_ngram", "max_new_tokens", "seed")
         kind = int if name in whole else float
         try:
@@ -81,4 +81,17 @@ class Sampling:
         except ValueError:
             number = "a whole number" if kind is int else "a number"
             raise ConfigError(f"{name} must be {number}, not {text}.") from None
-        return dataclasses.replace(self, **{name: value})
+        return self._with(name, value)
+
+    def _with(self, name: str, value: object) -> "Sampling":
+        try:
+            return dataclasses.replace(self, **{name: value})  # pyright: ignore[reportArgumentType]
+        except ConfigError as error:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(str(error).replace(flag, name)) from None
+
+
+def _bare(text: str) -> str:
+    """Return a text without a pair of quotes around it, as a shell would."""
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if quoted else text
