@@ -294,7 +294,7 @@ def test_a_chat_that_can_no_longer_be_kept_goes_on(dialogue: Dialogue, said: Sai
         ("/save chat.json", "There is nothing to save."),
         ("/load", "/load needs a file"),
         ("/load ~nobody-here/chat.json", "~nobody-here/chat.json cannot be read"),
-        ("/document @", "/document needs a file"),
+        ("/document @", "/document needs a file, such as /document @page.txt."),
         ("/document @none.txt", "none.txt: No such file or directory."),
         ("/document @.", ".: Is a directory."),
         ("/system " + "word " * 600, "The system prompt has 600 tokens; at most 512 fit."),

@@ -28,7 +28,8 @@ def system(dialogue: "Dialogue", text: str) -> None:
 def document(dialogue: "Dialogue", text: str) -> None:
     """Show, set or drop the document to talk about."""
     if text.startswith("@"):
-        dialogue.session.set_document(read_text(given_path("/document", text[1:].strip())))
+        path = given_path("/document", text[1:].strip(), "@page.txt")
+        dialogue.session.set_document(read_text(path))
     elif text:
         dialogue.session.set_document(None if text.lower() == "off" else text)
     report.note(f"The document: {about_document(dialogue)}")

@@ -40,14 +40,17 @@ def as_typed(message: str) -> str:
     return line if plain else f"{QUOTES}\n{message}\n{QUOTES}"
 
 
-def given_path(command: str, name: str) -> Path:
+def given_path(command: str, name: str, example: str = "chat.json") -> Path:
     """Return the path that a command was given.
+
+    Args:
+        example: What could have been given.
 
     Raises:
         ConfigError: It was given none.
     """
     if not name:
-        raise ConfigError(f"{command} needs a file, such as {command} chat.json.")
+        raise ConfigError(f"{command} needs a file, such as {command} {example}.")
     # Unlike Path.expanduser, this leaves the ~ of an unknown user as it is.
     return Path(os.path.expanduser(name))
 
