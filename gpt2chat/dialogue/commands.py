@@ -22,9 +22,11 @@ class Command(NamedTuple):
     run: Callable[["Dialogue", str], None]
     """Raises Gpt2ChatError where it cannot be done, and EOFError to leave."""
     takes: Literal["nothing", "text", "file", "document", "setting", "model"] = "nothing"
-    """What may be completed after it."""
+    """What may stand after it, and be completed."""
     needs_model: bool = False
     aliases: tuple[str, ...] = ()
+    instead: str = ""
+    """What to type where something stands after it that it does not take."""
 
     @property
     def name(self) -> str:
@@ -62,7 +64,10 @@ COMMANDS = (
         "/document [TEXT]", "show or set a text to talk about; or @FILE, or `off`",
         document, "document",
     ),
-    Command("/context", "the prompt that comes next, and what leaves it first", context),
+    Command(
+        "/context", "the prompt that comes next, and what leaves it first", context,
+        instead="Type /document TEXT to set a document.",
+    ),
     Command("/set [NAME VALUE]", "show or change sampling, and `markdown`", set_, "setting"),
     Command("/show", "model, settings, and where things are kept", show),
     Command("/save FILE", "write the chat as JSON, for /load and prepare --chat", save, "file"),
@@ -73,7 +78,10 @@ COMMANDS = (
         "/compare [TEXT]", "ask all models and vote; /compare MODEL loads another", compare,
         "model", needs_model=True,
     ),
-    Command("/exit", "leave, as do Ctrl-D, bye, quit and exit", leave, aliases=("/bye", "/quit")),
+    Command(
+        "/exit", "leave, as do Ctrl-D, bye, quit and exit", leave, "text",
+        aliases=("/bye", "/quit"),
+    ),
 )  # fmt: skip
 KEYS = (
     ('""" … """', "a message of several lines; Alt-Enter adds a line"),

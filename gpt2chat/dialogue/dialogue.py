@@ -15,7 +15,7 @@ from gpt2chat.dialogue.ahead import Background
 from gpt2chat.dialogue.commands import COMMANDS
 from gpt2chat.dialogue.interrupts import OneInterrupt
 from gpt2chat.dialogue.models import LoadedModel, Models
-from gpt2chat.dialogue.text import as_typed, unquoted
+from gpt2chat.dialogue.text import as_typed, shortened, unquoted
 
 if TYPE_CHECKING:
     from gpt2chat.core.generation.generate import Generator, Reply
@@ -97,6 +97,10 @@ class Dialogue:
         if found is None:
             report.show_error(ConfigError(_unknown(word)))
             self.draft = line if rest else ""  # more than a word is not to be typed again
+            return
+        if rest and found.takes == "nothing":
+            instead = found.instead or f"Leave out {shortened(rest, 40)}."
+            report.show_error(ConfigError(f"{word.lower()} takes nothing. {instead}"))
             return
         if found.needs_model:
             self.model()  # waits for it

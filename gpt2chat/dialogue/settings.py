@@ -43,10 +43,8 @@ def about_document(dialogue: "Dialogue") -> str:
     return f"{shortened(text)} ({counted(len(encode_text(text)), 'token')})"
 
 
-def context(dialogue: "Dialogue", text: str) -> None:
+def context(dialogue: "Dialogue", _: str) -> None:
     """Show the prompt that the model reads next."""
-    if text:
-        raise ConfigError("/context takes nothing. Type /document TEXT to set a document.")
     report.show_context(dialogue.session.layout(dialogue.sampling.max_new_tokens))
 
 
