@@ -210,6 +210,16 @@ def test_history_that_cannot_be_written_is_kept_in_memory(tmp_path: Path):
         assert isinstance(lines_kept(path), InMemoryHistory)
 
 
+def test_show_says_where_lines_cannot_be_kept(tiny_folder: Path, tmp_path: Path):
+    environment = {"GPT2CHAT_HISTORY": str(tmp_path)}
+    terminal = Terminal(
+        tmp_path, "chat", "--model", str(tiny_folder), environment=environment, lines=60
+    )
+    terminal.wait(METER)
+    terminal.send("/show\r", then="typed lines    not kept")
+    assert terminal.leave("/exit\r") == 0
+
+
 def test_nothing_is_kept_where_that_is_not_wanted(tiny_folder: Path, tmp_path: Path):
     terminal = Terminal(tmp_path, "chat", "--model", str(tiny_folder), "--no-history")
     terminal.wait(METER)

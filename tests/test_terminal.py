@@ -329,9 +329,10 @@ def test_a_chat_that_was_killed_in_a_reply_goes_on(other: Terminal):
 def test_where_stdout_is_no_terminal_nothing_but_answers_goes_there(tmp_path: Path):
     redirected = ("sh", "-c", 'exec "$0" "$@" >answers.txt', sys.executable, "-m", "gpt2chat")
     terminal = Terminal(tmp_path, *FLAGS, command=redirected)
-    lines = ("Hello!", '"""', "one", "two", '"""', "/set", "/retry", "/save chat.json", "exit", "")
-    code = terminal.leave("\n".join(lines))
+    lines = ("Hello!", '"""', "one", "two", '"""', "/set", "/retry", "/save chat.json", "/show")
+    code = terminal.leave("\n".join((*lines, "exit", "")))
     assert code == 0
+    assert "typed lines    not kept" in terminal.text
     answers = (tmp_path / "answers.txt").read_text(encoding="utf-8")
     saved = json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))["messages"]
     assert [message["content"] for message in saved[::2]] == ["Hello!", "one\ntwo"]

@@ -35,6 +35,7 @@ def run(dialogue: Dialogue) -> None:
         with report.quiet_keys():  # between two prompts too
             _talk(dialogue, Prompt(dialogue))
     else:
+        dialogue.history = None  # these lines are not kept
         _talk(dialogue, PlainLines())
 
 

@@ -11,7 +11,7 @@ from prompt_toolkit.layout.processors import TabsProcessor
 
 from gpt2chat.dialogue import Dialogue
 from gpt2chat.repl.completion import Completions
-from gpt2chat.repl.history import lines_kept
+from gpt2chat.repl.history import LastingHistory, lines_kept
 from gpt2chat.repl.interrupts import Interrupts
 from gpt2chat.repl.keys import message_keys
 from gpt2chat.report import sign
@@ -25,12 +25,15 @@ class Prompt:
 
     def __init__(self, dialogue: Dialogue):
         self._dialogue = dialogue
+        kept = lines_kept(dialogue.history)
+        if not isinstance(kept, LastingHistory):
+            dialogue.history = None
         self._messages: PromptSession[str] = PromptSession(
             [("bold", "> ")],
             prompt_continuation="  ",
             input_processors=[TabsProcessor(char1=" ", char2=" ")],
             key_bindings=message_keys(),
-            history=lines_kept(dialogue.history),
+            history=kept,
             completer=Completions(dialogue),
             complete_while_typing=False,
             reserve_space_for_menu=6,
