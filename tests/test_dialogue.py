@@ -210,7 +210,10 @@ def test_show_tells_what_answers_and_where_things_are(dialogue: Dialogue, said: 
 
 def test_a_chat_is_saved_and_loaded(dialogue: Dialogue, said: Said, tmp_path: Path):
     path = tmp_path / "my chat.json"
-    assert said("Hello", f"/save {path}")[1].startswith("Saved 2 messages to ")
+    saved = said("Hello", f"/save {path}")[1]
+    assert saved.startswith("Saved 2 messages to ")
+    assert "in place of" not in saved
+    assert "in place of the chat before." in " ".join(said(f"/save {path}")[1].split())
     before = contents(dialogue)
     assert said("/clear", f"/load {path}")[1].startswith("Loaded 2 messages from ")
     assert contents(dialogue) == before

@@ -77,8 +77,9 @@ def tell_noted(dialogue: "Dialogue", rows: int) -> None:
 def save(dialogue: "Dialogue", name: str) -> None:
     """Write the chat to a file."""
     path = given_path("/save", name)
+    replaced = ", in place of the chat before" if path.exists() else ""
     dialogue.session.save(path)
-    report.note(f"Saved {counted(len(dialogue.session.turns), 'message')} to {path}.")
+    report.note(f"Saved {counted(len(dialogue.session.turns), 'message')} to {path}{replaced}.")
 
 
 def load(dialogue: "Dialogue", name: str) -> None:
