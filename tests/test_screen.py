@@ -162,11 +162,12 @@ def test_a_screen_that_changed_its_size_keeps_what_streamed(
 QUIET = """
 import sys, termios, time
 from gpt2chat.report import quiet_keys
-def echoes():
-    return bool(termios.tcgetattr(0)[3] & termios.ECHO)
+def mode():
+    return termios.tcgetattr(0)
+before = mode()
 with quiet_keys():
-    quiet = not echoes()
-print(quiet, echoes())
+    quiet = not mode()[3] & termios.ECHO
+print(quiet, mode() == before)
 """
 
 

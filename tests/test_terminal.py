@@ -313,6 +313,16 @@ def test_keys_pressed_during_a_reply_wait_for_the_next_prompt(endless: Terminal)
     endless.enter()
 
 
+def test_keys_pressed_before_ctrl_c_in_a_reply_wait_for_the_next_prompt(endless: Terminal):
+    number = endless.prompts + 1
+    endless.begin("Tell me all.")
+    endless.press("typed", CTRL_C)
+    endless.wait_for_prompt(number)
+    endless.wait("> typed")
+    endless.press(CTRL_C)
+    endless.enter()
+
+
 def test_a_chat_that_was_killed_in_a_reply_goes_on(other: Terminal):
     for line in ("/clear", KNOWN, "/system Be kind.", *ENDLESS):
         other.enter(line)

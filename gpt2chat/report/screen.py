@@ -159,7 +159,7 @@ def _size() -> os.terminal_size | None:
 def quiet_keys() -> Generator[None]:
     """Keep what is typed while a reply streams off the screen, for the next prompt to read.
 
-    Text that is pasted meanwhile stays whole. Ctrl-C works.
+    Text that is pasted meanwhile stays whole. Ctrl-C works, and leaves what was typed before it.
     """
     if _size() is None or not _has_keys():
         yield
@@ -171,6 +171,9 @@ def quiet_keys() -> Generator[None]:
     before = termios.tcgetattr(terminal)
     try:
         tty.setcbreak(terminal, termios.TCSADRAIN)
+        mode = termios.tcgetattr(terminal)
+        mode[3] |= termios.NOFLSH  # or Ctrl-C drops what was typed before it
+        termios.tcsetattr(terminal, termios.TCSADRAIN, mode)
         _write("\x1b[?2004h")
         yield
     finally:
