@@ -18,7 +18,7 @@ from wcwidth import wcwidth
 PATIENCE = 60
 """Seconds until a wait fails: a loaded machine is slow, a broken program is silent for ever."""
 ENTER, TAB, ESCAPE = "\r", "\t", "\x1b"
-CTRL_C, CTRL_D, CTRL_L, CTRL_U = "\x03", "\x04", "\x0c", "\x15"
+CTRL_C, CTRL_D, CTRL_L, CTRL_U, CTRL_Z = "\x03", "\x04", "\x0c", "\x15", "\x1a"
 ALT_ENTER = ESCAPE + ENTER
 UP = ESCAPE + "[A"
 METER = re.compile(r"([\d,]+)\D{1,5}1,024\b")

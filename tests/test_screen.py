@@ -148,13 +148,13 @@ def test_where_no_cursor_can_be_moved_it_stays_as_it_streamed(shown: Shown):
 def test_a_screen_that_changed_its_size_keeps_what_streamed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(screen, "_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.setattr(screen, "screen_size", lambda: os.terminal_size((80, 24)))
     streamed = Streamed()
     streamed.add("**bold**")
-    monkeypatch.setattr(screen, "_size", lambda: os.terminal_size((60, 24)))
+    monkeypatch.setattr(screen, "screen_size", lambda: os.terminal_size((60, 24)))
     assert not streamed.erase()
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(screen, "_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.setattr(screen, "screen_size", lambda: os.terminal_size((80, 24)))
     assert streamed.erase()
     assert capsys.readouterr().out == "\x1b[1A\r\x1b[J"
 
@@ -188,6 +188,34 @@ def test_keys_are_quiet_where_the_screen_is_this_programs_own(command: str, quie
     said = child.read()
     assert ("1" if quiet is None else f"{quiet} True") in said
     assert ("\x1b[?2004h" in said) == bool(quiet)
+
+
+STOPPED = """
+import signal
+from gpt2chat.report import quiet_keys, show_reply
+def pieces():
+    yield "**bold** "
+    signal.raise_signal(signal.SIGCONT)
+    yield "end"
+with quiet_keys():
+    show_reply(pieces(), markdown=True)
+default = {signal.getsignal(number) for number in (signal.SIGCONT, signal.SIGTSTP)}
+print(default == {signal.SIG_DFL})
+"""
+
+
+def test_a_reply_that_the_shell_wrote_below_stays_as_it_streamed():
+    child = pexpect.spawn(
+        sys.executable,
+        ["-c", STOPPED],
+        env={**os.environ, "TERM": "xterm"},
+        encoding="utf-8",
+        timeout=60,
+    )
+    said = child.read()
+    assert "**bold** end\r\n" in said
+    assert said.count("end") == 1
+    assert "True" in said
 
 
 def wrapped(pieces: list[str], columns: int) -> str:

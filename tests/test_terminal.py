@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import sys
 import unicodedata
@@ -19,6 +20,7 @@ from tests.terminal import (
     ALT_ENTER,
     CTRL_C,
     CTRL_D,
+    CTRL_Z,
     ENTER,
     ESCAPE,
     METER,
@@ -381,6 +383,31 @@ def test_sigterm_gives_the_terminal_back_as_it_was(tmp_path: Path, busy: bool):
     assert "left with 143" in terminal.text
     settings = terminal.text.split("left with 143")[1].replace(";", " ").split()
     assert {"icanon", "echo", "isig", "icrnl"} <= set(settings)
+
+
+def test_a_reply_that_was_stopped_by_ctrl_z_goes_on_as_before(tmp_path: Path):
+    environment = {"PS1": "shell> ", "ENV": ""}
+    terminal = Terminal(tmp_path, command=("sh", "-i"), environment=environment)
+    terminal.wait("shell>")
+    terminal.press(shlex.join([sys.executable, "-m", "gpt2chat", *FLAGS]), ENTER)
+    terminal.wait_until(lambda: terminal.used is not None, "prompt")
+    for line in ("Hello!", *ENDLESS):
+        terminal.enter(line)
+    terminal.begin("Tell me all.")
+    terminal.press("echo dropped", ENTER, CTRL_Z)
+    terminal.wait_until(lambda: terminal.rows[-1].startswith("shell>"), "shell")
+    # Some shells set the terminal's mode back, some do not.
+    terminal.send("stty sane; echo he''re", ENTER, then="here")
+    assert "dropped" not in terminal.text
+    number = terminal.prompts + 1
+    terminal.press("fg", ENTER)
+    terminal.wait_until(lambda: terminal.prompts >= number, "quiet keys")
+    terminal.press("typed", CTRL_C)
+    terminal.wait_for_prompt(number + 1)
+    terminal.wait("> typed")
+    assert terminal.text.count("typed") == 1
+    assert "^C" not in terminal.text
+    terminal.close()
 
 
 # The last, since it ends the program that others share.

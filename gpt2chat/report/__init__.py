@@ -14,10 +14,10 @@ from gpt2chat.report.chat import (
 from gpt2chat.report.console import note, show_error, show_json, sign
 from gpt2chat.report.context import show_context
 from gpt2chat.report.evaluation import evaluation_progress, show_evaluation
+from gpt2chat.report.keys import quiet_keys
 from gpt2chat.report.prepare import show_prepare
 from gpt2chat.report.progress import prepare_progress
 from gpt2chat.report.samples import show_samples
-from gpt2chat.report.screen import quiet_keys
 from gpt2chat.report.stats import show_stats
 from gpt2chat.report.training import show_plan, show_training, step_line, training_progress
 

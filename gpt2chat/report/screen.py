@@ -1,10 +1,8 @@
-"""The terminal's screen and keys while a reply streams: how many rows it takes, how it goes."""
+"""The terminal's screen while a reply streams: how many rows it takes, how it goes."""
 
-import contextlib
 import os
 import sys
 import unicodedata
-from collections.abc import Generator
 
 from rich.cells import get_character_cell_size
 
@@ -13,11 +11,22 @@ PICTURES = range(0x1F000, 0x20000)
 """Emoji: several of them may be one picture, in some terminals."""
 
 
+class Others:
+    """Other programs on the same screen: the shell, while this one was stopped by Ctrl-Z."""
+
+    times = 0
+    """So often they may have written."""
+
+
+OTHERS = Others()
+
+
 class Streamed:
     """A text that is being written from the beginning of a line on, whole words to a row."""
 
     def __init__(self) -> None:
-        self._size = _size()
+        self._size = screen_size()
+        self._others = OTHERS.times
         self._text: list[str] = []
         self._written: list[str] = []
         self._wrap = WordWrap()
@@ -30,21 +39,21 @@ class Streamed:
     def add(self, piece: str) -> str:
         """Take what comes next and return what to write of it now: on a terminal whole words."""
         self._text.append(piece)
-        size = _size()
+        size = screen_size()
         return self._note(self._wrap.add(piece, size.columns) if size else piece)
 
     def rest(self) -> str:
         """Return what has not been written yet."""
-        size = _size()
+        size = screen_size()
         return self._note(self._wrap.rest(size.columns) if size else "")
 
     def erase(self) -> bool:
         """Take the text and the line break after it off the screen; return whether it is gone.
 
         It stays where its rows cannot be told for sure: outside a terminal, where it is taller
-        than the screen, or was written on a screen that changed its size.
+        than the screen, or was written on a screen that changed its size or that others wrote on.
         """
-        if self._size is None or self._size != _size():
+        if self._size is None or self._size != screen_size() or self._others != OTHERS.times:
             return False
         few, many = rows("".join(self._written), self._size.columns)
         if few != many or few >= self._size.lines:
@@ -145,7 +154,7 @@ def _widths(char: str) -> tuple[int, int]:
     return width, width
 
 
-def _size() -> os.terminal_size | None:
+def screen_size() -> os.terminal_size | None:
     """Return the size of the terminal that stdout is; None where it is none that can move up."""
     if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
         return None
@@ -153,40 +162,6 @@ def _size() -> os.terminal_size | None:
         return os.get_terminal_size(sys.stdout.fileno())
     except OSError:
         return None
-
-
-@contextlib.contextmanager
-def quiet_keys() -> Generator[None]:
-    """Keep what is typed while a reply streams off the screen, for the next prompt to read.
-
-    Text that is pasted meanwhile stays whole. Ctrl-C works, and leaves what was typed before it.
-    """
-    if _size() is None or not _has_keys():
-        yield
-        return
-    import termios
-    import tty
-
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    try:
-        tty.setcbreak(terminal, termios.TCSADRAIN)
-        mode = termios.tcgetattr(terminal)
-        mode[3] |= termios.NOFLSH  # or Ctrl-C drops what was typed before it
-        termios.tcsetattr(terminal, termios.TCSADRAIN, mode)
-        _write("\x1b[?2004h")
-        yield
-    finally:
-        _write("\x1b[?2004l")
-        if _has_keys():
-            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-
-
-def _has_keys() -> bool:
-    """Say whether what is typed comes here. A program in the background would be stopped."""
-    if sys.platform == "win32" or not sys.stdin.isatty():
-        return False
-    return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
 
 
 def _write(sequence: str) -> None:
