@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gpt2chat.core.errors import StorageError
 from gpt2chat.report.console import err, note
-from gpt2chat.report.markdown import holds_markdown, show_markdown
+from gpt2chat.report.markdown import markdown_lines, show_lines
 from gpt2chat.report.screen import Streamed
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ def show_reply(pieces: Iterable[str], *, markdown: bool = False) -> None:
             _write(streamed.add(text.encode(encoding, "replace").decode(encoding)))
     finally:
         _write(streamed.rest() + "\n")
-    if markdown and holds_markdown(streamed.text) and streamed.erase():
-        show_markdown(streamed.text)
+    lines = markdown_lines(streamed.text) if markdown else []
+    if lines and streamed.erase():
+        show_lines(lines)
 
 
 def _write(text: str) -> None:
