@@ -76,6 +76,32 @@ def test_what_a_note_or_an_error_quotes_cannot_act_on_the_terminal(capsys: Captu
     assert not {"\x1b", "\x07", "\x9b"} & set(err)
 
 
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (70, ["top_k       36", "/undo TEXT  take back the latest message, to write it again"]),
+        (
+            20,
+            [
+                "top_k",
+                "  36",
+                "/undo TEXT",
+                "  take back the",
+                "  latest message, to",
+                "  write it again",
+            ],
+        ),
+    ],
+)
+def test_what_a_name_stands_for_is_whole_on_a_narrow_screen_too(
+    columns: int, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+):
+    monkeypatch.setattr(console.err, "width", columns)
+    meaning = "take back the latest message, to write it again"
+    report.show_rows([("top_k", "36"), ("/undo TEXT", meaning)])
+    assert [line.rstrip() for line in capsys.readouterr().err.splitlines()] == expected
+
+
 @given(st.floats(0, 1), st.integers(1, 60), st.booleans())
 def test_a_bar_is_as_long_as_its_share_and_seen_if_it_is_not_nothing(
     share: float, width: int, plain: bool

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,10 @@ from gpt2chat.report.screen import Streamed
 
 if TYPE_CHECKING:
     from gpt2chat.core.generation.generate import Reply
+
+
+NARROW = 40
+"""Columns; on fewer a name and what it stands for do not fit beside each other."""
 
 
 def show_reply(pieces: Iterable[str], *, markdown: bool = False) -> None:
@@ -81,11 +86,16 @@ def show_speed(reply: "Reply", *, interrupted: bool = False) -> None:
 
 def show_rows(rows: Sequence[tuple[str, str]]) -> None:
     """Print names and what they stand for: commands, settings."""
+    texts = [(Text(name), Text("".join(visible([value])), style="dim")) for name, value in rows]
+    if err.width < NARROW:
+        for name, meaning in texts:
+            err.print(name, Padding.indent(meaning, 2), sep="\n")
+        return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, meaning in rows:
-        table.add_row(Text(name), Text("".join(visible([meaning])), style="dim"))
+    for name, meaning in texts:
+        table.add_row(name, meaning)
     err.print(table)
 
 
