@@ -67,6 +67,28 @@ def test_notes_and_errors_are_printed_as_they_are(text: str, capsys: Capture):
     assert capsys.readouterr() == ("", f"{text}\nerror: {text}\n")
 
 
+class Terminal(io.StringIO):
+    """A file that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_notes_and_errors_break_between_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
+    screen = Terminal()
+    narrow = Console(file=screen, width=24, color_system=None, highlight=False, emoji=False)
+    monkeypatch.setattr(console, "err", narrow)
+    report.show_error(DataError("a/path/of/a/file is not there. Type gpt2chat prepare."))
+    report.note("[red] :smile: no_repeat_ngram")
+    assert screen.getvalue().splitlines() == [
+        "error: a/path/of/a/file",
+        "is not there. Type",
+        "gpt2chat prepare.",
+        "[red] :smile:",
+        "no_repeat_ngram",
+    ]
+
+
 def test_what_a_note_or_an_error_quotes_cannot_act_on_the_terminal(capsys: Capture):
     text = "title \x1b]0;x\x07 clear \x9b2J"
     report.note(text)

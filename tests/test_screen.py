@@ -12,7 +12,7 @@ from pyte import Screen, Stream
 from wcwidth import wcwidth
 
 from gpt2chat.report import screen
-from gpt2chat.report.screen import Streamed, WordWrap, rows
+from gpt2chat.report.screen import Streamed, WordWrap, rows, word_wrapped
 
 SIGNS = st.sampled_from(
     [*"ab .\n", "\t", "漢", "字", "🙂", "e\u0301", "é", "ש", "“", "ｱ", "👩‍👩‍👧", "❤️"]
@@ -252,3 +252,22 @@ def test_no_word_that_fits_a_row_stands_across_its_edge(words: list[str], column
 )
 def test_lines_break_between_words(text: str, expected: str):
     assert wrapped([text], 12) == expected
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "gpt2chat prepare --sample",
+        "gpt2chat sft --max-length 512",
+        "pip install trackio",
+        "/compare runs/orpo",
+        "/a/path/of/a/file.jsonl",
+    ],
+)
+def test_a_command_is_not_broken_where_it_fits_a_line(command: str):
+    for columns in range(len(command) + 1, 60):
+        assert f"\n{command}." in word_wrapped(f"{'x' * columns} {command}.", columns)
+        assert command in word_wrapped(f"Type {command}. Or not.", columns)
+    assert "".join(word_wrapped(f"Type {command}.", 8).split()) == f"Type{command}.".replace(
+        " ", ""
+    )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gpt2chat.core.errors import Gpt2ChatError, WorkerError
+from gpt2chat.report.screen import word_wrapped
 
 # Of the processes that torchrun or accelerate launch starts, the first alone speaks.
 _QUIET = os.environ.get("RANK", "0") != "0"
@@ -22,18 +23,26 @@ err = Console(stderr=True, highlight=False, emoji=False, quiet=_QUIET)
 
 
 def show_error(error: Gpt2ChatError) -> None:
-    """Print what the user can act on: one line, never wrapped in colour codes when piped."""
+    """Print what the user can act on: one line, or as many as the terminal needs for its words."""
     if isinstance(error, WorkerError):
         err.quiet = False  # it may be the first process that is gone
-    err.print(Text.assemble(("error:", "red"), " ", printable(str(error))), soft_wrap=True)
+    text = Text(_in_lines(f"error: {error}"))
+    text.stylize("red", 0, len("error:"))
+    err.print(text, soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """Print one line about what was picked, or is being done.
+    """Print one line about what was picked, or is being done; on a terminal, wrapped by words.
 
     It may quote a file or a message, whose control characters must not act on the terminal.
     """
-    err.print(Text(printable(text), style="dim"), soft_wrap=True)
+    err.print(Text(_in_lines(text), style="dim"), soft_wrap=True)
+
+
+def _in_lines(text: str) -> str:
+    """Return what is printed for a text; other programs read a line as it is."""
+    shown = printable(text)
+    return word_wrapped(shown, err.width) if err.file.isatty() else shown
 
 
 def show_json(value: Any) -> None:

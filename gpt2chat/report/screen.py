@@ -1,6 +1,7 @@
 """The terminal's screen while a reply streams: how many rows it takes, how it goes."""
 
 import os
+import re
 import sys
 import unicodedata
 
@@ -9,6 +10,14 @@ from rich.cells import get_character_cell_size
 MARKS = ("Mn", "Me")
 PICTURES = range(0x1F000, 0x20000)
 """Emoji: several of them may be one picture, in some terminals."""
+
+
+COMMAND = re.compile(
+    r"(gpt2chat [a-z]+|pip install \S+|(?<!\S)/[a-z]+ \S+)( --[\w-]+( (?!-)\S+)?)*"
+)
+"""What a user may copy; words that follow a flag may be its value."""
+HELD = "\0"
+"""Stands for a space that is no place to break a line at: no printed text has it."""
 
 
 class Others:
@@ -111,6 +120,17 @@ class WordWrap:
         space, self._space = self._space, ""
         self._at += len(space) + width
         return space
+
+
+def word_wrapped(text: str, columns: int) -> str:
+    """Return a text with line breaks between words; a command that fits a line is not broken."""
+    wrap = WordWrap()
+    held = COMMAND.sub(lambda found: _held(found[0], columns), text)
+    return (wrap.add(held, columns) + wrap.rest(columns)).replace(HELD, " ")
+
+
+def _held(command: str, columns: int) -> str:
+    return command.replace(" ", HELD) if _width(command) <= columns else command
 
 
 def _width(text: str) -> int:
