@@ -16,7 +16,7 @@ from gpt2chat.core.chat.chats import Autosave, latest_chat
 from gpt2chat.core.chat.feedback import Feedback
 from gpt2chat.core.chat.session import Session
 from gpt2chat.core.config.sampling import Sampling
-from gpt2chat.core.errors import CheckpointError
+from gpt2chat.core.errors import CheckpointError, DataError
 from gpt2chat.core.generation.generate import Generator, ReplyStream
 from gpt2chat.core.generation.sampling import Choice
 from gpt2chat.core.text.tokens import EOT_ID, encode_text
@@ -65,6 +65,20 @@ def test_a_message_is_answered_on_stdout_and_counted_on_stderr(dialogue: Dialogu
     out, err = said("Hello")
     assert contents(dialogue) == ["Hello", out.strip()]
     assert "6 tokens, cut at the limit" in err
+
+
+def test_one_token_is_no_tokens(dialogue: Dialogue, said: Said):
+    said("/set max_new_tokens 1")
+    assert said("Hello")[1].startswith("1 token, ")
+    dialogue.session.window = 72
+    dialogue.session.clear()
+    room = dialogue.session.layout(1).room
+    assert room is not None
+    dialogue.session.window -= room - 1
+    assert said("/context")[1].endswith("A message may have up to 1 token.\n")
+    dialogue.session.window -= 1
+    with pytest.raises(DataError, match="^The message has 1 token; 0 fit"):
+        dialogue.session.ask("Hello", 1)
 
 
 def test_a_reply_that_nobody_reads_ends_the_chat(

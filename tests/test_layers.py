@@ -18,7 +18,7 @@ ORDER = [
     *("errors", "files", "kernelcache"),
     *part("config", "settings prepare training evaluation sampling chat"),
     "runs",
-    *part("text", "conversations template tokens"),
+    *part("text", "wording conversations template tokens"),
     *part("inputs", "datafiles records hub_errors hub hh shapes oasst1 forest mend sources"),
     *part("data", "shards rows tally journal near samples parts trees work pool jobs selection"),
     *part("data", "histogram writer prepare"),

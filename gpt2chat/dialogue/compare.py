@@ -10,8 +10,9 @@ from gpt2chat.core.chat.session import Prompt
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ConfigError, Gpt2ChatError, ReplyError, StorageError
 from gpt2chat.core.runs import local_folder
+from gpt2chat.core.text.wording import counted
 from gpt2chat.dialogue.models import is_model_folder, known_models
-from gpt2chat.dialogue.text import as_typed, counted
+from gpt2chat.dialogue.text import as_typed
 
 if TYPE_CHECKING:
     from gpt2chat.core.generation.generate import Generator

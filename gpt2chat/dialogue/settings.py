@@ -10,7 +10,8 @@ from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import CheckpointError, ConfigError
 from gpt2chat.core.runs import local_folder
 from gpt2chat.core.text.tokens import encode_text
-from gpt2chat.dialogue.text import counted, given_path, read_text, shortened
+from gpt2chat.core.text.wording import counted
+from gpt2chat.dialogue.text import given_path, read_text, shortened
 
 if TYPE_CHECKING:
     from gpt2chat.dialogue.dialogue import Dialogue

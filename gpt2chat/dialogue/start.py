@@ -8,7 +8,8 @@ from gpt2chat.core.config.chat import ChatConfig
 from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.runs import local_folder, pick_model
 from gpt2chat.core.text.tokens import GPT2_VOCAB
-from gpt2chat.dialogue.text import counted, shortened
+from gpt2chat.core.text.wording import counted
+from gpt2chat.dialogue.text import shortened
 from gpt2chat.report import note
 
 BASE_MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")

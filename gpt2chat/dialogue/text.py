@@ -73,8 +73,3 @@ def shortened(text: str, most: int = 60) -> str:
     """Return a text on one line of at most so many characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number with what it counts: 1 message, 2 messages."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

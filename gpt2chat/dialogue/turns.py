@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 from gpt2chat import report
 from gpt2chat.core.errors import ConfigError, Gpt2ChatError
-from gpt2chat.dialogue.text import as_typed, counted, given_path, shortened
+from gpt2chat.core.text.wording import counted
+from gpt2chat.dialogue.text import as_typed, given_path, shortened
 
 if TYPE_CHECKING:
     from gpt2chat.dialogue.dialogue import Dialogue

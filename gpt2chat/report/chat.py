@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt2chat.core.errors import StorageError
+from gpt2chat.core.text.wording import counted
 from gpt2chat.report.console import err, note
 from gpt2chat.report.markdown import markdown_lines, show_lines
 from gpt2chat.report.screen import Streamed
@@ -72,7 +73,7 @@ def visible(pieces: Iterable[str]) -> Iterator[str]:
 
 def show_speed(reply: "Reply", *, interrupted: bool = False) -> None:
     """Print how long a reply is, why it ended if not by itself, and how fast it came."""
-    parts = [f"{len(reply.ids):,} tokens"]
+    parts = [counted(len(reply.ids), "token")]
     if interrupted:
         parts.append("stopped by Ctrl-C")
     elif reply.looped:
