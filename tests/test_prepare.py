@@ -16,10 +16,11 @@ from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.data import prepare as prepare_module
 from gpt2chat.core.data.journal import Progress
 from gpt2chat.core.data.prepare import PrepareResult, prepare
-from gpt2chat.core.data.shards import read_pairs, read_samples
+from gpt2chat.core.data.shards import TOKENS, read_pairs, read_samples
 from gpt2chat.core.errors import Interrupted
 from gpt2chat.core.inputs.records import read_file
 from gpt2chat.core.text.tokens import encode_conversations
+from gpt2chat.core.training.tokenized import load_tokenized
 from tests.conftest import ignore, sample_rows
 
 OFF = ("--oasst1", "off", "--alpaca", "off", "--ultrafeedback", "off")
@@ -300,6 +301,15 @@ def test_a_file_put_beside_the_shards_is_not_lost():
     assert result.exit_code == 2
     assert "data holds files that prepare did not write, such as notes.txt" in result.stderr
     assert Path("data/notes.txt").exists()
+
+
+def test_a_folder_that_was_trained_on_is_replaced_and_the_old_ids_with_it():
+    prepare(config(chat=(write("chat.jsonl", HI),), holdout=0), ignore)
+    assert len(load_tokenized(Path("data"), "train", "reply")) == 1
+    result = invoke(*OFF, "--chat", write("chat.jsonl", *questions(2)), "--holdout", "0")
+    assert result.exit_code == 0, result.output
+    assert len(read_samples(Path("data"), "train")) == 2
+    assert not Path("data", TOKENS).exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line():

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2chat.core.data.shards import read_pairs, read_samples
+from gpt2chat.core.data.shards import TOKENS, read_pairs, read_samples
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.text.tokens import encode_conversation
 from gpt2chat.core.training import tokenized
-from gpt2chat.core.training.tokenized import FOLDER, Side, load_tokenized
+from gpt2chat.core.training.tokenized import Side, load_tokenized
 
 
 @pytest.fixture
 def data(tiny_data: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "data"
-    shutil.copytree(tiny_data, folder, ignore=shutil.ignore_patterns(FOLDER))
+    shutil.copytree(tiny_data, folder, ignore=shutil.ignore_patterns(TOKENS))
     return folder
 
 
@@ -65,7 +65,7 @@ def test_what_is_kept_is_what_was_encoded(data: Path, side: Side, monkeypatch: p
 
 def test_other_shards_are_encoded_anew_and_the_old_file_goes(data: Path, tmp_path: Path):
     load_tokenized(data, "train", "reply")
-    (old,) = (data / FOLDER).iterdir()
+    (old,) = (data / TOKENS).iterdir()
     manifest = data / "manifest.json"
     text = manifest.read_text()
     shard = next((data / "sft").glob("train-*"))
@@ -81,7 +81,7 @@ def test_other_shards_are_encoded_anew_and_the_old_file_goes(data: Path, tmp_pat
 @pytest.mark.parametrize("content", [b"", b"rubbish", b"\x08" + bytes(15)])
 def test_a_damaged_file_is_written_again(data: Path, content: bytes):
     first = load_tokenized(data, "train", "reply")
-    (file,) = (data / FOLDER).iterdir()
+    (file,) = (data / TOKENS).iterdir()
     file.write_bytes(content)
     assert np.array_equal(load_tokenized(data, "train", "reply").ids, first.ids)
     assert len(file.read_bytes()) > 100
@@ -102,7 +102,7 @@ def test_a_folder_that_is_read_only_does_without(data: Path):
 
 
 def test_a_file_in_place_of_the_folder_does_without(data: Path):
-    (data / FOLDER).touch()
+    (data / TOKENS).touch()
     assert len(load_tokenized(data, "train", "reply")) > 0
 
 

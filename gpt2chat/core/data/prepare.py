@@ -25,6 +25,7 @@ from gpt2chat.core.data.shards import (
     MANIFEST,
     PICTURE,
     REJECTED,
+    TOKENS,
     VERSION,
     Input,
     Lengths,
@@ -58,8 +59,9 @@ LIBRARIES = ("datasets", "ftfy", "rensa", "tiktoken")
 """Whose versions the manifest names."""
 SETTINGS = ("lang", "oasst1_rank", "oasst1_pairs", "mix", "dedup", "sample")
 """Which the manifest names, beside seed and window."""
-OWN = {MANIFEST, REJECTED, PICTURE, ".DS_Store", *(kind for kind, _ in SPLITS)}
-"""What may stand in a data folder: what `prepare` writes, and what a file manager leaves there."""
+OWN = {MANIFEST, REJECTED, PICTURE, TOKENS, ".DS_Store", *(kind for kind, _ in SPLITS)}
+"""What may stand in a data folder: what `prepare` writes, the ids that training keeps there, and
+what a file manager leaves."""
 
 
 @dataclass(frozen=True, kw_only=True)

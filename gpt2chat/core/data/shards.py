@@ -6,6 +6,7 @@ data/
 ├── reference/validation-00000-of-00001.jsonl              the reference project's evaluation set
 ├── rejected.jsonl                                         records that were lost, where and why
 ├── lengths.png                                            histograms, with --stats
+├── .tokens/                                               the rows as ids, kept by training
 └── manifest.json                                          counts, hashes, fingerprints
 """
 
@@ -30,6 +31,7 @@ VERSION = 2
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
 PICTURE = "lengths.png"
+TOKENS = ".tokens"
 LENGTH_BINS = 16
 """Bars of a length histogram, each a sixteenth of the window; the last holds all above too."""
 

@@ -15,14 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2chat.core.data.shards import check_shards, read_pairs, read_samples
+from gpt2chat.core.data.shards import TOKENS, check_shards, read_pairs, read_samples
 from gpt2chat.core.errors import DataError, StorageError
 from gpt2chat.core.files import write_bytes
 from gpt2chat.core.inputs.datafiles import Split
 from gpt2chat.core.text.conversations import Conversation
 from gpt2chat.core.text.tokens import Encoded, encode_conversation
 
-FOLDER = ".tokens"
 VERSION = 1
 
 Side = Literal["reply", "pair", "chosen"]
@@ -95,7 +94,7 @@ def load_tokenized(data: Path, split: Split, side: Side) -> Tokenized:
     hashes = [s.sha256 for s in manifest.shards if (s.kind, s.split) == (kind, split)]
     parts = (str(VERSION), *hashes, manifest.template, manifest.tokenizer)
     fingerprint = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    file = data / FOLDER / f"{side}-{split}-{fingerprint}.safetensors"
+    file = data / TOKENS / f"{side}-{split}-{fingerprint}.safetensors"
     kept = _read(file)
     if kept is None:
         kept = _encode(data, split, side)
