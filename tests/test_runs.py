@@ -7,7 +7,14 @@ import pytest
 
 from gpt2chat.core.errors import CheckpointError, ConfigError, StorageError
 from gpt2chat.core.files import STARTER
-from gpt2chat.core.runs import local_folder, newest_run, open_run, pick_model, seal
+from gpt2chat.core.runs import (
+    local_folder,
+    newest_run,
+    open_run,
+    pick_model,
+    prune_checkpoints,
+    seal,
+)
 
 
 def finished(folder: Path, command: str, at: str) -> Path:
@@ -76,6 +83,19 @@ def test_an_unfinished_run_goes_on_from_its_newest_whole_checkpoint(tmp_path: Pa
         open_run(run, "sft", resume="off", overwrite=False)
     checkpoint = open_run(run, "sft", resume="on", overwrite=False)
     assert checkpoint == run / "checkpoints" / "checkpoint-10"
+
+
+@pytest.mark.parametrize(
+    ("best", "kept"), [(None, {10, 15}), (5, {5, 15}), (15, {10, 15}), (3, {10, 15})]
+)
+def test_two_whole_checkpoints_are_kept_the_newest_and_the_best(
+    tmp_path: Path, best: int | None, kept: set[int]
+):
+    run = unfinished(tmp_path / "sft", 5, 10, 15)
+    (run / "checkpoints" / "checkpoint-20").mkdir()
+    prune_checkpoints(run, best)
+    names = {folder.name for folder in (run / "checkpoints").iterdir()}
+    assert names == {f"checkpoint-{step}" for step in kept}
 
 
 def test_nothing_to_resume_is_said(tmp_path: Path):

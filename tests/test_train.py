@@ -20,7 +20,8 @@ from gpt2chat.core.data.shards import read_pairs
 from gpt2chat.core.errors import DataError, Interrupted, StorageError
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.compiling import compiled_graphs
-from gpt2chat.core.runs import newest_checkpoint
+from gpt2chat.core.runs import newest_checkpoint, seal
+from gpt2chat.core.training import trainer
 from gpt2chat.core.training.callbacks import Step
 from gpt2chat.core.training.train import TrainResult, curve, train_orpo, train_sft
 from tests.conftest import ignore, tiny_model
@@ -225,6 +226,38 @@ def test_checkpoints_are_saved_as_often_as_asked_and_two_are_kept(
         train_sft(config(model, tiny_data, out, evals=1, save_minutes=1e-6), interrupt_in(5))
     saved = {folder.name for folder in (out / "checkpoints").iterdir()}
     assert saved == {"checkpoint-4", "checkpoint-5"}
+
+
+def test_the_last_checkpoint_is_there_until_the_next_is_whole(
+    model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, whole = tmp_path / "sft", dict[str, set[str]]()
+
+    def sealing(checkpoint: Path) -> None:
+        whole[checkpoint.name] = {file.parent.name for file in out.rglob("sealed.json")}
+        seal(checkpoint)
+
+    monkeypatch.setattr(trainer, "seal", sealing)
+    with pytest.raises(Interrupted):
+        train_sft(config(model, tiny_data, out, evals=4, save_minutes=1e-6), interrupt_in(7))
+    assert whole["checkpoint-2"] == {"checkpoint-1"}
+    assert all(f"checkpoint-{step}" in whole[f"checkpoint-{step + 1}"] for step in range(1, 7))
+    best = json.loads((out / "checkpoints/checkpoint-7/trainer_state.json").read_text())
+    kept = {folder.name for folder in (out / "checkpoints").iterdir()}
+    assert kept == {"checkpoint-7", f"checkpoint-{best['best_global_step']}"}
+
+
+def test_half_a_checkpoint_of_a_killed_run_goes_when_it_goes_on(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    out = tmp_path / "sft"
+    with pytest.raises(Interrupted):
+        train_sft(config(model, tiny_data, out, save_minutes=1e-6), interrupt_in(3))
+    half = out / "checkpoints" / "checkpoint-900"
+    half.mkdir()
+    found: list[bool] = []
+    train_sft(config(model, tiny_data, out, resume="on"), lambda _: found.append(half.exists()))
+    assert not found[0]
 
 
 def test_a_checkpoint_that_lost_a_part_is_passed_over(

@@ -28,6 +28,8 @@ CURVE = "loss.png"
 CHECKPOINTS = "checkpoints"
 SEAL = "sealed.json"
 """In a checkpoint that was written to its end: the size of each of its files."""
+KEPT = 2
+"""Whole checkpoints of a run."""
 
 
 def read_result(run: Path) -> dict[str, Any] | None:
@@ -126,6 +128,18 @@ def newest_checkpoint(run: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end."""
     folders = (run / CHECKPOINTS).glob("checkpoint-*")
     return max((folder for folder in folders if _is_whole(folder)), key=_step_of, default=None)
+
+
+def prune_checkpoints(run: Path, best: int | None) -> None:
+    """Remove all checkpoints but two whole ones: the newest, and that of step `best` or, where it
+    is the same or there is none, the one before."""
+    folders = {_step_of(folder): folder for folder in (run / CHECKPOINTS).glob("checkpoint-*")}
+    whole = sorted((step for step in folders if _is_whole(folders[step])), reverse=True)
+    wanted = [*whole[:1], *(step for step in whole if step == best), *whole]
+    kept = list(dict.fromkeys(wanted))[:KEPT]
+    for step, folder in folders.items():
+        if step not in kept:
+            remove(folder)
 
 
 def remove_broken_checkpoints(run: Path) -> None:

@@ -68,7 +68,8 @@ def _arguments(settings: TrainConfig, validated: bool, device: torch.device) -> 
         "eval_steps": 10**9,
         "save_strategy": "steps",
         "save_steps": 10**9,
-        "save_total_limit": 2,
+        # Older ones go when the new one is sealed (trainer.py), not before.
+        "save_total_limit": None,
         "load_best_model_at_end": validated,
         "metric_for_best_model": "loss",
         "greater_is_better": False,

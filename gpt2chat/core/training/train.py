@@ -172,10 +172,13 @@ def _result(
 
 
 def _start_run(job: Job, checkpoint: Path | None) -> None:
-    """Empty the run folder, unless it goes on, and write its settings: in one process, when all
-    have seen the folder as it was."""
+    """Empty the run folder, or rid it of half checkpoints where it goes on, and write its settings:
+    in one process, when all have seen the folder as it was."""
     leads = wait_for_all(job.settings, job.device)
-    if leads and checkpoint is None:
+    if leads and checkpoint is not None:
+        with storage(job.settings.out):
+            remove_broken_checkpoints(job.settings.out)
+    elif leads:
         with storage(job.settings.out):
             remove(job.settings.out)
         kept = dataclasses.replace(job.settings, resume="off", overwrite=False, dry_run=False)

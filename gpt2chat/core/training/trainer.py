@@ -21,7 +21,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from gpt2chat.core.model.flops import row_flops
 from gpt2chat.core.model.packing import RowShape
-from gpt2chat.core.runs import seal
+from gpt2chat.core.runs import prune_checkpoints, seal
 from gpt2chat.core.training.guard import Guard
 from gpt2chat.core.training.objectives import Objective, lay_out_for
 from gpt2chat.core.training.tokenized import Tokenized
@@ -202,7 +202,9 @@ class PackedTrainer(SFTTrainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+            folder = Path(str(self.args.output_dir))
+            seal(folder / f"checkpoint-{self.state.global_step}")
+            prune_checkpoints(folder.parent, self.state.best_global_step)
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
