@@ -72,9 +72,11 @@ def resumed(context: typer.Context, settings: Settings) -> Settings:
     nothing else may.
 
     Raises:
-        ConfigError: The folder holds no run, or a flag differs from the run's own setting.
+        ConfigError: The folder holds no run, or one of another subcommand, or a flag differs from
+            the run's own setting.
     """
     from gpt2chat.core.runs import RESULT, SETTINGS
+    from gpt2chat.core.started import require_command
 
     path = settings.out / SETTINGS
     finished = (settings.out / RESULT).exists()
@@ -84,6 +86,7 @@ def resumed(context: typer.Context, settings: Settings) -> Settings:
         run = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"--resume: {settings.out} holds no run to go on with.") from error
+    require_command(settings.out, str(context.info_name))
     changes: dict[str, object] = {}
     for entry in dataclasses.fields(settings):
         if entry.name in FREE:

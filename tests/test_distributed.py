@@ -155,7 +155,13 @@ def test_one_signal_to_each_process_stops_all_of_them_after_the_same_step(
     for worker in workers(process.pid):
         os.kill(worker, signal.SIGINT)
     _, err = process.communicate(timeout=120)
-    (stopped,) = re.findall(r"error: Stopped and saved at step (\d+) of", err)
+    (stopped,) = re.findall(
+        r"error: Stopped and saved at step (\d+) of \d+. Go on with: torchrun --nproc-per-node 2 "
+        rf"-m gpt2chat sft --resume auto --out {run}$", err, re.MULTILINE,
+    )  # fmt: skip
     checkpoint = newest_checkpoint(run)
     assert checkpoint is not None
     assert checkpoint.name == f"checkpoint-{stopped}"
+    settings = SftConfig(model=str(tiny_folder), data=tiny_data, out=run, resume="on", device="cpu")
+    with pytest.raises(ConfigError, match="started with 2 processes, not 1 process"):
+        train_sft(settings, ignore)

@@ -17,7 +17,7 @@ def part(name: str, modules: str) -> list[str]:
 ORDER = [
     *("errors", "files", "kernelcache"),
     *part("config", "settings prepare training evaluation sampling chat"),
-    "runs",
+    *("runs", "started"),
     *part("text", "wording conversations template tokens"),
     *part("inputs", "datafiles records hub_errors hub hh shapes oasst1 forest mend sources"),
     *part("data", "shards rows tally journal near samples parts trees work pool jobs selection"),

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from gpt2chat.cli import app
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import ConfigError
+from gpt2chat.core.started import Started, write_started
 from gpt2chat.options import PRESETS, preset
 
 KINDS = {"sft": SftConfig, "orpo": OrpoConfig}
@@ -74,6 +75,15 @@ def test_resume_auto_starts_a_run_and_goes_on_with_one(
     changed = CliRunner().invoke(app, [*arguments, "--seed", "8"])
     assert changed.exit_code == 2
     assert "--resume goes on with --seed 7" in changed.stderr
+
+
+def test_resume_is_refused_for_a_run_of_the_other_command(tmp_path: Path):
+    started = Started(command="sft", processes=1, sharded=False, samples="")
+    write_started(tmp_path, started)
+    (tmp_path / "run.toml").touch()
+    result = CliRunner().invoke(app, ["orpo", "--resume", "auto", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds an unfinished sft run, not one of orpo" in result.stderr
 
 
 def test_a_tracker_that_is_unknown_or_not_installed_is_one_line(

@@ -15,9 +15,11 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
+from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
+from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.data.shards import read_pairs
-from gpt2chat.core.errors import DataError, Interrupted, StorageError
+from gpt2chat.core.errors import ConfigError, DataError, Interrupted, StorageError
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.runs import newest_checkpoint, seal
@@ -128,6 +130,25 @@ def test_an_interrupted_run_resumes_to_the_bits_of_an_unbroken_one(
     assert weights[0] == weights[1]
 
 
+def test_an_interrupted_run_does_not_go_on_as_another(model: str, tiny_data: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train_sft(config(model, tiny_data, out), interrupt_in(2))
+    shared: Any = {"model": model, "out": out, "device": "cpu", "resume": "auto"}
+    with pytest.raises(ConfigError, match="holds an unfinished sft run, not one of orpo"):
+        train_orpo(OrpoConfig(data=tiny_data, **shared), ignore)
+    rows = [json.dumps({"prompt": f"Say {n}.", "completion": f"{n}"}) for n in range(30)]
+    (tmp_path / "chat.jsonl").write_text("\n".join(rows))
+    other = PrepareConfig(
+        oasst1="off", alpaca="off", ultrafeedback="off", chat=(str(tmp_path / "chat.jsonl"),),
+        out=tmp_path / "data",
+    )  # fmt: skip
+    prepare(other, ignore)
+    with pytest.raises(DataError, match="holds other samples than .* was started with"):
+        train_sft(config(model, tmp_path / "data", out, resume="auto"), ignore)
+    assert newest_checkpoint(out) == out / "checkpoints" / "checkpoint-2"
+
+
 def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_path: Path):
     def press_twice(_: Step) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -224,7 +245,7 @@ def test_checkpoints_are_saved_as_often_as_asked_and_two_are_kept(
     out = tmp_path / "sft"
     with pytest.raises(Interrupted):
         train_sft(config(model, tiny_data, out, evals=1, save_minutes=1e-6), interrupt_in(5))
-    saved = {folder.name for folder in (out / "checkpoints").iterdir()}
+    saved = {folder.name for folder in (out / "checkpoints").glob("checkpoint-*")}
     assert saved == {"checkpoint-4", "checkpoint-5"}
 
 
@@ -243,7 +264,7 @@ def test_the_last_checkpoint_is_there_until_the_next_is_whole(
     assert whole["checkpoint-2"] == {"checkpoint-1"}
     assert all(f"checkpoint-{step}" in whole[f"checkpoint-{step + 1}"] for step in range(1, 7))
     best = json.loads((out / "checkpoints/checkpoint-7/trainer_state.json").read_text())
-    kept = {folder.name for folder in (out / "checkpoints").iterdir()}
+    kept = {folder.name for folder in (out / "checkpoints").glob("checkpoint-*")}
     assert kept == {"checkpoint-7", f"checkpoint-{best['best_global_step']}"}
 
 

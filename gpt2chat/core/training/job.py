@@ -16,6 +16,7 @@ from gpt2chat.core.model.compiling import pick_compile
 from gpt2chat.core.model.device import pick_autocast, pick_device
 from gpt2chat.core.model.load import grow_positions, load_model, lora
 from gpt2chat.core.model.packing import Ints, RowShape, pack
+from gpt2chat.core.started import Started
 from gpt2chat.core.training.arguments import PROCESSES, SHARDED, arguments
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
 from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
@@ -46,6 +47,16 @@ class Job:
     """Samples (pairs) longer than --max-length."""
     shape: RowShape | None
     """Sizes of the rows where the model is to be compiled."""
+
+    @property
+    def started(self) -> Started:
+        """What a start that goes on with the run must share, beside the settings."""
+        return Started(
+            command=self.command,
+            processes=PROCESSES,
+            sharded=SHARDED,
+            samples=f"{self.tokens.fingerprint} {self.held_out.fingerprint}",
+        )
 
     @property
     def steps_per_epoch(self) -> int:

@@ -8,7 +8,7 @@ changes, the file is not found and the samples are encoded again.
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,8 @@ class Tokenized:
     """First token of each sample. Shape (samples,)."""
     sides: int
     """Samples of an item: 1, or 2 where each is a chosen and a rejected reply."""
+    fingerprint: str = ""
+    """Hash of the shards, the template and the tokenizer that they come of."""
 
     @classmethod
     def of(cls, samples: Iterable[Encoded], names: Sequence[str], sides: int) -> "Tokenized":
@@ -99,7 +101,7 @@ def load_tokenized(data: Path, split: Split, side: Side) -> Tokenized:
     if kept is None:
         kept = _encode(data, split, side)
         _keep(file, kept)
-    return kept
+    return replace(kept, fingerprint=fingerprint)
 
 
 def _encode(data: Path, split: Split, side: Side) -> Tokenized:

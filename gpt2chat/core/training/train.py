@@ -34,6 +34,7 @@ from gpt2chat.core.runs import (
     open_run,
     remove_broken_checkpoints,
 )
+from gpt2chat.core.started import require_same, write_started
 from gpt2chat.core.training import callbacks, card, curve
 from gpt2chat.core.training.arguments import PROCESSES, wait_for_all
 from gpt2chat.core.training.job import Job, orpo_job, sft_job
@@ -87,9 +88,11 @@ def train_sft(settings: SftConfig, on_step: Callable[[callbacks.Step], None]) ->
     """Fine-tune on conversations, the reply's tokens only, and write the run folder.
 
     Raises:
-        DataError: The shards are missing, changed or empty, or a loss is not finite.
+        DataError: The shards are missing, changed or empty, or not those that the run began with;
+            or a loss is not finite.
         CheckpointError, NetworkError: The model cannot be had.
-        ConfigError, StorageError: The run folder is taken, or cannot be written.
+        ConfigError, StorageError: The run folder is taken, or cannot be written; or the run in it
+            was started otherwise.
         HardwareError: The device is not there, or its memory too small.
         WorkerError: Another process of the run ended.
         Interrupted: Ctrl-C; a checkpoint is saved.
@@ -116,6 +119,8 @@ def _train(
 ) -> TrainResult:
     checkpoint = open_run(settings.out, command, settings.resume, settings.overwrite)
     job = make()
+    if checkpoint is not None:
+        require_same(settings.out, job.started, settings.data)
     _start_run(job, checkpoint)
     watch = callbacks.Watch(
         settings.out / METRICS,
@@ -182,6 +187,7 @@ def _start_run(job: Job, checkpoint: Path | None) -> None:
         with storage(job.settings.out):
             remove(job.settings.out)
         kept = dataclasses.replace(job.settings, resume="off", overwrite=False, dry_run=False)
+        write_started(job.settings.out, job.started)
         write_text(job.settings.out / SETTINGS, to_toml(kept))
     wait_for_all(job.settings, job.device)
 
@@ -209,10 +215,9 @@ def _run(trainer: PackedTrainer, watch: callbacks.Watch, checkpoint: Path | None
             ) from error
         raise
     if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
-        where = "" if settings.out == type(settings).out else f" --out {settings.out}"
         raise Interrupted(
             f"Stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}. "
-            f"Go on with: gpt2chat {job.command} --resume auto{where}"
+            f"Go on with: {job.started.resume_line(settings.out)}"
         )
 
 
