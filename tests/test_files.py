@@ -1,13 +1,15 @@
 """Files are whole or not there."""
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
-from gpt2chat.core.errors import StorageError
-from gpt2chat.core.files import replaced_folder, storage, write_text
+from gpt2chat.core.errors import ConfigError, StorageError
+from gpt2chat.core.files import held, replaced_folder, storage, write_text
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path):
@@ -98,3 +100,22 @@ def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path):
     (tmp_path / "data").touch()
     with pytest.raises(StorageError, match="Cannot write"):
         write_text(tmp_path / "data" / "file", "text")
+
+
+def test_a_folder_is_held_by_one_process_until_it_is_killed(tmp_path: Path):
+    program = (
+        "import sys, time; from pathlib import Path; from gpt2chat.core.files import held\n"
+        "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    run = tmp_path / "runs" / "sft"
+    command = [sys.executable, "-c", program, str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        said = "Another run is writing to .*sft"
+        with pytest.raises(ConfigError, match=said), held(run):
+            pass
+        process.kill()
+    with held(run), pytest.raises(ConfigError, match=said), held(run):
+        pass
+    assert not any(run.parent.iterdir())

@@ -20,6 +20,7 @@ from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.data.shards import read_pairs
 from gpt2chat.core.errors import ConfigError, DataError, Interrupted, StorageError
+from gpt2chat.core.files import held
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.runs import newest_checkpoint, seal
@@ -147,6 +148,18 @@ def test_an_interrupted_run_does_not_go_on_as_another(model: str, tiny_data: Pat
     with pytest.raises(DataError, match="holds other samples than .* was started with"):
         train_sft(config(model, tmp_path / "data", out, resume="auto"), ignore)
     assert newest_checkpoint(out) == out / "checkpoints" / "checkpoint-2"
+
+
+@pytest.mark.parametrize("changes", [{}, {"overwrite": True}, {"resume": "auto"}])
+def test_a_folder_that_another_run_writes_to_is_left_alone(
+    model: str, tiny_data: Path, tmp_path: Path, changes: dict[str, Any]
+):
+    out = tmp_path / "sft"
+    out.mkdir()
+    (out / "run.toml").touch()
+    with held(out), pytest.raises(ConfigError, match="Another run is writing to"):
+        train_sft(config(model, tiny_data, out, **changes), ignore)
+    assert [path.name for path in out.iterdir()] == ["run.toml"]
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_path: Path):

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gpt2chat.core.errors import (
@@ -167,6 +167,36 @@ def kept_folder(folder: Path, key: str) -> Generator[Path]:
             lock.release()
             if not keep:
                 remove(work)
+
+
+@contextmanager
+def held(folder: Path) -> Generator[None]:
+    """Keep other runs out of a folder. The system ends it with the process, however that ends.
+
+    Raises:
+        ConfigError: Another run has it.
+        StorageError: The lock beside the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    real = folder.resolve()
+    file = real.parent / f".{real.name}.lock"
+    lock = FileLock(file)
+    with storage(folder):
+        _make(real.parent)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"Another run is writing to {folder}. Wait for it, or give another folder with "
+                "--out."
+            ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            file.unlink()
+        lock.release()
 
 
 def _make(folder: Path) -> None:

@@ -12,6 +12,8 @@ from gpt2chat.core.runs import CHECKPOINTS
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 """Of this run, as torchrun and accelerate launch say."""
+LEADS = os.environ.get("RANK", "0") == "0"
+"""This process is the one of the run that writes."""
 SHARDED = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 """Each process holds a part of the weights, as `accelerate launch` says."""
 

@@ -1,6 +1,5 @@
 """What a training run needs before its first step: data in rows, a model, a trainer."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from gpt2chat.core.model.device import pick_autocast, pick_device
 from gpt2chat.core.model.load import grow_positions, load_model, lora
 from gpt2chat.core.model.packing import Ints, RowShape, pack
 from gpt2chat.core.started import Started
-from gpt2chat.core.training.arguments import PROCESSES, SHARDED, arguments
+from gpt2chat.core.training.arguments import LEADS, PROCESSES, SHARDED, arguments
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
 from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
 from gpt2chat.core.training.tokenized import Side, Tokenized, load_tokenized
@@ -84,8 +83,7 @@ class Job:
         faster = FasterTokens(
             settings.token_lr, lora.adapter_rows if settings.lora_r else embedding_rows
         )
-        leads = os.environ.get("RANK", "0") == "0"
-        trackers = tracker_callbacks(settings.report_to, settings.out, leads)
+        trackers = tracker_callbacks(settings.report_to, settings.out, LEADS)
         return PackedTrainer(
             objective=self.objective,
             tokens=self.tokens,

@@ -5,7 +5,7 @@ import datetime
 import json
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
 from gpt2chat.core.data.shards import read_manifest
 from gpt2chat.core.errors import HardwareError, Interrupted, WorkerError
-from gpt2chat.core.files import remove, storage, write_text
+from gpt2chat.core.files import held, remove, storage, write_text
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.model.device import device_name
@@ -36,7 +36,7 @@ from gpt2chat.core.runs import (
 )
 from gpt2chat.core.started import require_same, write_started
 from gpt2chat.core.training import callbacks, card, curve
-from gpt2chat.core.training.arguments import PROCESSES, wait_for_all
+from gpt2chat.core.training.arguments import LEADS, PROCESSES, wait_for_all
 from gpt2chat.core.training.job import Job, orpo_job, sft_job
 from gpt2chat.core.training.trainer import PackedTrainer
 
@@ -91,13 +91,13 @@ def train_sft(settings: SftConfig, on_step: Callable[[callbacks.Step], None]) ->
         DataError: The shards are missing, changed or empty, or not those that the run began with;
             or a loss is not finite.
         CheckpointError, NetworkError: The model cannot be had.
-        ConfigError, StorageError: The run folder is taken, or cannot be written; or the run in it
-            was started otherwise.
+        ConfigError, StorageError: The run folder is taken, or another run writes to it, or it
+            cannot be written; or the run in it was started otherwise.
         HardwareError: The device is not there, or its memory too small.
         WorkerError: Another process of the run ended.
         Interrupted: Ctrl-C; a checkpoint is saved.
     """
-    with _group_left():
+    with _group_left(), _folder_held(settings.out):
         return _train("sft", settings, lambda: sft_job(settings), on_step)
 
 
@@ -107,7 +107,7 @@ def train_orpo(settings: OrpoConfig, on_step: Callable[[callbacks.Step], None]) 
     Raises:
         As `train_sft`.
     """
-    with _group_left():
+    with _group_left(), _folder_held(settings.out):
         return _train("orpo", settings, lambda: orpo_job(settings), on_step)
 
 
@@ -241,6 +241,11 @@ def _group_left() -> Generator[None]:
     finally:
         if dist.is_initialized() and not lost:
             dist.destroy_process_group()
+
+
+def _folder_held(run: Path) -> AbstractContextManager[None]:
+    """Keep other runs out of the run folder, for all processes of this one."""
+    return held(run) if LEADS else nullcontext()
 
 
 @contextmanager
