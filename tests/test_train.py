@@ -162,6 +162,25 @@ def test_a_folder_that_another_run_writes_to_is_left_alone(
     assert [path.name for path in out.iterdir()] == ["run.toml"]
 
 
+@pytest.mark.parametrize("which", ["itself", "by a link", "as a base"])
+def test_the_folder_that_the_model_is_read_from_is_not_emptied(
+    model: str, tiny_data: Path, tmp_path: Path, which: str
+):
+    out, name = tmp_path / "sft", tmp_path / "model"
+    shutil.copytree(model, out)
+    (out / "run.toml").touch()
+    if which == "by a link":
+        name.symlink_to(out)
+    elif which == "as a base":
+        name.mkdir()
+        adapter = {"base_model_name_or_path": str(out)}
+        (name / "adapter_config.json").write_text(json.dumps(adapter))
+    asked = str(out if which == "itself" else name)
+    with pytest.raises(ConfigError, match="is read from .*sft, which the run would empty"):
+        train_sft(config(asked, tiny_data, out, overwrite=True), ignore)
+    assert (out / "model.safetensors").exists()
+
+
 def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_path: Path):
     def press_twice(_: Step) -> None:
         os.kill(os.getpid(), signal.SIGINT)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from gpt2chat.core.model.compiling import pick_compile
 from gpt2chat.core.model.device import pick_autocast, pick_device
 from gpt2chat.core.model.load import grow_positions, load_model, lora
 from gpt2chat.core.model.packing import Ints, RowShape, pack
+from gpt2chat.core.runs import local_folder
 from gpt2chat.core.started import Started
 from gpt2chat.core.training.arguments import LEADS, PROCESSES, SHARDED, arguments
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
@@ -112,6 +114,11 @@ def orpo_job(settings: OrpoConfig) -> Job:
 
 def _job(command: str, settings: TrainConfig, side: Side, objective: Objective) -> Job:
     require_trackers(settings.report_to)
+    if _lies_in(settings.model, settings.out.resolve()):
+        raise ConfigError(
+            f"--model {settings.model} is read from {settings.out}, which the run would empty. "
+            "Give another folder with --out."
+        )
     if SHARDED:
         _check_sharded(settings)
     device = pick_device(settings.device)
@@ -137,6 +144,15 @@ def _job(command: str, settings: TrainConfig, side: Side, objective: Objective) 
         tokens=tokens, rows=rows, held_out=held_out, held_rows=held_rows, model=model,
         samples=len(items), left_out=left_out, shape=shape,
     )  # fmt: skip
+
+
+def _lies_in(model: str, out: Path) -> bool:
+    """Say whether a model, or the base of its adapter, is read from a folder."""
+    folder = local_folder(model)
+    if folder is None:
+        return False
+    base = lora.base_of(folder, model)
+    return folder.resolve().is_relative_to(out) or (base is not None and _lies_in(base, out))
 
 
 def _check_sharded(settings: TrainConfig) -> None:
