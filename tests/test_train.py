@@ -20,11 +20,11 @@ from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.data.shards import read_pairs
 from gpt2chat.core.errors import ConfigError, DataError, Interrupted, StorageError
-from gpt2chat.core.files import held
+from gpt2chat.core.files import held, remove
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.runs import newest_checkpoint, seal
-from gpt2chat.core.training import trainer
+from gpt2chat.core.training import train, trainer
 from gpt2chat.core.training.callbacks import Step
 from gpt2chat.core.training.train import TrainResult, curve, train_orpo, train_sft
 from tests.conftest import ignore, tiny_model
@@ -188,6 +188,34 @@ def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_p
 
     with pytest.raises(Interrupted, match="Ended at once; only what the checkpoints"):
         train_sft(config(model, tiny_data, tmp_path / "sft"), press_twice)
+
+
+def test_ctrl_c_as_the_old_run_is_removed_saves_the_first_step(
+    model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "sft"
+    out.mkdir()
+    (out / "run.toml").touch()
+
+    def removing(folder: Path) -> None:
+        remove(folder)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train, "remove", removing)
+    with pytest.raises(Interrupted, match="Stopped and saved at step 1 of"):
+        train_sft(config(model, tiny_data, out, overwrite=True), ignore)
+    assert newest_checkpoint(out) == out / "checkpoints" / "checkpoint-1"
+
+
+def test_ctrl_c_as_the_weights_are_written_lets_the_run_finish(
+    model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def drawing(*_: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(curve, "draw", drawing)
+    result = train_sft(config(model, tiny_data, tmp_path / "sft", epochs=1), ignore)
+    assert (result.out / "result.json").exists()
 
 
 def test_orpo_writes_a_run_and_measures_preferences(

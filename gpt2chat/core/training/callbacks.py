@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from gpt2chat.core.text.tokens import GPT2_VOCAB
+from gpt2chat.core.training.arguments import PROCESSES
 from gpt2chat.core.training.metrics import read_lines
 from gpt2chat.core.training.trainer import PackedTrainer
 
@@ -139,8 +140,7 @@ class Watch(TrainerCallback):
         """Let the first Ctrl-C or SIGTERM save after the current step; a second one ends it."""
 
         def stop(number: int, frame: Any) -> None:
-            launched = self._trainer is not None and self._trainer.args.world_size > 1
-            if launched and self.stopped and time.monotonic() - self._asked_at < SAME_SIGNAL:
+            if PROCESSES > 1 and self.stopped and time.monotonic() - self._asked_at < SAME_SIGNAL:
                 return
             if self.stopped:
                 signal.default_int_handler(number, frame)

@@ -121,7 +121,6 @@ def _train(
     job = make()
     if checkpoint is not None:
         require_same(settings.out, job.started, settings.data)
-    _start_run(job, checkpoint)
     watch = callbacks.Watch(
         settings.out / METRICS,
         evals=settings.evals,
@@ -133,7 +132,17 @@ def _train(
     watching: list[Any] = [watch]
     if settings.patience is not None:
         watching.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
-    graphs = compiled_graphs()
+    leads = wait_for_all(settings, job.device)
+    # From here on Ctrl-C saves: the folder is not what it was.
+    with watch.stopping_on_signals(), _ended_at_once(settings.out):
+        _start_run(job, checkpoint, leads)
+        return _run_to_end(job, watch, watching, checkpoint)
+
+
+def _run_to_end(
+    job: Job, watch: callbacks.Watch, watching: list[Any], checkpoint: Path | None
+) -> TrainResult:
+    settings, graphs = job.settings, compiled_graphs()
     # In this order: whether the disk is full is asked before anything is removed from it.
     with _whole_checkpoints(settings.out), storage(settings.out):
         trainer = job.trainer(watching)
@@ -176,10 +185,9 @@ def _result(
     )
 
 
-def _start_run(job: Job, checkpoint: Path | None) -> None:
+def _start_run(job: Job, checkpoint: Path | None, leads: bool) -> None:
     """Empty the run folder, or rid it of half checkpoints where it goes on, and write its settings:
     in one process, when all have seen the folder as it was."""
-    leads = wait_for_all(job.settings, job.device)
     if leads and checkpoint is not None:
         with storage(job.settings.out):
             remove_broken_checkpoints(job.settings.out)
@@ -195,15 +203,10 @@ def _start_run(job: Job, checkpoint: Path | None) -> None:
 def _run(trainer: PackedTrainer, watch: callbacks.Watch, checkpoint: Path | None, job: Job) -> None:
     settings = job.settings
     try:
-        with watch.stopping_on_signals():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         raise HardwareError(
             "The device ran out of memory. Give a lower --batch-tokens (and a higher --grad-accum)."
-        ) from error
-    except KeyboardInterrupt as error:
-        raise Interrupted(
-            f"Ended at once; only what the checkpoints in {settings.out} hold is saved."
         ) from error
     except RuntimeError as error:
         if PROCESSES > 1 and _is_lost_peer(error):
@@ -246,6 +249,17 @@ def _group_left() -> Generator[None]:
 def _folder_held(run: Path) -> AbstractContextManager[None]:
     """Keep other runs out of the run folder, for all processes of this one."""
     return held(run) if LEADS else nullcontext()
+
+
+@contextmanager
+def _ended_at_once(run: Path) -> Generator[None]:
+    """Say what is left of a run after a second Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"Ended at once; only what the checkpoints in {run} hold is saved."
+        ) from error
 
 
 @contextmanager
