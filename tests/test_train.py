@@ -288,15 +288,57 @@ def test_a_folder_that_cannot_be_written_is_one_line(model: str, tiny_data: Path
         train_sft(config(model, tiny_data, tmp_path / "file" / "sft"), ignore)
 
 
-def test_patience_ends_a_run_that_gets_no_better(model: str, tiny_data: Path, tmp_path: Path):
-    settings = config(
-        model, tiny_data, tmp_path / "sft", epochs=30, evals=30, patience=2, lr=0.2, warmup=0.0
-    )
-    result = train_sft(settings, ignore)
+def impatient(model: str, data: Path, out: Path, **changes: Any) -> SftConfig:
+    return config(model, data, out, epochs=30, evals=30, patience=2, lr=0.2, warmup=0.0, **changes)
+
+
+@pytest.fixture(scope="module")
+def ran_out(model: str, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A run that patience ended."""
+    return train_sft(impatient(model, tiny_data, tmp_path_factory.mktemp("runs") / "sft"), ignore)
+
+
+def test_patience_ends_a_run_that_gets_no_better(ran_out: TrainResult):
+    result = ran_out
     assert result.steps < result.planned_steps
     validations = [line["eval_loss"] for line in lines(result.out) if "eval_loss" in line]
     assert min(validations[-2:]) >= min(validations)
     assert result.validation_loss == min(validations)
+
+
+@pytest.mark.parametrize("before", [2, 1])
+def test_patience_goes_on_with_a_run(
+    ran_out: TrainResult, model: str, tiny_data: Path, tmp_path: Path, before: int
+):
+    out = tmp_path / "sft"
+    with pytest.raises(Interrupted):
+        train_sft(impatient(model, tiny_data, out), interrupt_in(ran_out.steps - before))
+    result = train_sft(impatient(model, tiny_data, out, resume="on"), ignore)
+    assert result.steps == ran_out.steps
+    assert losses_of(out) == losses_of(ran_out.out)
+
+
+def test_ctrl_c_in_the_step_that_ends_a_run_lets_it_finish(
+    ran_out: TrainResult, model: str, tiny_data: Path, tmp_path: Path
+):
+    settings = impatient(model, tiny_data, tmp_path / "sft")
+    assert train_sft(settings, interrupt_in(ran_out.steps)).steps == ran_out.steps
+
+
+def test_a_run_that_is_killed_once_patience_has_run_out_takes_one_more_step(
+    ran_out: TrainResult, model: str, tiny_data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    def killed(*_: Path) -> None:
+        raise SystemExit
+
+    out = tmp_path / "sft"
+    monkeypatch.setattr(curve, "draw", killed)
+    with pytest.raises(SystemExit):
+        train_sft(impatient(model, tiny_data, out), ignore)
+    monkeypatch.undo()
+    result = train_sft(impatient(model, tiny_data, out, resume="on"), ignore)
+    assert (result.steps, result.best_step) == (ran_out.steps + 1, ran_out.best_step)
 
 
 def test_checkpoints_are_saved_as_often_as_asked_and_two_are_kept(

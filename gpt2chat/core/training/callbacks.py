@@ -99,6 +99,7 @@ class Watch(TrainerCallback):
         metrics: The file, one JSON object a line. Lines past the step of a resumed checkpoint go.
         evals: Validations and checkpoints in the run, evenly spaced; the last at the end.
         validated: Whether there is anything to validate on.
+        patience: Validations in a row without a lower loss that end the run; None for none.
         save_minutes: Most minutes between two checkpoints.
         peak: Operations a second that utilisation is measured against.
     """
@@ -109,6 +110,7 @@ class Watch(TrainerCallback):
         *,
         evals: int,
         validated: bool,
+        patience: int | None,
         save_minutes: float,
         peak: float,
         on_step: Callable[[Step], None],
@@ -116,10 +118,14 @@ class Watch(TrainerCallback):
         self.metrics = metrics
         self.evals = evals
         self.validated = validated
+        self.patience = patience
         self.save_seconds = 60 * save_minutes
         self.peak = peak
         self.on_step = on_step
         self.stopped = False
+        """By Ctrl-C."""
+        self.ran_out = False
+        """Of patience."""
         self.lines: list[dict[str, Any]] = []
         self.first: _Mark | None = None
         """The first line of metrics since this start; what is before it is warm-up."""
@@ -164,6 +170,8 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._mark(state)
+        # A run that was killed before it could finish ends after one more step.
+        self._lose_patience(state, control)
         if state.is_world_process_zero:
             lines = read_lines(self.metrics)
             self.lines = [line for line in lines if line["step"] <= state.global_step]
@@ -196,6 +204,16 @@ class Watch(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._since = None
+        self._lose_patience(state, control)
+
+    def _lose_patience(self, state: Any, control: Any) -> None:
+        """End the run where it is due. The trainer's own log of validations goes on with a run."""
+        losses = [line["eval_loss"] for line in state.log_history if "eval_loss" in line]
+        if self.patience is None or not losses:
+            return
+        ranked = [math.inf if math.isnan(loss) else loss for loss in losses]
+        if len(ranked) - 1 - ranked.index(min(ranked)) >= self.patience:
+            self.ran_out = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._since = None

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import EarlyStoppingCallback
 
 from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
@@ -125,27 +124,23 @@ def _train(
         settings.out / METRICS,
         evals=settings.evals,
         validated=len(job.held_rows) > 0,
+        patience=settings.patience,
         save_minutes=settings.save_minutes,
         peak=matmul_flops(job.device, job.autocast),
         on_step=on_step,
     )
-    watching: list[Any] = [watch]
-    if settings.patience is not None:
-        watching.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
     leads = wait_for_all(settings, job.device)
     # From here on Ctrl-C saves: the folder is not what it was.
     with watch.stopping_on_signals(), _ended_at_once(settings.out):
         _start_run(job, checkpoint, leads)
-        return _run_to_end(job, watch, watching, checkpoint)
+        return _run_to_end(job, watch, checkpoint)
 
 
-def _run_to_end(
-    job: Job, watch: callbacks.Watch, watching: list[Any], checkpoint: Path | None
-) -> TrainResult:
+def _run_to_end(job: Job, watch: callbacks.Watch, checkpoint: Path | None) -> TrainResult:
     settings, graphs = job.settings, compiled_graphs()
     # In this order: whether the disk is full is asked before anything is removed from it.
     with _whole_checkpoints(settings.out), storage(settings.out):
-        trainer = job.trainer(watching)
+        trainer = job.trainer([watch])
         watch.attach(trainer)
         started = time.perf_counter()
         _run(trainer, watch, checkpoint, job)
@@ -217,7 +212,8 @@ def _run(trainer: PackedTrainer, watch: callbacks.Watch, checkpoint: Path | None
                 "--resume auto."
             ) from error
         raise
-    if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
+    ended = watch.ran_out or trainer.state.global_step >= trainer.state.max_steps
+    if watch.stopped and not ended:
         raise Interrupted(
             f"Stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}. "
             f"Go on with: {job.started.resume_line(settings.out)}"
