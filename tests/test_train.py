@@ -181,6 +181,25 @@ def test_the_folder_that_the_model_is_read_from_is_not_emptied(
     assert (out / "model.safetensors").exists()
 
 
+def test_metrics_are_whole_at_any_moment_of_a_resume(
+    model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, replace = tmp_path / "sft", Path.replace
+    with pytest.raises(Interrupted):
+        train_sft(config(model, tiny_data, out), interrupt_in(2))
+    before = (out / "metrics.jsonl").read_text()
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.name == "metrics.jsonl":
+            raise SystemExit
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(SystemExit):
+        train_sft(config(model, tiny_data, out, resume="on"), ignore)
+    assert (out / "metrics.jsonl").read_text() == before
+
+
 def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_path: Path):
     def press_twice(_: Step) -> None:
         os.kill(os.getpid(), signal.SIGINT)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from gpt2chat.core.files import write_text
 from gpt2chat.core.text.tokens import GPT2_VOCAB
 from gpt2chat.core.training.arguments import PROCESSES
 from gpt2chat.core.training.metrics import read_lines
@@ -176,7 +177,7 @@ class Watch(TrainerCallback):
             lines = read_lines(self.metrics)
             self.lines = [line for line in lines if line["step"] <= state.global_step]
             text = "".join(json.dumps(line) + "\n" for line in self.lines)
-            self.metrics.write_text(text, encoding="utf-8")
+            write_text(self.metrics, text)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._since is None:
