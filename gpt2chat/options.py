@@ -72,32 +72,36 @@ def resumed(context: typer.Context, settings: Settings) -> Settings:
     nothing else may.
 
     Raises:
-        ConfigError: The folder holds no run, or one of another subcommand, or a flag differs from
-            the run's own setting.
+        ConfigError: The folder holds a finished run, or one of another subcommand, or no checkpoint
+            where --resume insists; or a flag, or --config, differs from the run's own setting.
+        StorageError: The folder holds something that is no run.
     """
-    from gpt2chat.core.runs import RESULT, SETTINGS
+    from gpt2chat.core.runs import SETTINGS, open_run
     from gpt2chat.core.started import require_command
 
-    path = settings.out / SETTINGS
-    finished = (settings.out / RESULT).exists()
-    if settings.resume == "off" or (settings.resume == "auto" and (finished or not path.exists())):
+    out, command = settings.out, str(context.info_name)
+    resume = settings.resume
+    if resume == "off" or open_run(out, command, resume, settings.overwrite) is None:
         return settings
+    require_command(out, command)
+    path = out / SETTINGS
     try:
         run = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--resume: {settings.out} holds no run to go on with.") from error
-    require_command(settings.out, str(context.info_name))
+        raise ConfigError(f"--resume: {path} cannot be read: {error}.") from error
     changes: dict[str, object] = {}
     for entry in dataclasses.fields(settings):
         if entry.name in FREE:
             continue
         given, saved = context.params[entry.name], run.get(entry.name, entry.default)
+        flag = "--" + entry.name.replace("_", "-")
         source = context.get_parameter_source(entry.name)
-        if source is not None and source.name == "COMMANDLINE" and str(given) != str(saved):
-            flag = "--" + entry.name.replace("_", "-")
+        causes = {"COMMANDLINE": flag, "DEFAULT_MAP": "--config"}
+        cause = causes.get(source.name) if source is not None else None
+        if cause and str(given) != str(saved):
             raise ConfigError(
                 f"--resume goes on with {flag} {saved} of {path}, not {given}. "
-                f"Leave {flag} out, or start over with --overwrite."
+                f"Leave {cause} out, or start over with --overwrite."
             )
         changes[entry.name] = Path(str(saved)) if entry.name == "data" else saved
     return dataclasses.replace(settings, **changes)

@@ -1,14 +1,19 @@
 """Presets by their names, and what --resume makes of the flags of a run."""
 
+import re
+import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from gpt2chat.cli import app
+from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import ConfigError
+from gpt2chat.core.runs import seal
 from gpt2chat.core.started import Started, write_started
 from gpt2chat.options import PRESETS, preset
 
@@ -70,17 +75,53 @@ def test_resume_auto_starts_a_run_and_goes_on_with_one(
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2
     assert "holds a finished run" in again.stderr
-    (out / "result.json").unlink()
-    (out / "run.toml").write_text((out / "run.toml").read_text().replace("seed = 0", "seed = 7"))
-    changed = CliRunner().invoke(app, [*arguments, "--seed", "8"])
-    assert changed.exit_code == 2
-    assert "--resume goes on with --seed 7" in changed.stderr
+
+
+def unfinished(out: Path, **settings: Any) -> Path:
+    """Return the folder of a run whose data is gone, with a checkpoint of nothing."""
+    kept = SftConfig(out=out, data=Path("nowhere"), **settings)
+    seal(out / "checkpoints" / "checkpoint-1")
+    (out / "run.toml").write_text(to_toml(kept))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--seed", "8"], "goes on with --seed 7 of .* not 8. Leave --seed out"),
+        (["--config", "reference"], r"goes on with --\S+ .* Leave --config out"),
+    ],
+)
+def test_resume_refuses_another_setting(tmp_path: Path, flags: list[str], said: str):
+    out = unfinished(tmp_path / "sft", seed=7)
+    result = CliRunner().invoke(app, ["sft", "--resume", "auto", "--out", str(out), *flags])
+    assert result.exit_code == 2
+    assert re.search(said, result.stderr)
+
+
+def test_resume_takes_the_settings_of_the_run_also_from_its_own_file(tmp_path: Path):
+    out = unfinished(tmp_path / "sft", seed=7)
+    flags = ["--config", str(out / "run.toml"), "--resume", "auto"]
+    result = CliRunner().invoke(app, ["sft", *flags])
+    assert result.exit_code == 3
+    assert "nowhere" in result.stderr
+
+
+def test_a_start_that_failed_leaves_nothing_for_resume_to_insist_on(tmp_path: Path):
+    out = unfinished(tmp_path / "sft", model="gpt2")
+    shutil.rmtree(out / "checkpoints")
+    flags = ["--model", "starter", "--data", "absent", "--out", str(out), "--resume"]
+    result = CliRunner().invoke(app, ["sft", *flags, "auto"])
+    assert result.exit_code == 3
+    assert "absent" in result.stderr
+    result = CliRunner().invoke(app, ["sft", *flags, "on"])
+    assert result.exit_code == 2
+    assert "has no checkpoint" in result.stderr
 
 
 def test_resume_is_refused_for_a_run_of_the_other_command(tmp_path: Path):
     started = Started(command="sft", processes=1, sharded=False, samples="")
-    write_started(tmp_path, started)
-    (tmp_path / "run.toml").touch()
+    write_started(unfinished(tmp_path), started)
     result = CliRunner().invoke(app, ["orpo", "--resume", "auto", "--out", str(tmp_path)])
     assert result.exit_code == 2
     assert "holds an unfinished sft run, not one of orpo" in result.stderr
