@@ -9,13 +9,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from gpt2chat.core.config.training import SftConfig
+from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import CheckpointError, ConfigError, Interrupted
 from gpt2chat.core.evaluation.evaluate import read_window
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.model.lora import add_lora
 from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB
-from gpt2chat.core.training.train import train_sft
+from gpt2chat.core.training.train import train_orpo, train_sft
 from tests.conftest import ignore, tiny_model
 from tests.test_train import interrupt_in
 from tests.test_trainer import TOKENS, make
@@ -83,6 +83,20 @@ def test_a_merged_run_is_a_plain_model_and_the_adapter_alone_is_the_same(
     torch.testing.assert_close(logits(load_model(str(alone.out))), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(logits(by_peft), expected, rtol=0, atol=1e-5)
     assert read_window(str(alone.out)) == 1024
+
+
+def test_a_run_that_is_an_adapter_alone_can_be_trained_on(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    adapter = train_sft(settings(tiny_folder, tiny_data, tmp_path / "sft", merge=False), ignore)
+    settings_of_orpo = OrpoConfig(
+        model=str(adapter.out), data=tiny_data, out=tmp_path / "orpo", precision="fp32",
+        device="cpu", limit=6, warmup=0.0,
+    )  # fmt: skip
+    aligned = train_orpo(settings_of_orpo, ignore)
+    before, after = load_model(str(adapter.out)), load_model(str(aligned.out))
+    changed = zip(before.parameters(), after.parameters(), strict=True)
+    assert not any(torch.equal(old, new) for old, new in changed)
 
 
 def test_an_interrupted_run_goes_on_to_the_losses_of_an_unbroken_one(

@@ -109,7 +109,9 @@ def apply_adapter(base: Any, folder: Path, name: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+            merged: Any = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     except Exception as error:  # safetensors, json and torch each have errors of their own
         cause = " ".join(str(error).split())[:200]
         raise CheckpointError(f"--model {name}: its adapter cannot be loaded: {cause}") from error
+    # peft leaves what it has merged frozen.
+    return merged.requires_grad_(True)
