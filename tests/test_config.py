@@ -1,5 +1,6 @@
 """Settings: checked when made, written as TOML, read back by --config."""
 
+import math
 import tomllib
 from pathlib import Path
 
@@ -34,6 +35,9 @@ def test_a_config_and_its_toml_say_the_same():
         ({"patience": 2, "eval_samples": 0}, "--patience"),
         ({"dropout": 1.0}, "--dropout"),
         ({"resume": "auto", "overwrite": True}, "--resume"),
+        ({"epochs": math.inf}, "--epochs"),
+        ({"max_grad_norm": math.inf}, "--max-grad-norm"),
+        ({"dropout": math.nan}, "--dropout"),
     ],
 )
 def test_a_value_out_of_range_names_its_flag(settings: dict[str, object], flag: str):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.runs import newest_checkpoint, seal
 from gpt2chat.core.training import train, trainer
 from gpt2chat.core.training.callbacks import Step
+from gpt2chat.core.training.metrics import json_line, read_lines
 from gpt2chat.core.training.train import TrainResult, curve, train_orpo, train_sft
 from tests.conftest import ignore, tiny_model
 
@@ -415,6 +417,30 @@ def test_a_checkpoint_that_lost_a_part_is_passed_over(
     train_sft(config(model, tiny_data, out, resume="auto"), steps.append)
     assert steps[0].step == 5
     assert losses_of(out) == losses_of(unbroken.out)
+
+
+@pytest.mark.parametrize("held_out", [256, 0])
+@pytest.mark.parametrize("saved_each_step", [True, False])
+def test_weights_that_a_step_took_too_far_are_saved_nowhere(
+    model: str, tiny_data: Path, tmp_path: Path, held_out: int, saved_each_step: bool
+):
+    settings = config(
+        model, tiny_data, tmp_path / "sft", limit=8, epochs=0.5, lr=1e30, warmup=0.0,
+        eval_samples=held_out, save_minutes=1e-6 if saved_each_step else 10.0,
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"after step 1: .* lower --lr and --overwrite\.$"):
+        train_sft(settings, ignore)
+    assert newest_checkpoint(settings.out) is None
+    assert not (settings.out / "result.json").exists()
+    text = (settings.out / "metrics.jsonl").read_text()
+    assert not any(name in text for name in ("NaN", "Infinity"))
+
+
+def test_a_line_of_metrics_is_json_whatever_the_values(tmp_path: Path):
+    line = json_line({"step": 1, "loss": math.inf, "margin": math.nan, "nll": 0.5})
+    assert json.loads(line) == {"step": 1, "loss": None, "margin": None, "nll": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(line)
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "nll": 0.5}]
 
 
 def test_sigterm_saves_too(model: str, tiny_data: Path, tmp_path: Path):

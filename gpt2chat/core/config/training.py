@@ -1,6 +1,7 @@
 """Settings of `gpt2chat sft` and `gpt2chat orpo`."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -88,6 +89,9 @@ class TrainConfig:
     """Of packing, data order, dropout and new token rows."""
 
     def __post_init__(self) -> None:
+        for name, number in ((entry.name, getattr(self, entry.name)) for entry in fields(self)):
+            sound = not isinstance(number, float) or math.isfinite(number)
+            require(sound, f"--{name.replace('_', '-')} must be a finite number", number)
         require(self.epochs > 0, "--epochs must be above 0", self.epochs)
         require(self.lr > 0, "--lr must be above 0", self.lr)
         require(self.token_lr > 0, "--token-lr must be above 0", self.token_lr)

@@ -1,6 +1,5 @@
 """What watches a training run: reports steps, says when to validate and save, stops on signals."""
 
-import json
 import math
 import signal
 import time
@@ -18,7 +17,7 @@ from transformers import TrainerCallback
 from gpt2chat.core.files import write_text
 from gpt2chat.core.text.tokens import GPT2_VOCAB
 from gpt2chat.core.training.arguments import PROCESSES
-from gpt2chat.core.training.metrics import read_lines
+from gpt2chat.core.training.metrics import json_line, read_lines
 from gpt2chat.core.training.trainer import PackedTrainer
 
 PACE = 10
@@ -176,7 +175,7 @@ class Watch(TrainerCallback):
         if state.is_world_process_zero:
             lines = read_lines(self.metrics)
             self.lines = [line for line in lines if line["step"] <= state.global_step]
-            text = "".join(json.dumps(line) + "\n" for line in self.lines)
+            text = "".join(json_line(line) for line in self.lines)
             write_text(self.metrics, text)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -235,7 +234,7 @@ class Watch(TrainerCallback):
         line.pop("total_flos", None)
         self.lines.append(line)
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json_line(line))
         if "loss" in logs:
             self.on_step(self._step(state, line))
 

@@ -281,6 +281,7 @@ def _finish_run(trainer: PackedTrainer, job: Job, result: TrainResult) -> None:
         curve.draw(settings.out / METRICS, settings.out / CURVE)
         text = card.model_card(settings, asdict(result), read_manifest(settings.data))
         write_text(settings.out / "README.md", text)
-        write_text(settings.out / RESULT, json.dumps(asdict(result), indent=2, default=str) + "\n")
+        kept = json.dumps(asdict(result), indent=2, default=str, allow_nan=False)
+        write_text(settings.out / RESULT, kept + "\n")
         remove(settings.out / CHECKPOINTS)
     trainer.accelerator.wait_for_everyone()

@@ -5,6 +5,7 @@ TRL's and transformers' own. What is ours: the batch is one packed row, logits a
 a token is trained only, and a step whose loss or gradient is not finite never reaches the weights.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.utils.data import Sampler
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
+from gpt2chat.core.errors import DataError
 from gpt2chat.core.model.flops import row_flops
 from gpt2chat.core.model.packing import RowShape
 from gpt2chat.core.runs import prune_checkpoints, seal
@@ -206,9 +208,39 @@ class PackedTrainer(SFTTrainer):
             seal(folder / f"checkpoint-{self.state.global_step}")
             prune_checkpoints(folder.parent, self.state.best_global_step)
 
+    def save_model(self, *given: Any, **named: Any) -> None:
+        """Write the weights of a checkpoint.
+
+        Raises:
+            DataError: A step has spoiled them.
+        """
+        self._check_weights()
+        super().save_model(*given, **named)
+
+    @torch.no_grad()
+    def _check_weights(self) -> None:
+        """Run a row: a step whose gradient was finite may still have taken the weights too far."""
+        model: Any = self.model_wrapped
+        model.eval()
+        items = self.rows[self.args.process_index]
+        row = self._prepare_inputs(self.row(self.tokens, items, training=False))
+        finite = torch.isfinite(self.logps(self._uncompiled(), row)).all()
+        if self._over_processes((~finite).float()) > 0:
+            raise self._spoiled("not finite")
+
+    def _spoiled(self, loss: float | str) -> DataError:
+        return DataError(
+            f"The loss is {loss} after step {self.state.global_step}: the weights went too far and "
+            "are not saved. Start over with a lower --lr and --overwrite."
+        )
+
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Return the loss, and what is logged beside it, as means over the held-out rows."""
+        """Return the loss, and what is logged beside it, as means over the held-out rows.
+
+        Raises:
+            DataError: One of them is not finite, by what the steps before did to the weights.
+        """
         assert self.held_out is not None
         model: Any = self.model_wrapped
         model.eval()
@@ -222,6 +254,8 @@ class PackedTrainer(SFTTrainer):
             for name, share in {"loss": loss, **shares}.items():
                 sums[name] = sums.get(name, torch.zeros_like(share)) + share
         means: list[float] = self._over_processes(torch.stack(list(sums.values()))).tolist()
+        if not all(map(math.isfinite, means)):
+            raise self._spoiled(means[0])
         metrics = {f"eval_{name}": mean for name, mean in zip(sums, means, strict=True)}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
