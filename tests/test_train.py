@@ -8,6 +8,7 @@ import shutil
 import signal
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,22 @@ def test_metrics_are_whole_at_any_moment_of_a_resume(
     with pytest.raises(SystemExit):
         train_sft(config(model, tiny_data, out, resume="on"), ignore)
     assert (out / "metrics.jsonl").read_text() == before
+
+
+def test_a_resumed_orpo_run_has_the_metrics_of_an_unbroken_one(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    whole, broken = (
+        OrpoConfig(
+            model=model, data=tiny_data, out=tmp_path / name, epochs=2, batch_size=6, evals=1,
+            precision="fp32", device="cpu",
+        ) for name in ("whole", "broken")
+    )  # fmt: skip
+    train_orpo(whole, ignore)
+    with pytest.raises(Interrupted):
+        train_orpo(broken, interrupt_in(3))
+    train_orpo(replace(broken, resume="on"), ignore)
+    assert lines(broken.out) == lines(whole.out)
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_path: Path):

@@ -96,6 +96,8 @@ class PackedTrainer(SFTTrainer):
         """Called before each step, returns what this process asks for; see `agreed`."""
         self._asked: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
+        self._summed_after = 0
+        """The step after which the sums begin."""
         if shape is not None:
             kwargs["model"].compile(fullgraph=True, dynamic=False)
         super().__init__(
@@ -156,6 +158,8 @@ class PackedTrainer(SFTTrainer):
         self.guard.see(self.state.global_step + 1, loss, inputs["items"])
         self.tokens_seen += sum(inputs["lengths"])
         self.flops_seen += row_flops(self._config, inputs["lengths"], len(inputs["kept"]))
+        if not self._sums:
+            self._summed_after = self.state.global_step
         for name, share in shares.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(share)) + share.detach()
         # DDP averages gradients over the processes; the divisor counts all of them already.
@@ -191,13 +195,10 @@ class PackedTrainer(SFTTrainer):
         self.guard.check()
         if "loss" in logs and self._sums:
             sums = self._over_processes(torch.stack(list(self._sums.values())))
-            steps = max(1, self.state.global_step - self._logged_step)
+            steps = max(1, self.state.global_step - self._summed_after)
             logs.update(zip(self._sums, (sums / steps).tolist(), strict=True))
             self._sums.clear()
-        self._logged_step = self.state.global_step
         super().log(logs, start_time)
-
-    _logged_step = 0
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.guard.check()
