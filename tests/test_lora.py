@@ -99,6 +99,42 @@ def test_a_run_that_is_an_adapter_alone_can_be_trained_on(
     assert not any(torch.equal(old, new) for old, new in changed)
 
 
+def by_card(run: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the Python of a run's card beside the run; return its names."""
+    code = (run / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(run.parent)
+    names: dict[str, Any] = {}
+    exec(code.replace("max_new_tokens=200", "max_new_tokens=2"), names)
+    return names
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
+@pytest.mark.parametrize("merge", [True, False])
+def test_the_code_of_a_runs_card_loads_it(
+    merge: bool, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With a base whose vocabulary has to grow."""
+    small = {"limit": 6, "eval_samples": 0, "warmup": 0.0, "merge": merge}
+    run = train_sft(settings(Path("starter"), tiny_data, tmp_path / "sft", **small), ignore)
+    loaded = by_card(run.out, monkeypatch)["model"]
+    expected = logits(load_model(str(run.out)))
+    torch.testing.assert_close(logits(loaded), expected, rtol=0, atol=1e-4)
+    head = (run.out / "README.md").read_text()
+    assert f'library_name: "{"transformers" if merge else "peft"}"' in head
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
+def test_the_code_of_a_card_loads_an_adapter_on_an_adapter(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    small = {"limit": 6, "eval_samples": 0, "warmup": 0.0, "merge": False}
+    first = train_sft(settings(tiny_folder, tiny_data, tmp_path / "first", **small), ignore)
+    second = train_sft(settings(first.out, tiny_data, tmp_path / "second", **small), ignore)
+    loaded = by_card(second.out, monkeypatch)["model"]
+    expected = logits(load_model(str(second.out)))
+    torch.testing.assert_close(logits(loaded), expected, rtol=0, atol=1e-5)
+
+
 def test_an_interrupted_run_goes_on_to_the_losses_of_an_unbroken_one(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):

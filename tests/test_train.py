@@ -18,9 +18,9 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from gpt2chat.core.config.prepare import PrepareConfig
-from gpt2chat.core.config.training import OrpoConfig, SftConfig
+from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
 from gpt2chat.core.data.prepare import prepare
-from gpt2chat.core.data.shards import read_pairs
+from gpt2chat.core.data.shards import read_manifest, read_pairs
 from gpt2chat.core.errors import ConfigError, DataError, Interrupted, StorageError
 from gpt2chat.core.files import held, remove
 from gpt2chat.core.model.checkpoint import save_model
@@ -29,7 +29,7 @@ from gpt2chat.core.runs import newest_checkpoint, seal
 from gpt2chat.core.training import train, trainer
 from gpt2chat.core.training.callbacks import Step
 from gpt2chat.core.training.metrics import json_line, read_lines
-from gpt2chat.core.training.train import TrainResult, curve, train_orpo, train_sft
+from gpt2chat.core.training.train import TrainResult, card, curve, train_orpo, train_sft
 from tests.conftest import ignore, tiny_model
 
 
@@ -103,9 +103,11 @@ def test_the_loss_curve_is_a_picture(unbroken: TrainResult):
 
 
 def test_the_model_card_says_what_the_run_did(unbroken: TrainResult):
-    card = (unbroken.out / "README.md").read_text()
-    assert f"{unbroken.samples:,} conversations" in card
-    assert "lr = 0.01" in card
+    text = (unbroken.out / "README.md").read_text()
+    assert f"{unbroken.samples:,} conversations, 2 epochs, {unbroken.tokens:,} tokens" in text
+    assert "the loss on the tokens of the reply only" in text
+    assert ", 1 process, " in text
+    assert "lr = 0.01" in text
 
 
 def test_the_settings_that_are_written_repeat_the_run(unbroken: TrainResult, tmp_path: Path):
@@ -216,7 +218,24 @@ def test_a_resumed_orpo_run_has_the_metrics_of_an_unbroken_one(
     with pytest.raises(Interrupted):
         train_orpo(broken, interrupt_in(3))
     train_orpo(replace(broken, resume="on"), ignore)
-    assert lines(broken.out) == lines(whole.out)
+    figures = [
+        [{name: line[name] for name in line if name != "seconds"} for line in lines(run.out)]
+        for run in (broken, whole)
+    ]
+    assert figures[0] == figures[1]
+
+
+def test_tokens_and_seconds_are_those_of_all_starts(
+    unbroken: TrainResult, model: str, tiny_data: Path, tmp_path: Path
+):
+    out = tmp_path / "sft"
+    with pytest.raises(Interrupted):
+        train_sft(config(model, tiny_data, out), interrupt_in(3))
+    before = lines(out)[-1]
+    result = train_sft(config(model, tiny_data, out, resume="on"), ignore)
+    assert result.tokens == unbroken.tokens > before["tokens"]
+    assert result.seconds > before["seconds"] > 0
+    assert f"{unbroken.tokens:,} tokens" in (out / "README.md").read_text()
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_path: Path):
@@ -523,6 +542,37 @@ def test_the_card_tells_a_reader_on_the_hub_what_it_is(unbroken: TrainResult):
     (index,) = head["model-index"]
     metrics = {entry["type"]: entry["value"] for entry in index["results"][0]["metrics"]}
     assert metrics["loss"] == pytest.approx(unbroken.validation_loss, abs=1e-4)
+
+
+def card_of(settings: TrainConfig, tiny_data: Path) -> str:
+    """Return the card of a run that was never made."""
+    result: dict[str, Any] = dict.fromkeys(
+        ("samples", "epochs", "processes", "steps", "best_step", "loss", "seconds", "tokens",
+         "tokens_per_second", "utilisation"), 1,
+    )  # fmt: skip
+    texts = ("model", "device", "precision", "finished")
+    measured = {"loss": 2.0, "nll": 1.9, "accuracy": 0.5, "margin": 0.1}
+    result |= dict.fromkeys(texts, "") | {"validation_loss": 2.0, "validation": measured}
+    result["command"] = "orpo" if isinstance(settings, OrpoConfig) else "sft"
+    return card.model_card(settings, result, read_manifest(tiny_data))
+
+
+def test_the_card_says_what_was_trained(tiny_data: Path):
+    everything = card_of(SftConfig(train_on="all"), tiny_data)
+    assert "the loss on the tokens of prompts and replies." in everything
+    chosen = card_of(SftConfig(chosen=True), tiny_data)
+    assert "on the chosen replies of preference pairs, the loss" in chosen
+    assert "(the rejected replies left out), 1 epoch, " in chosen
+    aligned = card_of(OrpoConfig(model="gpt2", beta=0.3), tiny_data)
+    assert "loss 2.0000 (negative log-likelihood + 0.3 · odds ratio loss)" in aligned
+    assert "negative log-likelihood 1.9000 nats per token" in aligned
+
+
+def test_the_card_names_a_base_on_the_hub_through_the_runs_between(tiny_data: Path, tmp_path: Path):
+    (tmp_path / "run.toml").write_text('model = "openai-community/gpt2"\n')
+    text = card_of(OrpoConfig(model=str(tmp_path)), tiny_data)
+    head: dict[str, Any] = yaml.safe_load(text.split("---")[1])
+    assert head["base_model"] == "openai-community/gpt2"
 
 
 @pytest.mark.gpu

@@ -127,6 +127,9 @@ class Watch(TrainerCallback):
         self.ran_out = False
         """Of patience."""
         self.lines: list[dict[str, Any]] = []
+        self.earlier = (0, 0.0)
+        """Tokens and seconds of the starts before this one, up to the step it goes on from."""
+        self._started = time.perf_counter()
         self.first: _Mark | None = None
         """The first line of metrics since this start; what is before it is warm-up."""
         self._asked_at = 0.0
@@ -172,11 +175,19 @@ class Watch(TrainerCallback):
         self._mark(state)
         # A run that was killed before it could finish ends after one more step.
         self._lose_patience(state, control)
+        self._started = time.perf_counter()
         if state.is_world_process_zero:
             lines = read_lines(self.metrics)
             self.lines = [line for line in lines if line["step"] <= state.global_step]
             text = "".join(json_line(line) for line in self.lines)
             write_text(self.metrics, text)
+            last = self.lines[-1] if self.lines else {}
+            self.earlier = (last.get("tokens", 0), last.get("seconds", 0.0))
+
+    def totals(self) -> tuple[int, float]:
+        """Return the tokens, of all processes, and the seconds of the run, over all its starts."""
+        tokens = self._trainer.tokens_of_all() if self._trainer else 0
+        return self.earlier[0] + tokens, self.earlier[1] + time.perf_counter() - self._started
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._since is None:
@@ -228,9 +239,11 @@ class Watch(TrainerCallback):
             self._since = now
             mark = self._mark(state)
             self.first = self.first or mark
+        tokens, seconds = self.totals()
         if not state.is_world_process_zero:
             return
         line = {"step": state.global_step, "epoch": state.epoch, **logs}
+        line |= {"tokens": tokens, "seconds": round(seconds, 3)}
         line.pop("total_flos", None)
         self.lines.append(line)
         with self.metrics.open("a", encoding="utf-8") as file:
@@ -276,7 +289,7 @@ class Watch(TrainerCallback):
         first, last = self._marks[0], self._marks[-1]
         speed, utilisation = self._between(first, last)
         pace = (last.seconds - first.seconds) / max(1, last.step - first.step)
-        known = ("step", "epoch", "loss", "grad_norm", "learning_rate")
+        known = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "seconds")
         return Step(
             step=state.global_step,
             steps=state.max_steps,

@@ -9,6 +9,7 @@ from gpt2chat.core.training.metrics import read_lines
 TRAINING, VALIDATION = "tab:blue", "tab:orange"
 PAIRS = {"accuracy": "reward accuracy", "margin": "margin (nats per token)"}
 """What is drawn below an ORPO run's loss."""
+ORPO_LOSS = "loss (NLL + β · odds ratio loss)"
 
 
 def draw(metrics: Path, picture: Path) -> None:
@@ -29,7 +30,7 @@ def draw(metrics: Path, picture: Path) -> None:
     panels: Any = figure.subplots(1 + len(pairs), sharex=True, squeeze=False, height_ratios=ratios)
     for axes, name in zip(panels[:, 0], ["loss", *pairs], strict=True):
         _draw_line(axes, lines, name)
-        axes.set_ylabel(PAIRS.get(name, "loss (nats per token)"))
+        axes.set_ylabel(PAIRS.get(name, ORPO_LOSS if pairs else "loss (nats per token)"))
         axes.grid(alpha=0.3)
     panels[0, 0].legend()
     panels[-1, 0].set_xlabel("optimizer step")

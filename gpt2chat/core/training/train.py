@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import json
-import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -65,9 +64,9 @@ class TrainResult:
     best_step: int
     """The step those weights are of."""
     tokens: int
-    """Tokens trained on since the run was last started, prompts included, by all processes."""
+    """Tokens trained on, prompts included, by all processes and over all starts of the run."""
     seconds: float
-    """Since the run was last started, validations included."""
+    """Over all starts, validations included."""
     tokens_per_second: float
     """Without validations, and without what comes before the first line of metrics: warm-up."""
     utilisation: float
@@ -142,19 +141,16 @@ def _run_to_end(job: Job, watch: callbacks.Watch, checkpoint: Path | None) -> Tr
     with _whole_checkpoints(settings.out), storage(settings.out):
         trainer = job.trainer([watch])
         watch.attach(trainer)
-        started = time.perf_counter()
         _run(trainer, watch, checkpoint, job)
-        seconds = time.perf_counter() - started
-    result = _result(job, trainer, watch, seconds, compiled_graphs() - graphs)
+    result = _result(job, trainer, watch, compiled_graphs() - graphs)
     _finish_run(trainer, job, result)
     return result
 
 
-def _result(
-    job: Job, trainer: PackedTrainer, watch: callbacks.Watch, seconds: float, graphs: int
-) -> TrainResult:
+def _result(job: Job, trainer: PackedTrainer, watch: callbacks.Watch, graphs: int) -> TrainResult:
     state, settings = trainer.state, job.settings
     speed, utilisation = watch.speed()
+    tokens, seconds = watch.totals()
     return TrainResult(
         command=job.command,
         out=settings.out,
@@ -167,7 +163,7 @@ def _result(
         loss=watch.last_loss(),
         validation_loss=state.best_metric,
         best_step=state.best_global_step or state.global_step,
-        tokens=trainer.tokens_of_all(),
+        tokens=tokens,
         seconds=seconds,
         tokens_per_second=speed,
         utilisation=utilisation,
