@@ -27,7 +27,7 @@ ORDER = [
     ),
     *part("model", "load"),
     *part("training", "tokenized objectives guard trackers metrics arguments trainer"),
-    *part("training", "callbacks job plan curve lineage card train"),
+    *part("training", "callbacks job memory plan curve lineage card train"),
     *part("generation", "sampling reply decoder kernels int8 engine graph generate"),
     *part("chat", "window chats session feedback"),
     *part("evaluation", "scoring statistics figures heldout replies speed evaluate"),

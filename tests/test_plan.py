@@ -4,15 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from gpt2chat.cli import app
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
-from gpt2chat.core.errors import ConfigError, HardwareError
-from gpt2chat.core.training import plan as planning
-from gpt2chat.core.training.job import sft_job
-from gpt2chat.core.training.plan import available_memory, needed_memory, plan_orpo, plan_sft
+from gpt2chat.core.errors import ConfigError
+from gpt2chat.core.training.plan import plan_orpo, plan_sft
 from gpt2chat.core.training.train import train_sft
 from tests.conftest import ignore
 
@@ -58,29 +55,6 @@ def test_orpo_has_a_plan_too(settings: SftConfig):
 def test_with_lora_few_weights_are_trained(settings: SftConfig):
     planned = plan_sft(replace(settings, lora_r=4))
     assert planned.trainable < planned.parameters / 20
-
-
-def test_a_step_that_does_not_fit_is_refused_with_the_flag_that_mends_it(
-    settings: SftConfig, monkeypatch: pytest.MonkeyPatch
-):
-    settings = replace(settings, batch_size=None)
-    job = sft_job(settings)
-    needed = needed_memory(job)
-    assert needed < available_memory(job.device)
-    free = [int(0.9 * needed)]
-
-    def available(device: torch.device) -> int:
-        assert device.type == "cpu"
-        return free[0]
-
-    monkeypatch.setattr(planning, "available_memory", available)
-    with pytest.raises(
-        HardwareError, match=r"needs about .* GiB, and .* are free\. Give --batch-t"
-    ):
-        plan_sft(settings)
-    free[0] = 1000
-    with pytest.raises(HardwareError, match="--lora-r"):
-        plan_sft(settings)
 
 
 def test_a_folder_that_holds_a_run_is_said_before_the_steps(settings: SftConfig):

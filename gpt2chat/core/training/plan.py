@@ -1,32 +1,27 @@
 """`--dry-run`: what a run would take, from real steps on its largest rows."""
 
 import math
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from transformers import TrainerCallback
 
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
-from gpt2chat.core.errors import HardwareError
 from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.model.device import device_name
 from gpt2chat.core.model.flops import matmul_flops
 from gpt2chat.core.runs import open_run
+from gpt2chat.core.training import memory
 from gpt2chat.core.training.arguments import PROCESSES
 from gpt2chat.core.training.job import Job, orpo_job, row_lengths, sft_job
 from gpt2chat.core.training.trainer import PackedTrainer
 
 TIMED = 2
 """Steps that are timed, after one that is not: it warms up, and compiles."""
-SAVED = {True: 75, False: 115}
-"""Bytes that a layer keeps for its backward pass, by token and unit of width: in bf16 autocast, and
-in float32. Measured on a CPU (docs/log.md); compiled on a GPU it is less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +90,8 @@ def plan(job: Job) -> Plan:
     Raises:
         HardwareError: It does not fit, and which flag to change.
     """
-    available = available_memory(job.device)
-    check_fits(job, available)
+    available = memory.available_memory(job.device)
+    memory.check_fits(job, available)
     graphs = compiled_graphs()
     peak = matmul_flops(job.device, job.autocast)
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +104,7 @@ def plan(job: Job) -> Plan:
         command=job.command,
         model=settings.model,
         parameters=sum(weight.numel() for weight in job.model.parameters()),
-        trainable=_trainable(job),
+        trainable=memory.trainable(job),
         samples=job.samples,
         left_out=job.left_out,
         epoch_tokens=sum(tokens),
@@ -121,7 +116,7 @@ def plan(job: Job) -> Plan:
         warm_up=ends[1] - ends[0],
         tokens_per_second=speed,
         utilisation=trainer.flops_seen * share / peak,
-        memory=peak_memory(job.device),
+        memory=memory.peak_memory(job.device),
         available=available,
         device=device_name(job.device),
         processes=PROCESSES,
@@ -156,72 +151,6 @@ def _steps(job: Job, folder: Path, available: int) -> tuple[PackedTrainer, list[
         trainer.train()
     except torch.OutOfMemoryError as error:
         # It was more than there is, whatever the estimate says.
-        raise _too_large(job, available, max(needed_memory(job), 5 * available // 4)) from error
+        needed = max(memory.needed_memory(job), 5 * available // 4)
+        raise memory.too_large(job, available, needed) from error
     return trainer, clock.ends
-
-
-def _trainable(job: Job) -> int:
-    return sum(weight.numel() for weight in job.model.parameters() if weight.requires_grad)
-
-
-def available_memory(device: torch.device) -> int:
-    """Return the bytes that a run may take: of the GPU, or what the machine has free."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the bytes taken at the highest so far: on a CPU by the whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def needed_memory(job: Job) -> int:
-    """Return an estimate of the bytes that a step on the largest row takes.
-
-    weights, gradients and AdamW's two moments, in float32   4 · all + 12 · trained
-    what the layers keep                                      tokens · layers · width · SAVED
-    the logits, and their gradient in the same place          trained tokens · vocab · bytes
-    """
-    config = job.model.config
-    weights = sum(weight.numel() for weight in job.model.parameters())
-    tokens = max(int(job.tokens.sizes[list(row)].sum()) for row in job.rows)
-    layers = tokens * config.n_layer * config.n_embd * SAVED[job.autocast]
-    logits = max(job.trained_tokens()) * config.vocab_size * (2 if job.autocast else 4)
-    return 4 * weights + 12 * _trainable(job) + layers + logits
-
-
-def check_fits(job: Job, available: int) -> None:
-    """Refuse a job that a CPU has not the memory for: the system would kill it without a word.
-
-    Raises:
-        HardwareError: It does not fit, and which flag to change.
-    """
-    needed = needed_memory(job)
-    if job.device.type != "cuda" and needed > available:
-        raise _too_large(job, available, needed)
-
-
-def _too_large(job: Job, available: int, needed: int) -> HardwareError:
-    weights = sum(weight.numel() for weight in job.model.parameters())
-    fixed = 4 * weights + 12 * _trainable(job)
-    tokens = max(int(job.tokens.sizes[list(row)].sum()) for row in job.rows)
-    fitting = int(0.9 * (available - fixed) / max(needed - fixed, 1) * tokens) // 256 * 256
-    smallest = int(job.tokens.sizes.max())
-    if fitting >= smallest:
-        mend = f"Give --batch-tokens {fitting} (and a higher --grad-accum)."
-    elif not job.settings.lora_r and fixed > available / 2:
-        mend = "Give --lora-r 16, or a smaller --model."
-    else:
-        mend = "Give a lower --max-length, or a smaller --model."
-    return HardwareError(
-        f"A step on {tokens:,} tokens needs about {needed / 2**30:.1f} GiB, and "
-        f"{available / 2**30:.1f} are free. {mend}"
-    )

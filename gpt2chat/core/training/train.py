@@ -33,7 +33,7 @@ from gpt2chat.core.runs import (
     remove_broken_checkpoints,
 )
 from gpt2chat.core.started import require_same, write_started
-from gpt2chat.core.training import callbacks, card, curve
+from gpt2chat.core.training import callbacks, card, curve, memory
 from gpt2chat.core.training.arguments import LEADS, PROCESSES, wait_for_all
 from gpt2chat.core.training.job import Job, orpo_job, sft_job
 from gpt2chat.core.training.trainer import PackedTrainer
@@ -119,6 +119,7 @@ def _train(
     job = make()
     if checkpoint is not None:
         require_same(settings.out, job.started, settings.data)
+    memory.check_fits(job, memory.available_memory(job.device), memory.SURE)
     watch = callbacks.Watch(
         settings.out / METRICS,
         evals=settings.evals,
