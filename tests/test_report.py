@@ -16,11 +16,13 @@ from gpt2chat.core.data.journal import Progress
 from gpt2chat.core.data.prepare import PrepareResult, Shown, first_samples, prepare
 from gpt2chat.core.data.shards import LENGTH_BINS, Lengths
 from gpt2chat.core.errors import DataError
-from gpt2chat.report import console, progress
+from gpt2chat.core.training.callbacks import Step
+from gpt2chat.report import console, progress, training
 from gpt2chat.report.prepare import KEPT, LEFT_OUT, show_reasons
 from gpt2chat.report.progress import Pace, ReadingLine
 from gpt2chat.report.samples import LINES, shortened
 from gpt2chat.report.stats import BAR, bar, bin_labels
+from gpt2chat.report.training import step_line, training_progress
 from tests.conftest import ignore
 
 Capture = pytest.CaptureFixture[str]
@@ -325,3 +327,41 @@ def test_the_numbers_of_the_live_line_never_fall():
     line = state.line(Progress("b", 2000, 2000, done=0.75), 6.0)
     assert line == "75% · 6,000 records · 1,000/s · 0:02 left"
     assert state.line(Progress("b", 2000, done=1.0), 7.0) == "100% · 6,000 records"
+
+
+def step(**changes: Any) -> Step:
+    values: dict[str, Any] = {
+        "step": 1200, "steps": 36_000, "epoch": 1.25, "loss": 10.882, "validation_loss": 10.807,
+        "tokens_per_second": 65_335.0, "utilisation": 0.37, "seconds_left": 45_296.0,
+        "metrics": {"accuracy": 0.5}, **changes,
+    }  # fmt: skip
+    return Step(**values)
+
+
+@pytest.mark.parametrize("columns", [40, 75, 95, 115])
+def test_the_live_line_says_first_what_matters_and_fits(columns: int):
+    line = step_line(step(), columns)
+    assert line.startswith("1200/36000 · loss 10.882 · 12:34:56 left")
+    assert len(line) <= columns
+
+
+def test_the_live_line_says_all_where_there_is_room():
+    assert step_line(step(), 200) == (
+        "1200/36000 · loss 10.882 · 12:34:56 left · validation 10.807 · accuracy 0.50 · "
+        "65,335 tokens/s · 37% used · epoch 1.25"
+    )
+
+
+@pytest.mark.parametrize(("columns", "bar_there"), [(50, False), (140, True)])
+def test_the_bar_gives_way_to_the_words(
+    columns: int, bar_there: bool, monkeypatch: pytest.MonkeyPatch
+):
+    screen = io.StringIO()
+    narrow = Console(file=screen, force_terminal=True, width=columns, color_system=None)
+    monkeypatch.setattr(training, "err", narrow)
+    with training_progress("orpo") as on_step:
+        on_step(step(step=36_000))
+    shown = screen.getvalue().rpartition("orpo ")[2]
+    assert "12:34:56 left" in shown
+    assert "…" not in shown
+    assert ("━━━━━━━━" in shown) is bar_there

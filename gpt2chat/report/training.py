@@ -3,9 +3,9 @@
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -17,29 +17,51 @@ if TYPE_CHECKING:
     from gpt2chat.core.training.train import TrainResult
 
 
+BAR = (8, 40)
+"""Narrowest and widest bar, in columns."""
+
+
+class _Bar(BarColumn):
+    """A bar in what room the words leave, if there is enough."""
+
+    def render(self, task: Task) -> Any:
+        return Text() if (self.bar_width or 0) < BAR[0] else super().render(task)
+
+
 @contextmanager
 def training_progress(what: str) -> Generator[Callable[["Step"], None]]:
     """Show one live line on stderr while a run trains; nothing where stderr is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
+    bar = _Bar(bar_width=BAR[1])
+    columns = (TextColumn("{task.description}"), bar, TextColumn("{task.fields[line]}"))
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
         task = progress.add_task(what, total=None, line="loading model and data")
 
         def on_step(step: "Step") -> None:
-            progress.update(task, completed=step.step, total=step.steps, line=step_line(step))
+            room = err.width - len(f"{what}  ")
+            line = step_line(step, room)
+            bar.bar_width = min(BAR[1], room - len(line))
+            progress.update(task, completed=step.step, total=step.steps, line=line)
 
         yield on_step
 
 
-def step_line(step: "Step") -> str:
-    """Return what the live line says of a step."""
-    parts = [f"{step.step}/{step.steps}", f"epoch {step.epoch:.2f}", f"loss {step.loss:.3f}"]
+def step_line(step: "Step", room: int) -> str:
+    """Return what the live line says of a step: what matters most, as much as fits.
+
+    Args:
+        room: Columns that there are.
+    """
+    parts = [f"{step.step}/{step.steps}", f"loss {step.loss:.3f}"]
+    parts.append(f"{clock(step.seconds_left)} left")
     if step.validation_loss is not None:
         parts.append(f"validation {step.validation_loss:.3f}")
     if "accuracy" in step.metrics:
         parts.append(f"accuracy {step.metrics['accuracy']:.2f}")
     parts.append(f"{step.tokens_per_second:,.0f} tokens/s")
     parts.append(f"{step.utilisation:.0%} used")
-    parts.append(f"{clock(step.seconds_left)} left")
+    parts.append(f"epoch {step.epoch:.2f}")
+    while len(parts) > 1 and len(" · ".join(parts)) > room:
+        parts.pop()
     return " · ".join(parts)
 
 
