@@ -13,6 +13,7 @@ from gpt2chat.cli import app
 from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import ConfigError
+from gpt2chat.core.model.packing import pack
 from gpt2chat.core.runs import seal
 from gpt2chat.core.started import Started, write_started
 from gpt2chat.options import PRESETS, preset
@@ -37,6 +38,16 @@ def test_our_preset_is_what_the_program_does_without_one(command: str):
     defaults = KINDS[command]()
     assert values == {name: getattr(defaults, name) for name in values}
     assert {"lr", "epochs", "token_lr", "schedule", "warmup", "weight_decay"} <= set(values)
+
+
+def test_a_step_of_the_papers_preset_has_32_pairs_however_long_they_are():
+    file = PRESETS / "orpo" / "paper.toml"
+    settings = OrpoConfig(**tomllib.loads(file.read_text(encoding="utf-8")))
+    assert settings.batch_tokens is not None
+    longest = 2 * settings.max_length
+    rows = pack([longest] * 100, settings.batch_tokens, settings.batch_size, seed=0)
+    steps = [rows[i : i + settings.grad_accum] for i in range(0, len(rows), settings.grad_accum)]
+    assert [sum(map(len, step)) for step in steps] == [32, 32, 32, 4]
 
 
 def test_a_file_of_ones_own_comes_before_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
