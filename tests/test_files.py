@@ -3,10 +3,13 @@
 import errno
 import subprocess
 import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from gpt2chat.core.errors import ConfigError, StorageError
 from gpt2chat.core.files import held, replaced_folder, storage, write_text
@@ -119,3 +122,40 @@ def test_a_folder_is_held_by_one_process_until_it_is_killed(tmp_path: Path):
     with held(run), pytest.raises(ConfigError, match=said), held(run):
         pass
     assert not any(run.parent.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_a_folder_that_cannot_be_there_is_refused_in_one_line():
+    with pytest.raises(StorageError, match=r"Cannot write /proc/none/run/file: no folder can be"):
+        write_text(Path("/proc/none/run/file"), "")
+
+
+@pytest.fixture
+def short_files() -> Generator[None]:
+    """Let no file grow over 64 KiB, as `ulimit -f` does."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def by_torch(path: Path) -> None:
+    torch.save(torch.zeros(10**5), path)
+
+
+def by_safetensors(path: Path) -> None:
+    save_file({"weight": torch.zeros(10**5)}, path)
+
+
+def by_python(path: Path) -> None:
+    path.write_bytes(bytes(10**6))
+
+
+@pytest.mark.usefixtures("short_files")
+@pytest.mark.parametrize("write", [by_torch, by_safetensors, by_python])
+def test_a_file_over_the_users_limit_is_told_as_a_full_disk_is(
+    write: Callable[[Path], None], tmp_path: Path
+):
+    with pytest.raises(StorageError, match="No space left to write"), storage(tmp_path / "file"):
+        write(tmp_path / "file")

@@ -24,6 +24,8 @@ REFUSALS = (
     *(errno.EBUSY, errno.ENAMETOOLONG),
 )
 """What the system says of a path that is not one's own to write, or no folder."""
+FULL = ("No space left", "File too large", "unexpected pos")
+"""What safetensors and torch say of a full disk, or of a file as long as the user's limit."""
 ELSEWHERE = "Give --out a folder of your own."
 
 
@@ -53,11 +55,12 @@ def storage(path: Path, elsewhere: str = ELSEWHERE) -> Generator[None]:
 def _is_full(error: Exception, path: Path) -> bool:
     """Say whether an error comes of a full disk; safetensors and torch have errors of their own."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if isinstance(error, Gpt2ChatError):
         return False
     there = next((folder for folder in (path, *path.parents) if folder.exists()), Path())
-    return "No space left" in str(error) or shutil.disk_usage(there).free < 2**16
+    said = any(words in str(error) for words in FULL)
+    return said or shutil.disk_usage(there).free < 2**16
 
 
 def write_text(path: Path, text: str, *, elsewhere: str = ELSEWHERE, private: bool = False) -> None:
@@ -84,7 +87,7 @@ def write_bytes(
     # Several processes of one run may write the same file.
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with storage(path, elsewhere):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         try:
             with open(beside, "wb", opener=_private if private else None) as file:
                 file.write(content)
