@@ -36,6 +36,8 @@ def test_a_config_and_its_toml_say_the_same():
         ({"dropout": 1.0}, "--dropout"),
         ({"resume": "auto", "overwrite": True}, "--resume"),
         ({"epochs": math.inf}, "--epochs"),
+        ({"seed": -1}, "--seed"),
+        ({"seed": 2**32}, "--seed"),
         ({"max_grad_norm": math.inf}, "--max-grad-norm"),
         ({"dropout": math.nan}, "--dropout"),
     ],

@@ -398,6 +398,15 @@ def test_a_run_that_is_killed_once_patience_has_run_out_takes_one_more_step(
     assert (result.steps, result.best_step) == (ran_out.steps + 1, ran_out.best_step)
 
 
+def test_patience_without_validation_rows_is_one_line(model: str, tiny_data: Path, tmp_path: Path):
+    chats, data = str(tiny_data.parent / "chat.jsonl"), tmp_path / "data"
+    off: Any = {"oasst1": "off", "alpaca": "off", "ultrafeedback": "off"}
+    prepare(PrepareConfig(chat=(chats,), holdout=0.0, out=data, **off), ignore)
+    with pytest.raises(ConfigError, match="--patience needs validation.*prepare --holdout"):
+        train_sft(config(model, data, tmp_path / "sft", patience=2), ignore)
+    assert not (tmp_path / "sft").exists()
+
+
 def test_checkpoints_are_saved_as_often_as_asked_and_two_are_kept(
     model: str, tiny_data: Path, tmp_path: Path
 ):

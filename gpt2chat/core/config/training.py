@@ -107,6 +107,7 @@ class TrainConfig:
         require(self.save_minutes > 0, "--save-minutes must be above 0", self.save_minutes)
         require(self.neftune >= 0, "--neftune must be at least 0", self.neftune)
         require(self.cycles >= 1, "--cycles must be at least 1", self.cycles)
+        require(0 <= self.seed < 2**32, "--seed must be from 0 to 4294967295", self.seed)
         self._check_together()
         for flag, value in (
             ("--batch-size", self.batch_size), ("--limit", self.limit),

@@ -132,6 +132,11 @@ def _job(command: str, settings: TrainConfig, side: Side, objective: Objective) 
             f"{settings.max_length}. Give a higher one."
         )
     held_items, _ = _chosen(held_out, settings.max_length, settings.eval_samples)
+    if settings.patience is not None and not held_items:
+        raise ConfigError(
+            f"--patience needs validation, and {settings.data} has no validation rows of at most "
+            f"{settings.max_length} tokens. Leave it out, or see prepare --holdout."
+        )
     model = _model(settings)
     capacity = settings.batch_tokens or (32_768 if device.type == "cuda" else 4_096)
     rows = _rows(tokens, items, capacity, settings.batch_size, settings.seed)
