@@ -43,7 +43,7 @@ from gpt2chat.core.model.device import device_name
 from gpt2chat.core.model.flops import matmul_flops, row_flops
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.training.job import Job, orpo_job, sft_job
-from gpt2chat.core.training.plan import peak_memory
+from gpt2chat.core.training.memory import peak_memory
 
 # ORPO is experimental in TRL, which says so at length.
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")

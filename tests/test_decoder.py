@@ -189,6 +189,19 @@ def test_the_vectorised_exponential_is_libms():
     np.testing.assert_allclose(ours, np.exp(x.astype(np.float64)), rtol=1e-5)
 
 
+def test_another_activation_is_the_models_own_and_never_int8():
+    model = tiny_model()
+    model.config.activation_function = "relu"
+    blocks: Any = model.transformer.h
+    for block in blocks:
+        block.mlp.act = torch.nn.ReLU()
+    precision, made = make_decoder(model)
+    assert precision == "fp32"
+    assert apart(made.extend(IDS, 0), expected(model, IDS)[-1]) < 1e-5
+    with pytest.raises(HardwareError, match="not relu"):
+        make_decoder(model, "int8")
+
+
 def test_auto_is_int8_on_a_cpu(starter: GPT2LMHeadModel):
     precision, made = make_decoder(starter)
     assert precision == "int8"

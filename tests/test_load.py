@@ -68,6 +68,17 @@ def test_a_loaded_model_computes_what_transformers_computes(tiny_folder: Path):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_pytorch_tanh"])
+def test_a_gpt2_keeps_the_activation_that_it_names(
+    activation: str, tiny_folder: Path, tmp_path: Path
+):
+    shutil.copytree(tiny_folder, tmp_path / "other")
+    file = tmp_path / "other" / "config.json"
+    values = json.loads(file.read_text()) | {"activation_function": activation}
+    file.write_text(json.dumps(values))
+    test_a_loaded_model_computes_what_transformers_computes(tmp_path / "other")
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"no readable config\.json"):
         load_model(str(tmp_path))

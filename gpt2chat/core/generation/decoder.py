@@ -1,7 +1,7 @@
 """GPT-2's forward pass with keys and values in one fixed block of memory, on any device."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple, Self
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2chat.core.model.weights import Model, Weights, weights_of
+from gpt2chat.core.model.weights import GELUS, Model, Weights, weights_of
 
 
 class Linear(NamedTuple):
@@ -35,6 +35,7 @@ class Block(NamedTuple):
     down: Linear
     heads: int
     eps: float
+    activation: Callable[[Tensor], Tensor]
 
     def project(self, x: Tensor) -> Tensor:
         """Return queries, keys and values side by side, shape (..., 3 * width)."""
@@ -48,7 +49,7 @@ class Block(NamedTuple):
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Return the layer's result from its input and its attention, both (..., width)."""
         x = x + self.out(mixed)
-        inner = F.gelu(self.up(normed(x, self.norm_2, self.eps)), approximate="tanh")
+        inner = self.activation(self.up(normed(x, self.norm_2, self.eps)))
         return x + self.down(inner)
 
 
@@ -231,7 +232,20 @@ def _block(weights: Weights, index: int, dtype: torch.dtype) -> Block:
         down=linear("mlp.c_proj"),
         heads=weights.heads,
         eps=weights.eps,
+        activation=_activation(weights.activation),
     )
+
+
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
+    if name in GELUS:
+        return _gelu
+    from transformers.activations import ACT2FN
+
+    return ACT2FN[name]
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
 
 
 def _attention_factor(weights: Weights, index: int) -> float:

@@ -6,7 +6,7 @@ from gpt2chat.core.config.chat import ChatPrecision
 from gpt2chat.core.errors import HardwareError
 from gpt2chat.core.generation.decoder import Decoder
 from gpt2chat.core.model.device import pick_autocast
-from gpt2chat.core.model.weights import Model
+from gpt2chat.core.model.weights import GELUS, Model, weights_of
 
 
 def make_decoder(
@@ -53,6 +53,9 @@ def _best(model: Model) -> tuple[ChatPrecision, Decoder]:
 
 
 def _int8(model: Model) -> Decoder:
+    activation = weights_of(model).activation
+    if activation not in GELUS:
+        raise HardwareError(f"--precision int8 has GPT-2's own GELU, not {activation}. Use fp32.")
     try:
         from gpt2chat.core.generation.int8 import Int8Decoder
     except ImportError as error:

@@ -14,6 +14,7 @@ from transformers.utils import logging
 from gpt2chat.core.errors import CheckpointError, NetworkError
 from gpt2chat.core.model import lora
 from gpt2chat.core.model.packed import PackedGPT2
+from gpt2chat.core.model.weights import GELUS
 from gpt2chat.core.runs import local_folder
 from gpt2chat.core.text.template import BOS, PAD
 from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB, SPECIAL_IDS, STOP_IDS, VOCAB
@@ -65,10 +66,11 @@ def load_model(name: str, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadM
         cause = " ".join(str(error).split())[:200]
         raise CheckpointError(f"--model {name} cannot be loaded: {cause}") from error
     _check_shapes(found["mismatched_keys"], name)
-    blocks: Any = model.transformer.h
-    for block in blocks:
-        # The same function as GPT-2's gelu_new, which runs as one kernel and not as eight.
-        block.mlp.act = nn.GELU(approximate="tanh")
+    if model.config.activation_function in GELUS:
+        blocks: Any = model.transformer.h
+        for block in blocks:
+            # The same function as GPT-2's gelu_new, which runs as one kernel and not as eight.
+            block.mlp.act = nn.GELU(approximate="tanh")
     if model.config.vocab_size == GPT2_VOCAB:
         torch.manual_seed(seed)
         model.resize_token_embeddings(VOCAB, mean_resizing=True)

@@ -36,6 +36,8 @@ class Weights:
     """Scores of attention are divided by the square root of the heads' width."""
     scaled_by_layer: bool
     """They are divided by the number of the layer too."""
+    activation: str
+    """transformers' name of the function between a layer's two outer matrices."""
 
     @property
     def layers(self) -> int:
@@ -113,6 +115,7 @@ def _weights(tensors: dict[str, Tensor], config: dict[str, Any]) -> Weights:
         eps=float(config["layer_norm_epsilon"]),
         scaled=config.get("scale_attn_weights", True),
         scaled_by_layer=config.get("scale_attn_by_inverse_layer_idx", False),
+        activation=config["activation_function"],
     )
 
 
