@@ -1,6 +1,7 @@
 """LoRA and DoRA: what is trained, what is saved, and that both ways of saving are one model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from transformers import AutoModelForCausalLM
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import CheckpointError, ConfigError, Interrupted
 from gpt2chat.core.evaluation.evaluate import read_window
-from gpt2chat.core.model.load import load_model
+from gpt2chat.core.model.load import grow_positions, load_model
 from gpt2chat.core.model.lora import add_lora
 from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB
+from gpt2chat.core.training.tokenized import load_tokenized
 from gpt2chat.core.training.train import train_orpo, train_sft
 from tests.conftest import ignore, tiny_model
 from tests.test_train import interrupt_in
@@ -163,6 +165,26 @@ def test_an_adapter_without_its_weights_is_one_line(
     (run.out / "adapter_model.safetensors").write_bytes(b"rubbish")
     with pytest.raises(CheckpointError, match="its adapter cannot be loaded"):
         load_model(str(run.out))
+
+
+def test_new_positions_are_trained_beside_an_adapter_and_go_on_with_it(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    whole = settings(tiny_folder, tiny_data, tmp_path / "whole", max_length=2047, epochs=2)
+    broken = replace(whole, out=tmp_path / "broken")
+    train_sft(whole, ignore)
+    with pytest.raises(Interrupted):
+        train_sft(broken, interrupt_in(3))
+    train_sft(replace(broken, resume="on"), ignore)
+    ends: list[torch.Tensor] = [
+        load_model(str(run.out)).transformer.wpe.weight for run in (whole, broken)
+    ]
+    assert torch.equal(*ends)
+    longest = int(load_tokenized(tiny_data, "train", "reply").lengths.max())
+    start = load_model(str(tiny_folder))
+    grow_positions(start, 2047)
+    moved = (ends[0] != start.transformer.wpe.weight).any(1)
+    assert moved[: longest - 1].all()
 
 
 def test_an_adapter_alone_cannot_hold_new_positions(

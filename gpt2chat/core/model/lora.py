@@ -23,12 +23,13 @@ MATRICES = ["c_attn", "c_proj", "c_fc"]
 """All matrices of GPT-2's blocks."""
 
 
-def add_lora(model: Any, settings: TrainConfig) -> Any:
+def add_lora(model: Any, settings: TrainConfig, *, grown: bool = False) -> Any:
     """Return the model with LoRA on the matrices of its blocks; all else is frozen but the rows of
     the template's tokens, which a base model has never seen.
 
     Args:
         model: A PackedGPT2.
+        grown: Train its positions too: some are new.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -40,6 +41,7 @@ def add_lora(model: Any, settings: TrainConfig) -> Any:
         fan_in_fan_out=True,
         use_dora=settings.dora,
         trainable_token_indices={"wte": sorted(SPECIAL_IDS.values())},
+        modules_to_save=["wpe"] if grown else None,
     )
     torch.manual_seed(settings.seed)
     with warnings.catch_warnings():

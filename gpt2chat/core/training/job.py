@@ -216,4 +216,6 @@ def _model(settings: TrainConfig) -> Any:
             if isinstance(module, nn.Dropout):
                 module.p = settings.dropout
     model.noise = settings.neftune
-    return lora.add_lora(model, settings) if settings.lora_r else model
+    if settings.lora_r:
+        return lora.add_lora(model, settings, grown=window < settings.max_length)
+    return model
