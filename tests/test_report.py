@@ -22,7 +22,7 @@ from gpt2chat.report.prepare import KEPT, LEFT_OUT, show_reasons
 from gpt2chat.report.progress import Pace, ReadingLine
 from gpt2chat.report.samples import LINES, shortened
 from gpt2chat.report.stats import BAR, bar, bin_labels
-from gpt2chat.report.training import step_line, training_progress
+from gpt2chat.report.training import note_positions, step_line, training_progress
 from tests.conftest import ignore
 
 Capture = pytest.CaptureFixture[str]
@@ -350,6 +350,15 @@ def test_the_live_line_says_all_where_there_is_room():
         "1200/36000 · loss 10.882 · 12:34:56 left · validation 10.807 · accuracy 0.50 · "
         "65,335 tokens/s · 37% used · epoch 1.25"
     )
+
+
+def test_positions_that_no_sample_reaches_are_said(tiny_data: Path, capsys: Capture):
+    note_positions(tiny_data, 1024)
+    assert capsys.readouterr().err == ""
+    note_positions(tiny_data, 2048)
+    said = capsys.readouterr().err
+    assert "no sample of" in said
+    assert "prepare it with --max-length 2048 too." in said
 
 
 @pytest.mark.parametrize(("columns", "bar_there"), [(50, False), (140, True)])

@@ -106,11 +106,18 @@ def orpo(
     )
     settings = options.resumed(context, settings)
     from gpt2chat.core.runs import pick_model
-    from gpt2chat.report import note, show_plan, show_training, training_progress
+    from gpt2chat.report import (
+        note,
+        note_positions,
+        show_plan,
+        show_training,
+        training_progress,
+    )
 
     name, why = pick_model(settings.model, ("sft",), "gpt2chat sft")
     settings = replace(settings, model=name)
     note(f"{why}; data: {settings.data}; run folder: {settings.out}")
+    note_positions(settings.data, settings.max_length)
     with training_progress("orpo") as on_step:
         # From here on torch is loaded: the settings are sound, so the wait is worth it.
         if settings.dry_run:

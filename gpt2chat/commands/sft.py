@@ -106,9 +106,16 @@ def sft(
         seed=seed,
     )
     settings = options.resumed(context, settings)
-    from gpt2chat.report import note, show_plan, show_training, training_progress
+    from gpt2chat.report import (
+        note,
+        note_positions,
+        show_plan,
+        show_training,
+        training_progress,
+    )
 
     note(f"model: {settings.model}; data: {settings.data}; run folder: {settings.out}")
+    note_positions(settings.data, settings.max_length)
     with training_progress("sft") as on_step:
         # From here on torch is loaded: the settings are sound, so the wait is worth it.
         if settings.dry_run:

@@ -19,11 +19,18 @@ from gpt2chat.report.prepare import show_prepare
 from gpt2chat.report.progress import prepare_progress
 from gpt2chat.report.samples import show_samples
 from gpt2chat.report.stats import show_stats
-from gpt2chat.report.training import show_plan, show_training, step_line, training_progress
+from gpt2chat.report.training import (
+    note_positions,
+    show_plan,
+    show_training,
+    step_line,
+    training_progress,
+)
 
 __all__ = [
     "evaluation_progress",
     "note",
+    "note_positions",
     "prepare_progress",
     "quiet_keys",
     "show_context",

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from gpt2chat.core.data.shards import read_manifest
+from gpt2chat.core.text.tokens import WINDOW
 from gpt2chat.report.console import err, note, out, show_json
 
 if TYPE_CHECKING:
@@ -63,6 +66,20 @@ def step_line(step: "Step", room: int) -> str:
     while len(parts) > 1 and len(" · ".join(parts)) > room:
         parts.pop()
     return " · ".join(parts)
+
+
+def note_positions(data: Path, max_length: int) -> None:
+    """Say so where --max-length gives a model positions that no sample of the data reaches.
+
+    Raises:
+        DataError: The folder is not what `prepare` wrote.
+    """
+    longest = read_manifest(data).window
+    if max_length > max(longest, WINDOW):
+        note(
+            f"--max-length {max_length} stretches the model's positions, and no sample of {data} "
+            f"is longer than {longest}: prepare it with --max-length {max_length} too."
+        )
 
 
 def show_plan(plan: "Plan", *, json: bool) -> None:
