@@ -28,6 +28,7 @@ from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.runs import newest_checkpoint, seal
 from gpt2chat.core.training import train, trainer
 from gpt2chat.core.training.callbacks import Step
+from gpt2chat.core.training.job import sft_job
 from gpt2chat.core.training.metrics import json_line, read_lines
 from gpt2chat.core.training.train import TrainResult, card, curve, train_orpo, train_sft
 from tests.conftest import ignore, tiny_model
@@ -90,12 +91,45 @@ def test_training_lowers_the_loss(unbroken: TrainResult):
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_the_weights_that_are_kept_are_those_of_the_lowest_validation_loss(unbroken: TrainResult):
-    validations = {line["step"]: line["eval_loss"] for line in lines(unbroken.out)
+def test_the_weights_that_are_kept_are_those_of_the_lowest_validation_loss(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    settings = config(model, tiny_data, tmp_path / "sft", epochs=6, evals=6, lr=0.2, warmup=0.0)
+    result = train_sft(settings, ignore)
+    validations = {line["step"]: line["eval_loss"] for line in lines(result.out)
                    if "eval_loss" in line}  # fmt: skip
-    assert len(validations) == 2
-    assert unbroken.validation_loss == min(validations.values())
-    assert validations[unbroken.best_step] == unbroken.validation_loss
+    assert len(validations) == 6
+    assert result.validation_loss == min(validations.values())
+    assert validations[result.best_step] == result.validation_loss
+    assert result.best_step < result.steps
+    kept = sft_job(config(str(result.out), tiny_data, tmp_path / "kept"))
+    measured = kept.trainer([]).evaluate()["eval_loss"]
+    assert measured == pytest.approx(result.validation_loss, rel=1e-6)
+
+
+def test_weight_decay_is_on_matrices_and_embeddings_only(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    job = sft_job(config(model, tiny_data, tmp_path / "sft", weight_decay=0.3))
+    groups: Any = job.trainer([]).create_optimizer().param_groups
+    found = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
+    for name, weight in job.model.named_parameters():
+        assert found[id(weight)] == (0.3 if weight.ndim == 2 else 0.0), name
+
+
+def test_dropout_is_the_models_own_or_what_is_asked_for(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    for asked, expected in ((None, 0.1), (0.4, 0.4), (0.0, 0.0)):
+        trained = sft_job(config(model, tiny_data, tmp_path / "sft", dropout=asked)).model
+        blocks = trained.transformer.h
+        layers = [trained.transformer.drop]
+        layers += [
+            part for block in blocks for part in (block.attn.resid_dropout, block.mlp.dropout)
+        ]
+        assert [layer.p for layer in layers] == [expected] * len(layers)
+        assert (trained.config.embd_pdrop, trained.config.resid_pdrop) == (expected, expected)
+        assert trained.config.attn_pdrop == 0.0
 
 
 def test_the_loss_curve_is_a_picture(unbroken: TrainResult):
