@@ -1,9 +1,14 @@
 """Attention inside each sample: as one operation of a compiled graph, and as many."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gpt2chat.core.model import attention
 from gpt2chat.core.model.attention import packed_attention, packed_sdpa
 
 STARTS = torch.tensor([0, 5, 5, 6, 19, 19], dtype=torch.int32)
@@ -61,13 +66,48 @@ def test_the_operation_keeps_the_rules_of_custom_operations():
     torch.library.opcheck(packed_sdpa, (query, key, value, STARTS, None))
 
 
+def test_the_gradients_of_the_operation_are_on_the_querys_device():
+    parts = torch.empty(4, 1, 2, 19, 4, device="meta").unbind()
+    found = torch.ops.gpt2chat.packed_sdpa_backward(*parts, STARTS.to("meta"), None)
+    assert {gradient.device.type for gradient in found} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "way"), [(torch.bfloat16, "_varlen"), (torch.float32, "_sample_by_sample")]
+)
+def test_a_gpu_attends_in_float32_where_that_is_asked_for(
+    dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
+):
+    """On tensors that only say that they are on a GPU."""
+    ways: list[str] = []
+
+    def spy(name: str) -> Callable[..., Tensor]:
+        def attend(query: Tensor, *_: Any) -> Tensor:
+            ways.append(name)
+            assert query.dtype == dtype
+            return query
+
+        return attend
+
+    for name in ("_varlen", "_sample_by_sample"):
+        monkeypatch.setattr(attention, name, spy(name))
+    with FakeTensorMode():
+        part = torch.empty(1, 2, 19, 4, dtype=dtype, device="cuda")
+        packed_attention(
+            torch.nn.Module(), part, part, part, None, cu_seq_lens_q=STARTS, max_length_q=13
+        )
+    assert ways == [way]
+
+
 @pytest.mark.gpu
 def test_a_gpus_attention_has_the_value_and_gradient_of_the_cpus():
     starts = torch.tensor([0, 50, 50, 51, 190, 190], dtype=torch.int32)
     torch.manual_seed(0)
     on_cpu = torch.randn(4, 1, 2, 190, 64, dtype=torch.bfloat16).float()
     found: list[tuple[Tensor, ...]] = []
-    for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
+    for device, dtype in (
+        ("cpu", torch.float32), ("cuda", torch.bfloat16), ("cuda", torch.float32),
+    ):  # fmt: skip
         query, key, value, gradient = on_cpu.to(device, dtype).unbind()
         parts = query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
         attended, _ = packed_attention(
@@ -75,5 +115,6 @@ def test_a_gpus_attention_has_the_value_and_gradient_of_the_cpus():
         )
         gradients = torch.autograd.grad(attended, parts, gradient.transpose(1, 2))
         found.append(tuple(part.float().cpu() for part in (attended.detach(), *gradients)))
-    for ours, exact in zip(found[1], found[0], strict=True):
-        assert float((ours - exact).norm() / exact.norm()) < 0.02
+    for half, full, exact in zip(found[1], found[2], found[0], strict=True):
+        assert float((half - exact).norm() / exact.norm()) < 0.02
+        assert float((full - exact).norm() / exact.norm()) < 1e-3

@@ -13,6 +13,9 @@ from transformers.masking_utils import AttentionMaskInterface
 
 PACKED = "packed"
 """The attention's name in transformers."""
+HALF = (torch.bfloat16, torch.float16)
+"""What varlen attention has kernels for: on GPUs from Ampere on, the first to compute in bf16, so
+that autocast gives no other these types."""
 
 
 def packed_attention(
@@ -29,9 +32,9 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Return causal attention inside each sample of a packed row.
 
-    On a GPU it is PyTorch's varlen attention, on a CPU causal SDPA sample by sample: measured
-    twice as fast there as one block mask over the row. Neither has dropout on the attention
-    weights, so training sets `attn_pdrop` to 0.
+    On a GPU in 16 bits it is PyTorch's varlen attention. In float32, for which that has no kernel,
+    and on a CPU it is causal SDPA sample by sample: measured twice as fast there as one block mask
+    over the row. Neither has dropout on the attention weights, so training sets `attn_pdrop` to 0.
 
     Args:
         query: Shape (1, heads, tokens, width), as are key and value.
@@ -41,7 +44,7 @@ def packed_attention(
     Returns:
         Shape (1, tokens, heads, width), and no weights.
     """
-    if query.is_cuda:
+    if query.is_cuda and query.dtype in HALF:
         return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
     if torch.compiler.is_compiling():
         attended = packed_sdpa(query, key, value, cu_seq_lens_q, scaling)
@@ -102,7 +105,8 @@ def _sdpa_backward(
     dQ = s · dS K,  dK = s · dSᵀ Q
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    future = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).triu(1)
+    ahead = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    future = ahead.triu(1)
     scores = (scale * query @ key.transpose(-1, -2)).masked_fill(future, float("-inf"))
     weights = torch.softmax(scores, -1, dtype=torch.promote_types(query.dtype, torch.float32))
     from_values = (gradient @ value.transpose(-1, -2)).to(weights.dtype)
@@ -124,8 +128,11 @@ def _(
     starts: Tensor,
     scaling: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    empty = [torch.empty(part.shape, dtype=part.dtype) for part in (query, key, value)]
-    return empty[0], empty[1], empty[2]
+    dq, dk, dv = (
+        torch.empty(part.shape, dtype=part.dtype, device=part.device)
+        for part in (query, key, value)
+    )
+    return dq, dk, dv
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -145,13 +152,12 @@ def _varlen(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    # Kernels exist for 16 bits only; without autocast the row is attended to in bfloat16.
-    q, k, v = (part.transpose(1, 2)[0].to(torch.bfloat16) for part in (query, key, value))
+    q, k, v = (part.transpose(1, 2)[0] for part in (query, key, value))
     attended = varlen_attn(
         q, k, v, starts, starts, longest, longest, scale=scaling, window_size=(-1, 0)
     )
     assert isinstance(attended, Tensor)  # a tuple only where log-sum-exps are asked for
-    return attended[None].to(query.dtype)
+    return attended[None]
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
