@@ -1,5 +1,7 @@
 """Where to run, and in which precision."""
 
+import os
+
 import torch
 
 from gpt2chat.core.config.settings import Device, Precision
@@ -19,6 +21,14 @@ def pick_device(name: Device) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise HardwareError("--device mps: PyTorch sees none. Without --device the CPU is used.")
     return torch.device(name)
+
+
+def own_device(device: torch.device) -> torch.device:
+    """Return the device of this process of a run: of several GPUs each process has its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    if device.type != "cuda" or rank is None:
+        return device
+    return torch.device("cuda", int(rank))
 
 
 def device_name(device: torch.device) -> str:

@@ -13,7 +13,7 @@ from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
 from gpt2chat.core.errors import ConfigError, DataError
 from gpt2chat.core.model.checkpoint import chat_tokenizer
 from gpt2chat.core.model.compiling import pick_compile
-from gpt2chat.core.model.device import pick_autocast, pick_device
+from gpt2chat.core.model.device import own_device, pick_autocast, pick_device
 from gpt2chat.core.model.load import grow_positions, load_model, lora
 from gpt2chat.core.model.packing import Ints, RowShape, pack
 from gpt2chat.core.runs import local_folder
@@ -121,7 +121,7 @@ def _job(command: str, settings: TrainConfig, side: Side, objective: Objective) 
         )
     if SHARDED:
         _check_sharded(settings)
-    device = pick_device(settings.device)
+    device = own_device(pick_device(settings.device))
     autocast = pick_autocast(settings.precision, device)
     tokens = load_tokenized(settings.data, "train", side)
     held_out = load_tokenized(settings.data, "validation", side)
