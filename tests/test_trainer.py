@@ -205,6 +205,7 @@ def test_rows_padded_to_one_size_give_the_losses_of_those_that_are_not(
 ):
     settings = SftConfig(out=tmp_path, epochs=3, lr=1e-2, warmup=0.0)
     logs: list[list[dict[str, float]]] = []
+    operations: list[float] = []
     for padded in (False, True):
         trainer = make(
             [[0, 1], []], tmp_path, settings, objective, tokens,
@@ -213,6 +214,8 @@ def test_rows_padded_to_one_size_give_the_losses_of_those_that_are_not(
         trainer.args.gradient_accumulation_steps = 2
         trainer.train()
         logs.append([line for line in trainer.state.log_history if "loss" in line])
+        operations.append(trainer.flops_seen)
+    assert operations[0] == operations[1] > 0  # padding needs none
     assert len(logs[0]) == 3
     for plain, padded in zip(*logs, strict=True):
         assert padded == pytest.approx(plain, rel=1e-9)

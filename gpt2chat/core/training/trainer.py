@@ -121,7 +121,8 @@ class PackedTrainer(SFTTrainer):
         return self.row(self.tokens, row["items"], training=True)
 
     def row(self, tokens: Tokenized, items: Sequence[int], *, training: bool) -> dict[str, Any]:
-        """Return the tensors of one packed row, its items, and what it adds to `counts`."""
+        """Return the tensors of one packed row, its items, what it adds to `counts`, and the
+        numbers that its operations are counted by."""
         samples = tokens.samples_of(items)
         lengths, prompts = tokens.lengths[samples], tokens.prompt_lengths[samples]
         laid = lay_out_for(
@@ -132,7 +133,8 @@ class PackedTrainer(SFTTrainer):
             self.shape if training else None,
             training=training,
         )
-        return {**laid, "items": items, "lengths": lengths.tolist()}
+        trained = int(laid["weights"].sum())
+        return {**laid, "items": items, "lengths": lengths.tolist(), "trained": trained}
 
     def logps(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """Return the log-probabilities of a row's trained tokens, float32. Shape (tokens,)."""
@@ -157,7 +159,7 @@ class PackedTrainer(SFTTrainer):
         loss, shares = self.objective.loss(logps, inputs, num_items_in_batch)
         self.guard.see(self.state.global_step + 1, loss, inputs["items"])
         self.tokens_seen += sum(inputs["lengths"])
-        self.flops_seen += row_flops(self._config, inputs["lengths"], len(inputs["kept"]))
+        self.flops_seen += row_flops(self._config, inputs["lengths"], inputs["trained"])
         if not self._sums:
             self._summed_after = self.state.global_step
         for name, share in shares.items():
