@@ -11,7 +11,7 @@ import torch
 
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import HardwareError
-from gpt2chat.core.training import memory
+from gpt2chat.core.training import memory, plan, train
 from gpt2chat.core.training.job import Job, orpo_job, sft_job
 from gpt2chat.core.training.memory import available_memory, group_memory, needed_memory
 from gpt2chat.core.training.plan import plan_sft
@@ -111,6 +111,19 @@ def test_a_run_that_surely_does_not_fit_is_refused_before_anything_is_written(
 def test_a_run_that_may_fit_is_let_begin(settings: SftConfig, free: Callable[[float], None]):
     free(0.8 * needed_memory(sft_job(settings)))
     train_sft(settings, ignore)
+
+
+@pytest.mark.parametrize("where", ["matmul_flops", "trainer"])
+@pytest.mark.parametrize("module", [train, plan])
+def test_a_gpu_too_small_for_the_model_is_one_line(
+    where: str, module: Any, settings: SftConfig, monkeypatch: pytest.MonkeyPatch
+):
+    def no_room(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(*((module, where) if where == "matmul_flops" else (Job, where)), no_room)
+    with pytest.raises(HardwareError, match="not the memory for the model"):
+        train.train_sft(settings, ignore) if module is train else plan.plan_sft(settings)
 
 
 def test_the_processes_on_one_cpu_share_its_memory(

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -70,6 +71,22 @@ def _free_in(group: Path) -> int | None:
             continue
         return max(0, most - now + sum(int(line[1]) for line in lines if line[0] == given_back))
     return None
+
+
+@contextmanager
+def model_fits() -> Generator[None]:
+    """Say in one line that there is no room for the model itself, before any step.
+
+    Raises:
+        HardwareError: There is none.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise HardwareError(
+            "The device has not the memory for the model. Give a smaller --model, --lora-r 16, or "
+            "end what else takes its memory."
+        ) from error
 
 
 def peak_memory(device: torch.device) -> int:

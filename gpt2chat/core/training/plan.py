@@ -93,7 +93,8 @@ def plan(job: Job) -> Plan:
     available = memory.available_memory(job.device)
     memory.check_fits(job, available)
     graphs = compiled_graphs()
-    peak = matmul_flops(job.device, job.autocast)
+    with memory.model_fits():
+        peak = matmul_flops(job.device, job.autocast)
     with tempfile.TemporaryDirectory() as folder:
         trainer, ends = _steps(job, Path(folder), available)
     share = TIMED / (1 + TIMED) / (ends[-1] - ends[-1 - TIMED])
@@ -146,7 +147,8 @@ def _steps(job: Job, folder: Path, available: int) -> tuple[PackedTrainer, list[
     count = (1 + TIMED) * job.settings.grad_accum * PROCESSES
     aside = replace(job, settings=replace(job.settings, out=folder, report_to=()), held_rows=())
     clock = _Clock(job.device)
-    trainer = aside.trainer([clock], (largest * count)[:count], max_steps=1 + TIMED)
+    with memory.model_fits():
+        trainer = aside.trainer([clock], (largest * count)[:count], max_steps=1 + TIMED)
     try:
         trainer.train()
     except torch.OutOfMemoryError as error:

@@ -120,13 +120,15 @@ def _train(
     if checkpoint is not None:
         require_same(settings.out, job.started, settings.data)
     memory.check_fits(job, memory.available_memory(job.device), memory.SURE)
+    with memory.model_fits():
+        peak = matmul_flops(job.device, job.autocast)
     watch = callbacks.Watch(
         settings.out / METRICS,
         evals=settings.evals,
         validated=len(job.held_rows) > 0,
         patience=settings.patience,
         save_minutes=settings.save_minutes,
-        peak=matmul_flops(job.device, job.autocast),
+        peak=peak,
         on_step=on_step,
     )
     leads = wait_for_all(settings, job.device)
@@ -140,7 +142,8 @@ def _run_to_end(job: Job, watch: callbacks.Watch, checkpoint: Path | None) -> Tr
     settings, graphs = job.settings, compiled_graphs()
     # In this order: whether the disk is full is asked before anything is removed from it.
     with _whole_checkpoints(settings.out), storage(settings.out):
-        trainer = job.trainer([watch])
+        with memory.model_fits():
+            trainer = job.trainer([watch])
         watch.attach(trainer)
         _run(trainer, watch, checkpoint, job)
     result = _result(job, trainer, watch, compiled_graphs() - graphs)
