@@ -318,9 +318,9 @@ def test_keys_pressed_during_a_reply_wait_for_the_next_prompt(endless: Terminal)
 def test_keys_pressed_before_ctrl_c_in_a_reply_wait_for_the_next_prompt(endless: Terminal):
     number = endless.prompts + 1
     endless.begin("Tell me all.")
-    endless.press("typed", CTRL_C)
+    endless.press("typed", ALT_ENTER, "in lines", CTRL_C)
     endless.wait_for_prompt(number)
-    endless.wait("> typed")
+    endless.wait("> typed\n  in lines")
     endless.press(CTRL_C)
     endless.enter()
 

@@ -23,6 +23,7 @@ def message_keys() -> KeyBindings:
             buffer.validate_and_handle()
 
     @keys.add("escape", "enter", filter=has_focus(DEFAULT_BUFFER))
+    @keys.add("escape", "c-j", filter=has_focus(DEFAULT_BUFFER))  # as typed while a reply streams
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
 
