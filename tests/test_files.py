@@ -159,3 +159,12 @@ def test_a_file_over_the_users_limit_is_told_as_a_full_disk_is(
 ):
     with pytest.raises(StorageError, match="No space left to write"), storage(tmp_path / "file"):
         write(tmp_path / "file")
+
+
+def test_a_folder_that_was_held_and_not_written_leaves_no_folder_above_it(tmp_path: Path):
+    with held(tmp_path / "runs" / "today" / "sft"):
+        pass
+    assert not any(tmp_path.iterdir())
+    with held(tmp_path / "runs" / "today" / "sft"):
+        (tmp_path / "runs" / "today" / "sft").mkdir()
+    assert (tmp_path / "runs" / "today" / "sft").is_dir()

@@ -174,7 +174,9 @@ def kept_folder(folder: Path, key: str) -> Generator[Path]:
 
 @contextmanager
 def held(folder: Path) -> Generator[None]:
-    """Keep other runs out of a folder. The system ends it with the process, however that ends.
+    """Keep other runs out of a folder, whether it is there or not, and leave nothing beside it.
+
+    The system ends it with the process, however that ends.
 
     Raises:
         ConfigError: Another run has it.
@@ -185,6 +187,7 @@ def held(folder: Path) -> Generator[None]:
     real = folder.resolve()
     file = real.parent / f".{real.name}.lock"
     lock = FileLock(file)
+    made = [parent for parent in real.parents if not parent.exists()]
     with storage(folder):
         _make(real.parent)
         try:
@@ -200,6 +203,9 @@ def held(folder: Path) -> Generator[None]:
         with suppress(OSError):  # Windows removes no file that is open
             file.unlink()
         lock.release()
+        with suppress(OSError):  # the run wrote something
+            for parent in made:
+                parent.rmdir()
 
 
 def _make(folder: Path) -> None:
