@@ -214,7 +214,7 @@ def test_where_a_models_scores_are_not_finite_the_message_comes_back(
 
     monkeypatch.setattr(GENERATORS["two"], "stream", broken)
     assert "error: The model's scores are not finite." in vote("/compare Hello")[1]
-    assert (contents(dialogue), dialogue.draft) == ([], "Hello")
+    assert (contents(dialogue), dialogue.draft) == ([], "/compare Hello")
 
 
 def test_a_prompt_fits_the_smallest_window(dialogue: Dialogue, vote: Votes):

@@ -132,6 +132,7 @@ def test_ctrl_c_just_after_enter_ends_the_reply_or_brings_the_message_back(
     assert "Exception" not in terminal.text
     # Where no reply came, the message stands there as it was sent, and again to be sent.
     assert " tokens, " in terminal.text or terminal.text.count(f"> {message}") == 2
+    terminal.press(CTRL_U)
 
 
 def test_ctrl_c_at_the_prompt_clears_the_line(terminal: Terminal):
