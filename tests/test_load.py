@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from gpt2chat.core.errors import CheckpointError
@@ -116,6 +116,35 @@ def test_damaged_weights_are_one_line(tiny_folder: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match="cannot be loaded") as caught:
         load_model(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (3, "asks for the tensor transformer.h.2.attn.c_attn.bias, which its weights lack."),
+        (
+            1,
+            "its tensor transformer.h.1.attn.c_attn.weight is of a layer that its config.json does",
+        ),
+    ],
+)
+def test_weights_of_more_or_fewer_layers_than_the_config_has_are_refused(
+    tiny_folder: Path, tmp_path: Path, layers: int, said: str
+):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_layer": layers}))
+    with pytest.raises(CheckpointError, match=said):
+        load_model(str(folder))
+
+
+def test_masks_that_older_versions_saved_are_no_layers(tiny_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 8, 8)
+    weights["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    load_model(str(folder))
 
 
 def test_weights_of_another_shape_than_the_config_has_are_named(tiny_folder: Path, tmp_path: Path):

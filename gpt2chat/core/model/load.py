@@ -1,6 +1,7 @@
 """GPT-2 for the chat template: from a folder or the Hub, embeddings grown, on a device."""
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB, SPECIAL_IDS, STOP_IDS,
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
+LAYER = re.compile(r"\bh\.\d+\.(ln_|attn|mlp)")
+"""In the names of a layer's tensors."""
 Mismatch = tuple[str, Sequence[int], Sequence[int]]
 """A tensor's name, the shape it has, and the one it should have."""
 
@@ -66,6 +69,7 @@ def load_model(name: str, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadM
         cause = " ".join(str(error).split())[:200]
         raise CheckpointError(f"--model {name} cannot be loaded: {cause}") from error
     _check_shapes(found["mismatched_keys"], name)
+    _check_layers(found["missing_keys"], found["unexpected_keys"], name)
     if model.config.activation_function in GELUS:
         blocks: Any = model.transformer.h
         for block in blocks:
@@ -140,6 +144,24 @@ def _check_shapes(mismatched: Collection[Mismatch], name: str) -> None:
         raise CheckpointError(
             f"--model {name} cannot be loaded: its tensor {tensor} has the shape {tuple(shape)}, "
             f"and its config.json asks for {tuple(expected)}."
+        )
+
+
+def _check_layers(missing: Collection[str], unexpected: Collection[str], name: str) -> None:
+    """Refuse weights that lack a tensor, or have layers that config.json does not: transformers
+    draws the one at random, and drops the others."""
+    for tensor in sorted(missing):
+        raise CheckpointError(
+            f"--model {name} cannot be loaded: its config.json asks for the tensor {tensor}, which "
+            "its weights lack."
+        )
+    # Masks that older versions saved too are no weights.
+    masks = (".attn.bias", ".attn.masked_bias")
+    layers = [key for key in unexpected if LAYER.search(key) and not key.endswith(masks)]
+    for tensor in sorted(layers):
+        raise CheckpointError(
+            f"--model {name} cannot be loaded: its tensor {tensor} is of a layer that its "
+            "config.json does not have."
         )
 
 
