@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt2chat.core.data.shards import read_manifest
+from gpt2chat.core.errors import DataError
 from gpt2chat.core.text.tokens import WINDOW
 from gpt2chat.report.console import err, note, out, show_json
 
@@ -69,12 +70,11 @@ def step_line(step: "Step", room: int) -> str:
 
 
 def note_positions(data: Path, max_length: int) -> None:
-    """Say so where --max-length gives a model positions that no sample of the data reaches.
-
-    Raises:
-        DataError: The folder is not what `prepare` wrote.
-    """
-    longest = read_manifest(data).window
+    """Say so where --max-length gives a model positions that no sample of the data reaches."""
+    try:
+        longest = read_manifest(data).window
+    except DataError:
+        return  # which the run says, if nothing else is wrong
     if max_length > max(longest, WINDOW):
         note(
             f"--max-length {max_length} stretches the model's positions, and no sample of {data} "
