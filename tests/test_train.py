@@ -257,6 +257,8 @@ def test_a_resumed_orpo_run_has_the_metrics_of_an_unbroken_one(
         for run in (broken, whole)
     ]
     assert figures[0] == figures[1]
+    for line in (line for line in figures[0] if "loss" in line):
+        assert line["loss"] == pytest.approx(line["nll"] + 0.1 * line["odds_ratio_loss"], rel=1e-5)
 
 
 def test_tokens_and_seconds_are_those_of_all_starts(
