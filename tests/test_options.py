@@ -40,14 +40,19 @@ def test_our_preset_is_what_the_program_does_without_one(command: str):
     assert {"lr", "epochs", "token_lr", "schedule", "warmup", "weight_decay"} <= set(values)
 
 
-def test_a_step_of_the_papers_preset_has_32_pairs_however_long_they_are():
-    file = PRESETS / "orpo" / "paper.toml"
-    settings = OrpoConfig(**tomllib.loads(file.read_text(encoding="utf-8")))
+@pytest.mark.parametrize(
+    ("name", "sides", "items"), [("orpo/paper", 2, [32, 32, 32, 4]), ("sft/reference", 1, [8] * 12)]
+)
+def test_a_step_of_a_preset_has_as_many_items_however_long_they_are(
+    name: str, sides: int, items: list[int]
+):
+    kind = KINDS[name.partition("/")[0]]
+    settings = kind(**tomllib.loads((PRESETS / f"{name}.toml").read_text(encoding="utf-8")))
     assert settings.batch_tokens is not None
-    longest = 2 * settings.max_length
-    rows = pack([longest] * 100, settings.batch_tokens, settings.batch_size, seed=0)
+    longest = sides * settings.max_length
+    rows = pack([longest] * sum(items), settings.batch_tokens, settings.batch_size, seed=0)
     steps = [rows[i : i + settings.grad_accum] for i in range(0, len(rows), settings.grad_accum)]
-    assert [sum(map(len, step)) for step in steps] == [32, 32, 32, 4]
+    assert [sum(map(len, step)) for step in steps] == items
 
 
 def test_a_file_of_ones_own_comes_before_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
