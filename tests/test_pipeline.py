@@ -36,6 +36,7 @@ def test_the_whole_path_from_raw_rows_to_an_answer(
 
     trained = run("sft", "--model", str(tiny_folder), "--epochs", "1", "--batch-size", "8")
     assert "validation loss" in trained.stdout
+    assert ", 1 epoch " in trained.stdout
     aligned = run("orpo", "--limit", "8", "--eval-samples", "4")
     assert "model: runs/sft (newest finished run)" in aligned.stderr
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from gpt2chat.core.data.shards import read_manifest
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.text.tokens import WINDOW
+from gpt2chat.core.text.wording import counted
 from gpt2chat.report.console import err, note, out, show_json
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def show_training(result: "TrainResult", *, json: bool) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     unit = "samples" if result.command == "sft" else "pairs"
     left_out = f" ({result.left_out:,} longer than --max-length left out)" * bool(result.left_out)
-    table.add_row("trained on", f"{result.samples:,} {unit}, {result.epochs:g} epochs{left_out}")
+    passes = counted(result.epochs, "epoch")
+    table.add_row("trained on", f"{result.samples:,} {unit}, {passes}{left_out}")
     used = f"{result.utilisation:.0%} of what a matrix product reaches"
     table.add_row("tokens", f"{result.tokens:,} in {clock(result.seconds)}")
     table.add_row("speed", f"{result.tokens_per_second:,.0f} tokens/s on {result.device}, {used}")

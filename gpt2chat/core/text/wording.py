@@ -1,6 +1,7 @@
 """How a number is said with what it counts."""
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number with what it counts: 1 message, 2 messages."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def counted(number: float, what: str) -> str:
+    """Return a number with what it counts: 1 message, 2 messages, 0.5 epochs."""
+    said = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{said} {what}" if number == 1 else f"{said} {what}s"

@@ -9,6 +9,7 @@ from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
 from gpt2chat.core.data.shards import Manifest
 from gpt2chat.core.model import lora
+from gpt2chat.core.text.wording import counted
 from gpt2chat.core.training.lineage import hub_base, licence
 
 _CARD = """\
@@ -86,8 +87,8 @@ def model_card(settings: TrainConfig, result: dict[str, Any], manifest: Manifest
         version=__version__,
         method=_method(settings),
         unit=_unit(settings),
-        passes=_counted(result["epochs"], "epoch", "epochs"),
-        shared=_counted(result["processes"], "process", "processes"),
+        passes=counted(result["epochs"], "epoch"),
+        shared="1 process" if result["processes"] == 1 else f"{result['processes']} processes",
         sources=", ".join(sources),
         loss_unit=_loss_unit(settings),
         validation=_validation(settings, result),
@@ -102,10 +103,6 @@ def model_card(settings: TrainConfig, result: dict[str, Any], manifest: Manifest
 
 def _chosen(settings: TrainConfig) -> bool:
     return isinstance(settings, SftConfig) and settings.chosen
-
-
-def _counted(number: float, one: str, many: str) -> str:
-    return f"{number:g} {one if number == 1 else many}"
 
 
 def _method(settings: TrainConfig) -> str:
