@@ -76,18 +76,22 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_notes_and_errors_break_between_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
+def test_lines_break_between_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
     screen = Terminal()
     narrow = Console(file=screen, width=24, color_system=None, highlight=False, emoji=False)
     monkeypatch.setattr(console, "err", narrow)
+    monkeypatch.setattr(console, "out", narrow)
     report.show_error(DataError("a/path/of/a/file is not there. Type gpt2chat prepare."))
     report.note("[red] :smile: no_repeat_ngram")
+    console.say("2,000 samples of whole groups (trees).")
     assert screen.getvalue().splitlines() == [
         "error: a/path/of/a/file",
         "is not there. Type",
         "gpt2chat prepare.",
         "[red] :smile:",
         "no_repeat_ngram",
+        "2,000 samples of whole",
+        "groups (trees).",
     ]
 
 

@@ -26,7 +26,7 @@ def show_error(error: Gpt2ChatError) -> None:
     """Print what the user can act on: one line, or as many as the terminal needs for its words."""
     if isinstance(error, WorkerError):
         err.quiet = False  # it may be the first process that is gone
-    text = Text(_in_lines(f"error: {error}"))
+    text = Text(_in_lines(f"error: {error}", err))
     text.stylize("red", 0, len("error:"))
     err.print(text, soft_wrap=True)
 
@@ -36,13 +36,18 @@ def note(text: str) -> None:
 
     It may quote a file or a message, whose control characters must not act on the terminal.
     """
-    err.print(Text(_in_lines(text), style="dim"), soft_wrap=True)
+    err.print(Text(_in_lines(text, err), style="dim"), soft_wrap=True)
 
 
-def _in_lines(text: str) -> str:
+def say(text: str) -> None:
+    """Print one line of the result; on a terminal, wrapped by words."""
+    out.print(Text(_in_lines(text, out)), soft_wrap=True)
+
+
+def _in_lines(text: str, console: Console) -> str:
     """Return what is printed for a text; other programs read a line as it is."""
     shown = printable(text)
-    return word_wrapped(shown, err.width) if err.file.isatty() else shown
+    return word_wrapped(shown, console.width) if console.file.isatty() else shown
 
 
 def show_json(value: Any) -> None:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gpt2chat.report.console import err, note, out, show_json
+from gpt2chat.report.console import err, note, out, say, show_json
 
 if TYPE_CHECKING:
     from gpt2chat.core.evaluation.evaluate import Evaluation, ModelResult
@@ -68,8 +68,8 @@ def show_evaluation(result: "Evaluation", *, json: bool) -> None:
             out.print()
             out.print(table)
     out.print()
-    out.print(f"Below each figure: {result.interval}.", soft_wrap=True)
-    out.print(REFERENCE, soft_wrap=True)
+    say(f"Below each figure: {result.interval}.")
+    say(REFERENCE)
     note(f"written: {result.written}")
 
 

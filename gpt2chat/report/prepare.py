@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gpt2chat.report.console import count, out, printable, show_json
+from gpt2chat.report.console import count, out, printable, say, show_json
 
 if TYPE_CHECKING:
     from gpt2chat.core.data.prepare import PrepareResult
@@ -45,7 +45,7 @@ def show_prepare(result: "PrepareResult", *, json: bool) -> None:
     command = "sft" if manifest.rows("sft", "train") else "orpo --model MODEL"
     folder = str(result.out)
     option = "" if folder == "data" else f" --data {shlex.quote(folder)}"
-    out.print(Text(f"Written: {folder}. Next: gpt2chat {command}{option}"), soft_wrap=True)
+    say(f"Written: {folder}. Next: gpt2chat {command}{option}")
 
 
 def _rows(manifest: "Manifest") -> Table:

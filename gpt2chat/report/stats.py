@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from gpt2chat.report.console import count, out, printable
+from gpt2chat.report.console import count, out, printable, say
 
 if TYPE_CHECKING:
     from gpt2chat.core.data.shards import Lengths
@@ -43,7 +43,7 @@ def show_stats(
             out.print(Text(heading, style="bold"))
             out.print(_histogram(kind, sources, window), "", sep="\n")
             out.print(_shares(rows), "", sep="\n")
-    out.print(Text(f"Drawn: {picture}"), soft_wrap=True)
+    say(f"Drawn: {picture}")
 
 
 def bar(share: float, width: int, *, plain: bool = False) -> str:

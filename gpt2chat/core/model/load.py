@@ -150,17 +150,17 @@ def _check_shapes(mismatched: Collection[Mismatch], name: str) -> None:
 def _check_layers(missing: Collection[str], unexpected: Collection[str], name: str) -> None:
     """Refuse weights that lack a tensor, or have layers that config.json does not: transformers
     draws the one at random, and drops the others."""
-    for tensor in sorted(missing):
+    if missing:
         raise CheckpointError(
-            f"--model {name} cannot be loaded: its config.json asks for the tensor {tensor}, which "
-            "its weights lack."
+            f"--model {name} cannot be loaded: its config.json asks for the tensor {min(missing)}, "
+            "which its weights lack."
         )
     # Masks that older versions saved too are no weights.
     masks = (".attn.bias", ".attn.masked_bias")
     layers = [key for key in unexpected if LAYER.search(key) and not key.endswith(masks)]
-    for tensor in sorted(layers):
+    if layers:
         raise CheckpointError(
-            f"--model {name} cannot be loaded: its tensor {tensor} is of a layer that its "
+            f"--model {name} cannot be loaded: its tensor {min(layers)} is of a layer that its "
             "config.json does not have."
         )
 
