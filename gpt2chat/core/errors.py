@@ -11,15 +11,30 @@
     ├── ReplyError          9  a model gives no reply, or none that means anything
     └── Interrupted       130  Ctrl-C; what was done so far is saved
 
-RowError is no end of the program: it says why one record of a source is left out, and `prepare`
+RowError does not end the program: it says why one record of a source is dropped, and `prepare`
 counts it. Anything else that escapes is a bug, and keeps its traceback.
+
+Messages speak Python, between backticks: a setting is `lr` or `precision="fp32"`, the next step is
+`prepare(sample=True)`. The command line turns these into `--lr`, `--precision fp32` and
+`gpt2chat prepare --sample`, so the core knows no flag and no command.
 """
+
+import json
 
 
 class Gpt2ChatError(Exception):
-    """Its text is shown to the user: the rule, the value, the next command to type."""
+    """Its text is shown to the user: what is wrong, with the value; then what to do.
+
+    Args:
+        text: What is wrong and what to do, in the wording described at the top of this module.
+        setting: The setting that caused it, such as "model", where one did.
+    """
 
     exit_code = 1
+
+    def __init__(self, text: str, *, setting: str | None = None):
+        super().__init__(text)
+        self.setting = setting
 
 
 class ConfigError(Gpt2ChatError):
@@ -74,6 +89,17 @@ class Interrupted(Gpt2ChatError):
     """Ctrl-C; the text says what was saved and how to go on."""
 
     exit_code = 130
+
+
+def call(function: str, **settings: object) -> str:
+    """Return a call of the public API for use in a message: `sft(out="runs/a")`, in backticks."""
+
+    def literal(value: object) -> str:
+        plain = isinstance(value, bool | int | float)
+        return str(value) if plain else json.dumps(str(value), ensure_ascii=False)
+
+    pairs = (f"{name}={literal(value)}" for name, value in settings.items())
+    return f"`{function}({', '.join(pairs)})`"
 
 
 class RowError(Exception):

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from gpt2chat.commandline import flag, to_command_line
 from gpt2chat.core.errors import Gpt2ChatError, WorkerError
 from gpt2chat.report.screen import word_wrapped
 
@@ -26,7 +27,10 @@ def show_error(error: Gpt2ChatError) -> None:
     """Print what the user can act on: one line, or as many as the terminal needs for its words."""
     if isinstance(error, WorkerError):
         err.quiet = False  # it may be the first process that is gone
-    text = Text(_in_lines(f"error: {error}", err))
+    shown = to_command_line(str(error))
+    if error.setting and flag(error.setting) not in shown:
+        shown = f"{flag(error.setting)}: {shown}"
+    text = Text(_in_lines(f"error: {shown}", err))
     text.stylize("red", 0, len("error:"))
     err.print(text, soft_wrap=True)
 
