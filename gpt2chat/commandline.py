@@ -26,7 +26,8 @@ def known_settings() -> frozenset[str]:
 def to_command_line(text: str) -> str:
     """Return a message with its settings as flags and its calls as commands.
 
-    `lr` becomes --lr, `lr=0.1` --lr 0.1, and `sft(lr=0.1)` gpt2chat sft --lr 0.1. Anything else between backticks stays as it is: it may be a quoted file name.
+    `lr` becomes --lr, `lr=0.1` becomes --lr 0.1, and `sft(lr=0.1)` becomes gpt2chat sft --lr 0.1.
+    Anything else between backticks stays as it is: it may be a quoted file name.
     """
     return re.sub("`([^`]+)`", lambda match: _translated(match[1]) or match[0], text)
 

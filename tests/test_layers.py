@@ -1,4 +1,4 @@
-"""Imports go one way, and the light modules stay light."""
+"""Imports go one way, in every folder, and the terminal's libraries stay where they belong."""
 
 import ast
 from collections.abc import Iterator
@@ -8,30 +8,48 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gpt2chat"
 
+# What each folder, or file beside the folders, may import besides itself. A folder of the core
+# may import the ones that its line names and no other, whatever their order.
+FILES = "errors files kernelcache"
+DATA = f"{FILES} config text inputs data"
+MODEL = f"{FILES} config text runs model"
+ALLOWED = {
+    "core.errors": "",
+    "core.files": "errors",
+    "core.kernelcache": "",
+    "core.config": "errors",
+    "core.runs": "errors files config",
+    "core.started": "errors files runs",
+    "core.text": FILES,
+    "core.inputs": f"{FILES} config text",
+    "core.data": DATA,
+    "core.model": MODEL,
+    "core.training": f"{DATA} {MODEL} started",
+    "core.generation": MODEL,
+    "core.chat": f"{MODEL} generation",
+    "core.evaluation": f"{DATA} {MODEL} generation chat",
+}
+# Above the core: each may import all of the core, and of its neighbours these.
+ABOVE = {
+    "threads": "",
+    "commandline": "",
+    "report": "commandline",
+    "options": "",
+    "dialogue": "report threads",
+    "repl": "report dialogue",
+    "commands": "options report dialogue repl",
+    "cli": "commands report threads",
+    "__main__": "cli",
+}
 
-def part(name: str, modules: str) -> list[str]:
-    return [f"{name}.{module}" for module in modules.split()]
 
-
-# A core module imports only from modules before it.
-ORDER = [
-    *("errors", "files", "kernelcache"),
-    *part("config", "settings prepare training evaluation sampling chat"),
-    *("runs", "started"),
-    *part("text", "wording conversations template tokens"),
-    *part("inputs", "datafiles records hub_errors hub hh shapes oasst1 forest mend sources"),
-    *part("data", "shards rows tally journal near samples parts trees work pool jobs selection"),
-    *part("data", "histogram writer prepare"),
-    *part(
-        "model", "losses packing attention packed checkpoint lora flops device compiling weights"
-    ),
-    *part("model", "load"),
-    *part("training", "tokenized objectives guard trackers metrics arguments trainer"),
-    *part("training", "callbacks job memory plan curve lineage card train"),
-    *part("generation", "sampling reply decoder kernels int8 engine graph generate"),
-    *part("chat", "window chats session feedback"),
-    *part("evaluation", "scoring statistics figures heldout replies speed evaluate"),
-]
+def modules() -> dict[str, Path]:
+    """Return every module by its name without the package's own, such as "core.text.template"."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path != PACKAGE / "__init__.py"
+    }
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -43,50 +61,53 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def modules() -> list[Path]:
-    return sorted((PACKAGE / "core").rglob("[a-z]*.py"))
+def own_imports(name: str, known: dict[str, Path]) -> set[str]:
+    """Return the modules of this package that a module imports, packages left out where a module
+    of theirs is meant."""
+    used = {used.removeprefix("gpt2chat.") for used in imports(known[name])} & known.keys()
+    return {
+        module for module in used if not any(other.startswith(f"{module}.") for other in used)
+    } - {name}
 
 
-def name_of(path: Path) -> str:
-    """Return a core module's name, without what all their names begin with."""
-    return ".".join(path.relative_to(PACKAGE / "core").with_suffix("").parts)
+def unit(name: str) -> str:
+    """Return the folder or file that the table has: "core.text" for core.text.template."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "core" else parts[0]
 
 
-def test_every_core_module_has_its_place_in_the_order():
-    assert sorted(ORDER) == sorted(map(name_of, modules()))
+@pytest.mark.parametrize("name", [name for name in modules() if name != "core"])
+def test_a_module_imports_only_what_its_folder_may(name: str):
+    used = {unit(module) for module in own_imports(name, modules())} - {unit(name), "core"}
+    if unit(name) in ALLOWED:
+        assert used <= {f"core.{allowed}" for allowed in ALLOWED[unit(name)].split()}
+    else:
+        assert {use for use in used if not use.startswith("core.")} <= set(
+            ABOVE[unit(name)].split()
+        )
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_a_core_module_imports_only_what_stands_before_it(path: Path):
-    before = ORDER[: ORDER.index(name_of(path))]
-    used = {
-        name
-        for name in ORDER
-        if any(f"{found}.".startswith(f"gpt2chat.core.{name}.") for found in imports(path))
-    }
-    assert used <= set(before)
+@pytest.mark.xfail(strict=True, reason="the modules of dialogue do")
+def test_no_modules_import_each_other_in_a_circle():
+    known = modules()
+    remaining = {name: own_imports(name, known) for name in known}
+    while free := {name for name, used in remaining.items() if not used & remaining.keys()}:
+        remaining = {name: used for name, used in remaining.items() if name not in free}
+    assert not remaining
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_the_core_knows_nothing_of_the_terminal(path: Path):
-    roots = {name.split(".")[0] for name in imports(path)}
-    assert not roots & {"typer", "rich", "prompt_toolkit"}
-    terminal = {"cli", "options", "report", "repl", "commands"}
-    assert not {
-        name
-        for name in imports(path)
-        if name.split(".")[1:2]
-        and name.split(".")[0] == "gpt2chat"
-        and name.split(".")[1] in terminal
-    }
+@pytest.mark.parametrize("name", [name for name in modules() if name.startswith("core.")])
+def test_the_core_imports_no_library_of_the_terminal(name: str):
+    roots = {used.split(".")[0] for used in imports(modules()[name])}
+    assert not roots & {"typer", "click", "rich", "prompt_toolkit"}
 
 
 @pytest.mark.parametrize(("library", "owner"), [("rich", "report"), ("prompt_toolkit", "repl")])
-def test_one_module_imports_each_terminal_library(library: str, owner: str):
+def test_one_folder_imports_each_terminal_library(library: str, owner: str):
     users = {
-        path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        for path in PACKAGE.rglob("*.py")
-        if any(name.split(".")[0] == library for name in imports(path))
+        unit(name)
+        for name, path in modules().items()
+        if any(used.split(".")[0] == library for used in imports(path))
     }
     assert users == {owner}
 
