@@ -7,10 +7,11 @@ READY := $(VENV)/.ready
 # Each of the processes that share the tests computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test check format docs
+.PHONY: help demo test quick check format docs
 
 help:
 	@echo 'make demo    the whole pipeline, offline, on the bundled sample and base model'
+	@echo 'make quick   the tests that take under 5 seconds each'
 	@echo 'make test    all tests'
 	@echo 'make check   linter, formatter, types, tests'
 	@echo 'make docs    write docs/commands.md from --help, docs/modules.md from docstrings'
@@ -29,14 +30,17 @@ demo: $(READY)
 	cd demo && $(BIN)/gpt2chat eval --ppl --against runs/sft --against starter --limit 250 --generations 4 --precision bf16
 	cd demo && $(BIN)/gpt2chat chat --seed 0 --prompt 'What can I cook with potatoes?'
 
+quick: $(READY)
+	$(PYTEST) -m 'not gpu and not slow'
+
 test: $(READY)
-	$(PYTEST) -m 'not gpu and not network'
+	$(PYTEST) -m 'not gpu'
 
 check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
-	$(PYTEST) -m 'not gpu and not network'
+	$(PYTEST) -m 'not gpu'
 
 format: $(READY)
 	$(BIN)/ruff check --fix

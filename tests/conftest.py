@@ -1,27 +1,30 @@
-"""Small real models and conversations that several test files use."""
+"""Fixtures that several test files use, and how pytest is set up here."""
 
-import gzip
 import itertools
 import json
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.data.prepare import prepare
-from gpt2chat.core.files import STARTER
 from gpt2chat.core.model.checkpoint import save_model
-from gpt2chat.core.model.load import set_ids
-from gpt2chat.core.model.packed import PackedGPT2
-from gpt2chat.core.text.conversations import Conversation, Message
-from gpt2chat.core.text.tokens import VOCAB, WINDOW
+from tests.helpers import (
+    SAMPLE,
+    before_each_pass,
+    ignore,
+    sample_rows,
+    talk,
+    tiny_model,
+)
 from tests.hub_server import Hub
+
+# Test files that import these from here keep working; new ones import from tests.helpers.
+__all__ = ["SAMPLE", "before_each_pass", "ignore", "sample_rows", "talk", "tiny_model"]
 
 # The same examples in every run, on a machine as slow as it likes.
 settings.register_profile(
@@ -38,32 +41,11 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what this machine has not."""
+    """Skip the tests that need a GPU where there is none."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="there is no GPU"))
-
-
-def tiny_model(
-    *, packed: bool = False, positions: int = WINDOW, seed: int = 0, dropout: float = 0.0
-) -> GPT2LMHeadModel:
-    """Return a GPT-2 of 2 layers and width 32 with drawn weights, in evaluation mode."""
-    config = GPT2Config(
-        vocab_size=VOCAB,
-        n_positions=positions,
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        resid_pdrop=dropout,
-        embd_pdrop=dropout,
-        attn_pdrop=0.0,
-    )
-    torch.manual_seed(seed)
-    kind = PackedGPT2 if packed else GPT2LMHeadModel
-    attention = PackedGPT2.attention if packed else "sdpa"
-    model = kind._from_config(config, attn_implementation=attention)  # pyright: ignore[reportPrivateUsage]
-    return set_ids(model.eval())
 
 
 @pytest.fixture(scope="session")
@@ -74,25 +56,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SAMPLE = STARTER / "sample"
-
-
 @pytest.fixture
 def hub() -> Generator[Hub]:
     """A Hugging Face Hub on the loopback interface, with nothing in it."""
     server = Hub()
     yield server
     server.close()
-
-
-def ignore(_: object) -> None:
-    """Listen to nothing."""
-
-
-def sample_rows(name: str, count: int) -> list[dict[str, Any]]:
-    """Return the first rows of a bundled sample file."""
-    with gzip.open(SAMPLE / name, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in itertools.islice(lines, count)]
 
 
 @pytest.fixture(scope="session")
@@ -129,23 +98,3 @@ def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "data"
     prepare(PrepareConfig(sample=True, out=folder), ignore)
     return folder
-
-
-def before_each_pass(
-    monkeypatch: pytest.MonkeyPatch, generator: Any, do: Callable[[], object]
-) -> None:
-    """Do something before each forward pass of a generator."""
-    decoder: Any = generator._decoder
-    extend = decoder.extend
-
-    def extended(*given: Any) -> Any:
-        do()
-        return extend(*given)
-
-    monkeypatch.setattr(decoder, "extend", extended)
-
-
-def talk(*contents: str) -> Conversation:
-    """Return a conversation of alternating user and assistant messages, the user first."""
-    roles = ("user", "assistant")
-    return Conversation(tuple(Message(roles[i % 2], content) for i, content in enumerate(contents)))

@@ -14,7 +14,7 @@ from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.generation.generate import Generator
 from gpt2chat.dialogue import Dialogue, LoadedModel, Models
 from gpt2chat.dialogue.ahead import computing_ahead
-from tests.conftest import before_each_pass, tiny_model
+from tests.helpers import before_each_pass, tiny_model
 from tests.test_dialogue import FEEDBACK
 
 

@@ -24,7 +24,7 @@ from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.text.conversations import Message
 from gpt2chat.core.text.tokens import EOT_ID, encode_text
 from gpt2chat.dialogue.start import is_base
-from tests.conftest import talk, tiny_model
+from tests.helpers import talk, tiny_model
 
 Chat = Callable[..., tuple[int, str, str]]
 

@@ -18,7 +18,7 @@ from gpt2chat.core.chat.chats import (
 )
 from gpt2chat.core.errors import DataError, StorageError
 from gpt2chat.core.text.conversations import Message
-from tests.conftest import talk
+from tests.helpers import talk
 
 HELLO = talk("hello", "hi").messages
 MORE = talk("hello", "hi", "and?", "well").messages

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.text.tokens import EOT_ID, STOP_IDS, encode_conversation
-from tests.conftest import talk, tiny_model
+from tests.helpers import talk, tiny_model
 
 
 def test_transformers_loads_the_folder_to_the_same_weights(tiny_folder: Path):

@@ -17,7 +17,7 @@ from gpt2chat.core.generation.generate import Generator, ReplyStream
 from gpt2chat.core.generation.sampling import Choice
 from gpt2chat.core.text.tokens import EOT_ID, encode_text
 from gpt2chat.dialogue import Dialogue, LoadedModel, Models
-from tests.conftest import tiny_model
+from tests.helpers import tiny_model
 
 FEEDBACK = Path("feedback.jsonl")
 GENERATORS = {

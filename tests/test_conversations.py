@@ -12,7 +12,7 @@ from gpt2chat.core.text.conversations import (
     Preference,
     parse_messages,
 )
-from tests.conftest import talk
+from tests.helpers import talk
 
 
 def turns(roles: str) -> Conversation:

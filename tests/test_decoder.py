@@ -19,7 +19,7 @@ from gpt2chat.core.generation.int8 import FEW, Int8Decoder
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.text.conversations import parse_messages
 from gpt2chat.core.text.tokens import encode_conversation
-from tests.conftest import sample_rows, tiny_model
+from tests.helpers import sample_rows, tiny_model
 
 IDS: list[int] = torch.randint(
     0, 50_000, (40,), generator=torch.Generator().manual_seed(0)

@@ -22,7 +22,7 @@ from gpt2chat.core.generation.sampling import Choice
 from gpt2chat.core.text.tokens import EOT_ID, encode_text
 from gpt2chat.dialogue import COMMANDS, Dialogue, LoadedModel, Models, is_open
 from gpt2chat.dialogue.text import as_typed, unquoted
-from tests.conftest import before_each_pass, tiny_model
+from tests.helpers import before_each_pass, tiny_model
 
 FEEDBACK = Path("feedback.jsonl")
 GENERATOR = Generator(tiny_model(), torch.device("cpu"))

@@ -21,7 +21,7 @@ from gpt2chat.core.runs import newest_checkpoint
 from gpt2chat.core.training import job
 from gpt2chat.core.training.tokenized import load_tokenized
 from gpt2chat.core.training.train import train_orpo, train_sft
-from tests.conftest import ignore, tiny_model
+from tests.helpers import ignore, tiny_model
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 FLAGS = "--lr 1e-2 --batch-size 6 --evals 2 --precision fp32 --device cpu".split()  # noqa: SIM905

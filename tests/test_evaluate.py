@@ -14,7 +14,7 @@ from gpt2chat.core.config.evaluation import EvalConfig
 from gpt2chat.core.evaluation.evaluate import evaluate, result_path
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.text.tokens import VOCAB
-from tests.conftest import tiny_model
+from tests.helpers import tiny_model
 
 FAST = ("--no-speed", "--generations", "0")
 

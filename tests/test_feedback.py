@@ -13,7 +13,7 @@ from gpt2chat.core.config.training import OrpoConfig
 from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.data.shards import read_pairs, read_samples
 from gpt2chat.core.training.train import train_orpo
-from tests.conftest import ignore, talk
+from tests.helpers import ignore, talk
 
 HI = talk("Hi")
 

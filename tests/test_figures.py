@@ -16,7 +16,7 @@ from gpt2chat.core.evaluation.figures import (
 )
 from gpt2chat.core.evaluation.scoring import Losses
 from gpt2chat.core.text.conversations import Conversation, Message, Preference
-from tests.conftest import talk
+from tests.helpers import talk
 
 
 def sample(reply: str, group: str) -> Sample:

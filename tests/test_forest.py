@@ -27,7 +27,7 @@ from gpt2chat.core.inputs.oasst1 import (
     tree_rows,
 )
 from gpt2chat.core.text.conversations import Preference
-from tests.conftest import ignore, sample_rows
+from tests.helpers import ignore, sample_rows
 
 Row = dict[str, Any]
 Plant = Callable[..., Forest]

@@ -19,7 +19,7 @@ from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.data.prepare import PrepareResult, prepare
 from gpt2chat.core.data.shards import read_samples
 from gpt2chat.core.errors import DataError, Gpt2ChatError
-from tests.conftest import ignore
+from tests.helpers import ignore
 
 OFF: dict[str, Any] = {"oasst1": "off", "alpaca": "off", "ultrafeedback": "off"}
 GOOD = b'{"prompt": "Hi", "completion": "Hello"}\n'

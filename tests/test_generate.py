@@ -19,7 +19,7 @@ from gpt2chat.core.generation.sampling import NEVER
 from gpt2chat.core.model.compiling import able_to_compile, compiled_graphs
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.text.tokens import encode_conversation, encode_text
-from tests.conftest import talk, tiny_model
+from tests.helpers import talk, tiny_model
 
 CPU = torch.device("cpu")
 GREEDY = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=12)

@@ -8,7 +8,7 @@ from gpt2chat.core.config.evaluation import EvalConfig
 from gpt2chat.core.data.shards import Sample, read_samples
 from gpt2chat.core.errors import CheckpointError, DataError
 from gpt2chat.core.evaluation.heldout import draw, draw_prompts, read_material
-from tests.conftest import talk
+from tests.helpers import talk
 
 
 def sample(number: int) -> Sample:

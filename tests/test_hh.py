@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gpt2chat.core.errors import RowError
 from gpt2chat.core.inputs.hh import is_transcript, parse_transcript
-from tests.conftest import talk
+from tests.helpers import talk
 
 
 def transcript(*contents: str) -> str:

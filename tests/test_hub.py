@@ -13,7 +13,7 @@ from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.data.shards import read_pairs, read_samples
 from gpt2chat.core.inputs.hub import HubName, is_hub_name, parse_name
-from tests.conftest import ignore, sample_rows
+from tests.helpers import ignore, sample_rows
 from tests.hub_server import LAYOUTS, Fault, Hub, card, hub_environment, table_bytes
 
 Process = subprocess.CompletedProcess[str]

@@ -16,7 +16,7 @@ from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.files import kept_folder
-from tests.conftest import SAMPLE, ignore
+from tests.helpers import SAMPLE, ignore
 from tests.test_prepare import tree
 
 ROWS = 9_500

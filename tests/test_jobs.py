@@ -16,7 +16,7 @@ from gpt2chat.core.errors import DataError
 from gpt2chat.core.inputs import records
 from gpt2chat.core.inputs.forest import Forest
 from gpt2chat.core.inputs.sources import find_sources, open_sources
-from tests.conftest import sample_rows
+from tests.helpers import sample_rows
 
 HI = {"prompt": "Hi", "completion": "Hello"}
 OFF: dict[str, Any] = {"oasst1": "off", "alpaca": "off", "ultrafeedback": "off"}

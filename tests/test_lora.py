@@ -18,7 +18,7 @@ from gpt2chat.core.model.lora import add_lora
 from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB
 from gpt2chat.core.training.tokenized import load_tokenized
 from gpt2chat.core.training.train import train_orpo, train_sft
-from tests.conftest import ignore, tiny_model
+from tests.helpers import ignore, tiny_model
 from tests.test_train import interrupt_in
 from tests.test_trainer import TOKENS, make
 

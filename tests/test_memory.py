@@ -16,7 +16,7 @@ from gpt2chat.core.training.job import Job, orpo_job, sft_job
 from gpt2chat.core.training.memory import available_memory, group_memory, needed_memory
 from gpt2chat.core.training.plan import plan_sft
 from gpt2chat.core.training.train import train_sft
-from tests.conftest import ignore
+from tests.helpers import ignore
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpt2chat.core.inputs import mend as module
 from gpt2chat.core.inputs.mend import Mended, is_destroyed, mend
-from tests.conftest import sample_rows
+from tests.helpers import sample_rows
 
 BROKEN = [
     "cafÃ©",

@@ -27,7 +27,7 @@ from gpt2chat.core.data.near import (
     near_any,
     signatures,
 )
-from tests.conftest import sample_rows
+from tests.helpers import sample_rows
 
 SHORTEST = MIN_SHINGLES + SHINGLE_WORDS - 1
 """Words that a text needs to be compared."""

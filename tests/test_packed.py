@@ -11,7 +11,7 @@ from gpt2chat.core.model.compiling import able_to_compile, compiled_graphs
 from gpt2chat.core.model.packed import neftune
 from gpt2chat.core.training.job import row_lengths
 from gpt2chat.core.training.objectives import shape_for
-from tests.conftest import tiny_model
+from tests.helpers import tiny_model
 from tests.test_trainer import SFT, TOKENS, make
 
 

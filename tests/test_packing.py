@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gpt2chat.core.model.losses import token_logps
 from gpt2chat.core.model.packing import pack, pack_row
 from gpt2chat.core.text.tokens import Encoded
-from tests.conftest import tiny_model
+from tests.helpers import tiny_model
 
 SAMPLES = [
     Encoded([5, 6, 7, 8, 9], 2),

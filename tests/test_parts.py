@@ -10,7 +10,7 @@ from gpt2chat.core.data.samples import REMARKS
 from gpt2chat.core.data.shards import Sample
 from gpt2chat.core.data.tally import Tally
 from gpt2chat.core.text.conversations import Conversation, Message
-from tests.conftest import talk
+from tests.helpers import talk
 
 
 def entry(conversation: Conversation, *remarks: str) -> Entry:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gpt2chat.cli import app
-from tests.conftest import sample_rows
+from tests.helpers import sample_rows
 from tests.hub_server import Hub, hub_environment
 
 OFF = ("--oasst1", "off", "--alpaca", "off", "--ultrafeedback", "off")

@@ -11,7 +11,7 @@ from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.training.plan import plan_orpo, plan_sft
 from gpt2chat.core.training.train import train_sft
-from tests.conftest import ignore
+from tests.helpers import ignore
 
 
 @pytest.fixture

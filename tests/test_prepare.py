@@ -21,7 +21,7 @@ from gpt2chat.core.errors import Interrupted
 from gpt2chat.core.inputs.records import read_file
 from gpt2chat.core.text.tokens import encode_conversations
 from gpt2chat.core.training.tokenized import load_tokenized
-from tests.conftest import ignore, sample_rows
+from tests.helpers import ignore, sample_rows
 
 OFF = ("--oasst1", "off", "--alpaca", "off", "--ultrafeedback", "off")
 HI: dict[str, Any] = {"prompt": "Hi", "completion": "Hello"}

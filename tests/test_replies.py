@@ -11,7 +11,7 @@ from gpt2chat.core.evaluation.replies import (
     repetition,
 )
 from gpt2chat.core.generation.generate import Generator
-from tests.conftest import tiny_model
+from tests.helpers import tiny_model
 
 
 def test_repetition_is_the_share_of_4_grams_seen_before_in_the_same_reply():

@@ -23,7 +23,7 @@ from gpt2chat.report.progress import Pace, ReadingLine
 from gpt2chat.report.samples import LINES, shortened
 from gpt2chat.report.stats import BAR, bar, bin_labels
 from gpt2chat.report.training import note_positions, step_line, training_progress
-from tests.conftest import ignore
+from tests.helpers import ignore
 
 Capture = pytest.CaptureFixture[str]
 NAMES = (

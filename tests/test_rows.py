@@ -9,7 +9,7 @@ from gpt2chat.core.data.shards import Pair, Sample
 from gpt2chat.core.text.conversations import Conversation, Preference
 from gpt2chat.core.text.template import render
 from gpt2chat.core.text.tokens import Encoded, encode_conversation
-from tests.conftest import talk
+from tests.helpers import talk
 
 LONG = talk("first " * 40, "second " * 40, "Hi", "Hello")
 WINDOW = 64

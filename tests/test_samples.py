@@ -2,7 +2,7 @@
 
 from gpt2chat.core.data.samples import content_id, held_out, opening
 from gpt2chat.core.text.conversations import Conversation, Message
-from tests.conftest import talk
+from tests.helpers import talk
 
 GROUPS = [f"group {n}" for n in range(4000)]
 

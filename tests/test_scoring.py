@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel
 from gpt2chat.core.evaluation.scoring import Losses, Scored, batches, token_losses
 from gpt2chat.core.text.conversations import parse_messages
 from gpt2chat.core.text.tokens import VOCAB, encode_conversation
-from tests.conftest import sample_rows, tiny_model
+from tests.helpers import sample_rows, tiny_model
 
 
 def real_sequences(count: int) -> list[Scored]:

@@ -20,7 +20,7 @@ from gpt2chat.core.inputs.shapes import (
     shape_named,
 )
 from gpt2chat.core.text.conversations import Conversation, Preference
-from tests.conftest import sample_rows
+from tests.helpers import sample_rows
 
 USER = {"role": "user", "content": "Hi"}
 REPLY = {"role": "assistant", "content": "Hello!"}

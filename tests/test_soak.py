@@ -16,7 +16,7 @@ from gpt2chat.core.chat.session import Session
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.generation.generate import Generator
 from gpt2chat.dialogue import Dialogue, LoadedModel, Models
-from tests.conftest import ignore, tiny_model
+from tests.helpers import ignore, tiny_model
 
 WARM, TURNS = 100, 500
 MESSAGE = "What came of it, and who was there? " * 5

@@ -8,7 +8,7 @@ from gpt2chat.core.evaluation.speed import RUNS, measure_speed
 from gpt2chat.core.model.flops import flops_per_token, parameters
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.text.tokens import VOCAB
-from tests.conftest import tiny_model
+from tests.helpers import tiny_model
 
 
 def test_flops_of_gpt2_124m_equal_the_value_worked_by_hand():

@@ -13,7 +13,7 @@ from gpt2chat.core.model.checkpoint import chat_tokenizer
 from gpt2chat.core.text.conversations import Conversation, Message
 from gpt2chat.core.text.template import SPECIAL_TOKENS, render, to_text
 from gpt2chat.core.text.tokens import WINDOW, encode_conversation
-from tests.conftest import sample_rows, talk
+from tests.helpers import sample_rows, talk
 
 CONTROL_NAMES = (*SPECIAL_TOKENS, "<|endoftext|>")
 

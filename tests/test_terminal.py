@@ -15,7 +15,7 @@ import torch
 
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.text.tokens import encode_conversation, encode_text
-from tests.conftest import talk, tiny_model
+from tests.helpers import talk, tiny_model
 from tests.terminal import (
     ALT_ENTER,
     CTRL_C,

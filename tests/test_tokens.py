@@ -20,7 +20,7 @@ from gpt2chat.core.text.tokens import (
     load_tokenizer,
     token_bytes,
 )
-from tests.conftest import talk
+from tests.helpers import talk
 from tests.test_template import CONTROL_NAMES, conversations
 
 pieces = st.one_of(st.sampled_from(CONTROL_NAMES), st.text(st.characters(codec="utf-8")))

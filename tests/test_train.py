@@ -31,7 +31,7 @@ from gpt2chat.core.training.callbacks import Step
 from gpt2chat.core.training.job import sft_job
 from gpt2chat.core.training.metrics import json_line, read_lines
 from gpt2chat.core.training.train import TrainResult, card, curve, train_orpo, train_sft
-from tests.conftest import ignore, tiny_model
+from tests.helpers import ignore, tiny_model
 
 
 @pytest.fixture(scope="session")

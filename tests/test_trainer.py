@@ -23,7 +23,7 @@ from gpt2chat.core.training.job import row_lengths
 from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
 from gpt2chat.core.training.tokenized import Tokenized
 from gpt2chat.core.training.trainer import PackedTrainer
-from tests.conftest import talk, tiny_model
+from tests.helpers import talk, tiny_model
 
 TALKS = [
     talk("What is a comet?", "A ball of ice and dust that circles the Sun."),

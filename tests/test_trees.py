@@ -12,7 +12,7 @@ from gpt2chat.core.data.tally import Tally
 from gpt2chat.core.data.trees import Branches, What, tree_items
 from gpt2chat.core.inputs.forest import Forest
 from gpt2chat.core.inputs.oasst1 import parse_message
-from tests.conftest import sample_rows
+from tests.helpers import sample_rows
 
 ALL = Sides("validation", 0.0, 0)
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from gpt2chat.core.data.shards import read_pairs, read_samples
 from gpt2chat.core.text.template import END_OF_TURN, START_CONTEXT, render, to_text
 from gpt2chat.core.text.tokens import EOT_ID, WINDOW, Encoded, encode_conversation
-from tests.conftest import talk
+from tests.helpers import talk
 
 # transformers 5.23 renames gradient_checkpointing, which TRL's settings turn on.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

@@ -23,7 +23,7 @@ from gpt2chat.core.training.objectives import (
     lay_out_for,
     shape_for,
 )
-from tests.conftest import tiny_model
+from tests.helpers import tiny_model
 
 
 def test_a_tensor_without_values_tells_on_who_asks():

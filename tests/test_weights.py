@@ -15,7 +15,7 @@ from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.model.weights import check_finite, read_weights, weights_of
-from tests.conftest import tiny_model
+from tests.helpers import tiny_model
 
 
 @pytest.fixture

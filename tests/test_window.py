@@ -25,7 +25,7 @@ from gpt2chat.core.text.tokens import (
     encode_text,
     exchanges,
 )
-from tests.conftest import talk
+from tests.helpers import talk
 from tests.test_template import CONTROL_NAMES
 
 PIECES = st.sampled_from(
