@@ -192,23 +192,13 @@ def wait_briefly() -> None:
 def load(name: str, settings: ChatConfig) -> "LoadedModel":
     """Return a model ready to generate; the second that it takes is torch's import mostly."""
     wait_briefly()
-    from gpt2chat.core.generation.generate import Generator
-    from gpt2chat.core.model.compiling import pick_compile
-    from gpt2chat.core.model.device import pick_device
-    from gpt2chat.core.model.weights import check_finite, read_weights
+    from gpt2chat.core.generation.loading import load_generator
     from gpt2chat.dialogue import LoadedModel
 
-    device = pick_device(settings.device)
-    compiled = pick_compile(settings.compile, device, tokens=0)
-    model = read_weights(name)
-    if model is None:
-        from gpt2chat.core.model.load import load_model
-
-        model = load_model(name)
-    check_finite(model, name)
-    parameters = model.num_parameters()
-    generator = Generator(model, device, settings.precision, compiled=compiled)
-    return LoadedModel(generator, parameters, f"{device}, {generator.precision}")
+    generator = load_generator(name, settings.device, settings.precision, settings.compile)
+    return LoadedModel(
+        generator, generator.parameters, f"{generator.device}, {generator.precision}"
+    )
 
 
 def answer_once(

@@ -51,6 +51,7 @@ class Generator:
         """
         on_device: Any = model.to(device)  # pyright: ignore[reportArgumentType]
         self.device = device
+        self.parameters = model.num_parameters()
         self.precision, self._decoder = make_decoder(on_device, precision, compiled=compiled)
         self._cached: list[int] = []
         self._owner: Sampler | None = None

@@ -1,0 +1,37 @@
+"""A model's name to a generator: the one way in for chat, the library and whatever serves."""
+
+from gpt2chat.core.config.chat import ChatPrecision
+from gpt2chat.core.config.settings import Compile, Device
+from gpt2chat.core.generation.generate import Generator
+from gpt2chat.core.model.compiling import pick_compile
+from gpt2chat.core.model.device import pick_device
+from gpt2chat.core.model.weights import check_finite, read_weights
+
+
+def load_generator(
+    name: str,
+    device: Device = "auto",
+    precision: ChatPrecision = "auto",
+    compile: Compile = "off",
+) -> Generator:
+    """Return a generator of a model, ready to answer.
+
+    Args:
+        name: A run, a model folder, a name on the Hugging Face Hub or `starter`.
+        compile: Whether PyTorch compiles a step: faster on a GPU, after a first reply that waits.
+
+    Raises:
+        CheckpointError: The name is not that of a GPT-2 model, or its files are damaged.
+        NetworkError: The name cannot be had from the Hub.
+        HardwareError: The device is absent, or does not have the precision.
+    """
+    on = pick_device(device)
+    compiled = pick_compile(compile, on, tokens=0)
+    model = read_weights(name)
+    if model is None:
+        # transformers takes longer to import than to load a model, and is not always needed.
+        from gpt2chat.core.model.load import load_model
+
+        model = load_model(name)
+    check_finite(model, name)
+    return Generator(model, on, precision, compiled=compiled)
