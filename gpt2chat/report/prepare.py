@@ -23,6 +23,7 @@ REASON = 34
 NUMBER = 9
 LEFT_OUT = "left out"
 KEPT = "kept, with a remark"
+UNUSED = "fields that were not used"
 
 Counts = Mapping[str, Mapping[str, int]]
 """By source and reason."""
@@ -35,7 +36,7 @@ def show_prepare(result: "PrepareResult", *, json: bool) -> None:
         return
     manifest = result.manifest
     out.print(_rows(manifest))
-    show_reasons({LEFT_OUT: manifest.dropped, KEPT: manifest.noted})
+    show_reasons({LEFT_OUT: manifest.dropped, KEPT: manifest.noted, UNUSED: manifest.unused})
     out.print()
     for kind in ("sft", "preference"):
         tokens = manifest.tokens[kind]["train"]

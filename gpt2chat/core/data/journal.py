@@ -32,6 +32,7 @@ class Journal:
     def __init__(self, *, strict: bool, listener: Listener):
         self.dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.noted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.unused: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.notes: list[str] = []
         self._strict = strict
         self._listener = listener
@@ -64,6 +65,7 @@ class Journal:
                 f"{tally.first_bad}. Mend it, or leave out --strict to go on without it."
             )
         self.dropped[tally.source].update(tally.dropped)
+        self.unused[tally.source].update(tally.unused)
         self._read[tally.source] += tally.records
         if tally.records:
             whole = self._files.setdefault(tally.file, Tally(tally.source, tally.file))

@@ -86,8 +86,8 @@ def read_part(stem: Path) -> Part | None:
     except (OSError, ValueError):
         return None
     rows = values.pop("rows")
-    for name in ("dropped", "noted"):
-        values[name] = Counter[str](values[name])
+    for name in ("dropped", "noted", "unused"):
+        values[name] = Counter[str](values.get(name, {}))
     return Part(stem, Tally(**values), rows)
 
 

@@ -229,6 +229,7 @@ def _write(
         counts=counts,
         dropped=_plain(journal.dropped),
         noted=_plain(journal.noted),
+        unused=_plain(journal.unused),
         tokens=tokens,
         lengths=lengths,
         shards=tuple(shards),

@@ -106,6 +106,8 @@ class Manifest:
     """Fingerprint of the tokenizer."""
     versions: dict[str, str]
     """Of gpt2chat and of the libraries that decide the rows."""
+    unused: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict[str, dict[str, int]])
+    """Records that were used without one of their fields, by source and the field's name."""
 
     def rows(self, kind: Kind, split: Split) -> int:
         """Return the number of rows."""

@@ -23,6 +23,8 @@ class Tally:
     """Where the first of these stands, and why it is unusable."""
     dropped: Counter[str] = field(default_factory=Counter[str])
     noted: Counter[str] = field(default_factory=Counter[str])
+    unused: Counter[str] = field(default_factory=Counter[str])
+    """Records that were used without one of their fields, by its name."""
     rejected: list[str] = field(default_factory=list[str])
 
     def reject(self, record: Record, error: RowError) -> None:
