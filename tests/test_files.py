@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gpt2chat.core.errors import ConfigError, StorageError
-from gpt2chat.core.files import held, replaced_folder, storage, write_text
+from gpt2chat.core.files import LOCK, held, remove, replaced_folder, storage, write_text
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path):
@@ -34,49 +34,112 @@ def test_a_refusal_says_what_to_type_instead(tmp_path: Path):
         write_text(tmp_path / "file" / "below", "", elsewhere="Give another name.")
 
 
+def fill(folder: Path, name: str, error: type[BaseException] | None = None) -> None:
+    """Replace a folder by one with an empty file, or fail halfway."""
+    with replaced_folder(folder, "key") as space:
+        (space.new / name).touch()
+        (space.parts / name).touch()
+        if error is not None:
+            raise error
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path):
     for name in ("first", "second"):
-        with replaced_folder(tmp_path / "data") as folder:
-            (folder / name).touch()
+        fill(tmp_path / "data", name)
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "second"]
 
 
 def test_an_error_leaves_the_old_folder(tmp_path: Path):
-    with replaced_folder(tmp_path / "data") as folder:
-        (folder / "old").touch()
-
-    def fails() -> None:
-        with replaced_folder(tmp_path / "data") as folder:
-            (folder / "new").touch()
-            raise RuntimeError
-
+    fill(tmp_path / "data", "old")
     with pytest.raises(RuntimeError):
-        fails()
+        fill(tmp_path / "data", "new", RuntimeError)
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "old"]
 
 
-def test_a_link_goes_on_pointing_to_the_folder_that_is_replaced(tmp_path: Path):
+def test_an_interrupted_run_keeps_its_parts_for_a_run_with_the_same_key(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "data", "part", KeyboardInterrupt)
+    assert not (tmp_path / "data").exists()
+    with replaced_folder(tmp_path / "data", "key") as space:
+        assert [path.name for path in space.parts.iterdir()] == ["part"]
+        assert not any(space.new.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "data", "part", KeyboardInterrupt)
+    with replaced_folder(tmp_path / "data", "another key") as space:
+        assert not any(space.parts.iterdir())
+
+
+def test_a_link_still_points_to_the_folder_that_is_replaced(tmp_path: Path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "data").symlink_to(tmp_path / "disk")
     for _ in range(2):
-        with replaced_folder(tmp_path / "data") as folder:
-            (folder / "file").touch()
+        fill(tmp_path / "data", "file")
     assert (tmp_path / "data").is_symlink()
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["file"]
 
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path):
     (tmp_path / "data").write_text("mine")
-    with pytest.raises(StorageError, match="Cannot write"), replaced_folder(tmp_path / "data"):
-        pass
+    with pytest.raises(StorageError, match="Cannot write"):
+        fill(tmp_path / "data", "file")
     assert (tmp_path / "data").read_text() == "mine"
 
 
 def test_a_folder_that_was_set_aside_when_a_run_was_killed_comes_back(tmp_path: Path):
-    (tmp_path / ".data.replaced").mkdir()
-    with pytest.raises(RuntimeError), replaced_folder(tmp_path / "data"):
-        raise RuntimeError
+    (tmp_path / ".data.work" / "old").mkdir(parents=True)
+    (tmp_path / ".data.work" / LOCK).touch()
+    with pytest.raises(RuntimeError):
+        fill(tmp_path / "data", "file", RuntimeError)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def plant_link(work: Path, target: Path, below: str) -> None:
+    """Make a workspace that is a link to a folder, or has a link to it somewhere in it."""
+    link = work / below if below else work
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if below:
+        (work / LOCK).touch()
+    link.symlink_to(target)
+
+
+@pytest.mark.parametrize("below", ["", "key", "new", "old", "gone", "key/000001.rows", "notes"])
+def test_nothing_is_deleted_or_written_through_a_link(below: str, tmp_path: Path):
+    target = tmp_path / "home"
+    for file in (target / LOCK, target / "thesis", target / "key" / "chapter"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    plant_link(tmp_path / "repository" / ".data.work", target, below)
+    before = sorted(target.rglob("*"))
+    with pytest.raises(ConfigError, match="link") as refused:
+        fill(tmp_path / "repository" / "data", "file")
+    assert refused.value.setting == "out"
+    assert sorted(target.rglob("*")) == before
+    assert (target / "thesis").read_text() == "mine"
+
+
+def test_a_link_in_place_of_the_lock_is_refused(tmp_path: Path):
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / ".data.work").mkdir()
+    (tmp_path / ".data.work" / LOCK).symlink_to(tmp_path / "thesis")
+    with pytest.raises(ConfigError, match="link"):
+        fill(tmp_path / "data", "file")
+    assert (tmp_path / "thesis").read_text() == "mine"
+
+
+def test_a_hidden_folder_of_someone_else_is_refused_and_left_alone(tmp_path: Path):
+    (tmp_path / ".data.work").mkdir()
+    (tmp_path / ".data.work" / "thesis").touch()
+    with pytest.raises(ConfigError, match="thesis"):
+        fill(tmp_path / "data", "file")
+    assert (tmp_path / ".data.work" / "thesis").exists()
+
+
+def test_of_a_link_the_link_alone_is_removed(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    remove(tmp_path / "link")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "file"]
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path):

@@ -15,13 +15,13 @@ import pytest
 from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.errors import ConfigError
-from gpt2chat.core.files import kept_folder
+from gpt2chat.core.files import replaced_folder
 from tests.helpers import SAMPLE, ignore
 from tests.test_prepare import tree
 
 ROWS = 9_500
 WORK = Path(".data.work")
-PARTIAL = Path(".data.partial")
+NEW = WORK / "new"
 FLAGS = ("--oasst1", str(SAMPLE / "oasst1.validation.jsonl.gz"), "--alpaca", "many.jsonl",
          "--ultrafeedback", "off", "--holdout", "0.1", "--stats")  # fmt: skip
 
@@ -43,7 +43,8 @@ def start(workers: int) -> "subprocess.Popen[bytes]":
 
 def parts() -> int:
     """Return how many parts are whole."""
-    return len(list(WORK.glob("*/*.json")))
+    # Unlike glob, it does not mind that a folder is renamed at the same time.
+    return sum(name.endswith(".json") for *_, names in os.walk(WORK) for name in names)
 
 
 def stop(process: "subprocess.Popen[bytes]", when: Callable[[], Any], sent: int) -> bool:
@@ -72,7 +73,7 @@ def test_a_run_killed_many_times_ends_with_the_bytes_of_an_unbroken_one():
         kills += stop(start(workers), lambda before=before: parts() > before + 1, signal.SIGKILL)
         assert parts() >= before
         assert not Path("data").exists()
-    kills += stop(start(2), lambda: any(PARTIAL.rglob("*.jsonl")), signal.SIGKILL)
+    kills += stop(start(2), lambda: any(NEW.rglob("*.jsonl")), signal.SIGKILL)
     assert kills == 5
     done = parts()
     assert done > 10
@@ -118,19 +119,30 @@ def test_another_input_starts_over():
 
 
 def test_two_runs_do_not_write_one_folder():
-    with kept_folder(Path("data"), "other"):
+    with replaced_folder(Path("data"), "other"):
         process = start(1)
         _, said = process.communicate()
         assert process.returncode == 2
-        assert b"Another prepare is writing data. Wait for it" in said
+        assert b"Another process is preparing data. Wait for it" in said
         assert WORK.is_dir()
     assert not WORK.exists()
 
 
+def test_a_part_that_lost_a_file_is_made_again():
+    stop(start(1), lambda: parts() > 4, signal.SIGKILL)
+    first, second = sorted(WORK.glob("*/*.json"))[:2]
+    first.with_suffix(".rows").unlink()
+    second.with_suffix(".npy").write_bytes(b"")
+    last = start(2)
+    _, said = last.communicate()
+    assert last.returncode == 0, said
+    assert tree(Path("data")) == unbroken()
+
+
 def test_a_failure_of_ones_own_leaves_nothing_to_go_on_with():
     def fail() -> None:
-        with kept_folder(Path("data"), "key") as work:
-            (work / "1.json").touch()
+        with replaced_folder(Path("data"), "key") as space:
+            (space.parts / "1.json").touch()
             raise ConfigError("no")
 
     with pytest.raises(ConfigError):

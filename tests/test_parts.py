@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from gpt2chat.core.data.parts import SPLITS, Entry, read_part, write_part
 from gpt2chat.core.data.rows import sample_row
@@ -60,3 +61,13 @@ def test_a_message_may_hold_what_json_escapes(tmp_path: Path):
     odd = Conversation((Message("user", 'a\u2028"\\\x7f'), Message("assistant", "\u0000b")))
     part = write_part(tmp_path / "1", [entry(odd)], Tally("mine", "a"), None)
     assert part.lines.read_bytes().count(b"\n") == 1
+
+
+@pytest.mark.parametrize("end", [".rows", ".npy", ".signatures.npy"])
+def test_a_part_that_lost_a_file_is_not_there(end: str, tmp_path: Path):
+    signed = np.ones((1, 128), np.uint32)
+    write_part(tmp_path / "1", [entry(talk("Hi", "Hello"))], Tally("mine", "a"), signed)
+    (tmp_path / f"1{end}").unlink()
+    assert read_part(tmp_path / "1") is None
+    (tmp_path / f"1{end}").touch()
+    assert read_part(tmp_path / "1") is None

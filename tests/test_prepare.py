@@ -17,7 +17,7 @@ from gpt2chat.core.data import prepare as prepare_module
 from gpt2chat.core.data.journal import Progress
 from gpt2chat.core.data.prepare import PrepareResult, prepare
 from gpt2chat.core.data.shards import TOKENS, read_pairs, read_samples
-from gpt2chat.core.errors import Interrupted
+from gpt2chat.core.errors import ConfigError, Interrupted
 from gpt2chat.core.inputs.records import read_file
 from gpt2chat.core.text.tokens import encode_conversations
 from gpt2chat.core.training.tokenized import load_tokenized
@@ -288,7 +288,7 @@ def test_a_folder_with_files_of_ones_own_is_not_replaced():
     Path("thesis").mkdir()
     write("thesis/chapter.txt", "words")
     result = invoke(*OFF, "--chat", chat, "--out", "thesis")
-    failure(result, 2, "thesis holds files that prepare did not write")
+    failure(result, 2, "chapter.txt", "--out")
     assert Path("thesis/chapter.txt").read_text() == "words\n"
     assert invoke(*OFF, "--chat", chat, "--out", ".").exit_code == 2
 
@@ -299,8 +299,43 @@ def test_a_file_put_beside_the_shards_is_not_lost():
     write("data/notes.txt", "words")
     result = invoke(*OFF, "--chat", chat)
     assert result.exit_code == 2
-    assert "data holds files that prepare did not write, such as notes.txt" in result.stderr
+    assert "notes.txt" in result.stderr
     assert Path("data/notes.txt").exists()
+
+
+@pytest.mark.parametrize("place", ["sft/mine.jsonl", "sft/more/train.txt", ".tokens/a/b", "runs"])
+def test_a_file_below_the_shards_is_not_lost_either(place: str):
+    settings = config(chat=(write("chat.jsonl", HI),), holdout=0)
+    mine = prepare(settings, ignore).out / place
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.touch()
+    with pytest.raises(ConfigError, match=place.split("/")[0]) as refused:
+        prepare(settings, ignore)
+    assert refused.value.setting == "out"
+    assert mine.exists()
+
+
+def test_a_file_that_is_put_into_the_folder_during_the_work_is_not_lost():
+    settings = config(chat=(write("chat.jsonl", HI),), holdout=0)
+    prepare(settings, ignore)
+
+    def put(_: Progress) -> None:
+        Path("data/notes.txt").write_text("words")
+
+    with pytest.raises(ConfigError, match="notes"):
+        prepare(settings, put)
+    assert Path("data/notes.txt").exists()
+
+
+def test_links_in_a_data_folder_are_not_replaced():
+    settings = config(chat=(write("chat.jsonl", HI),), holdout=0)
+    prepare(settings, ignore)
+    Path("home").mkdir()
+    Path("home/thesis").touch()
+    Path("data/preference").symlink_to(Path("home").resolve())
+    with pytest.raises(ConfigError, match="preference"):
+        prepare(settings, ignore)
+    assert Path("home/thesis").exists()
 
 
 def test_a_folder_that_was_trained_on_is_replaced_and_the_old_ids_with_it():

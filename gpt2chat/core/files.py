@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from gpt2chat.core.errors import (
     ConfigError,
@@ -24,9 +25,10 @@ REFUSALS = (
     *(errno.EBUSY, errno.ENAMETOOLONG),
 )
 """What the system says of a path that is not one's own to write, or no folder."""
-FULL = ("No space left", "File too large", "unexpected pos")
-"""What safetensors and torch say of a full disk, or of a file as long as the user's limit."""
-ELSEWHERE = "Give --out a folder of your own."
+FULL = ("No space left", "File too large", "unexpected pos", "database or disk is full")
+"""What safetensors, torch and SQLite say of a full disk, or of a file at its size limit."""
+ELSEWHERE = "Give a folder of your own with `out`."
+LOCK = "prepare.lock"
 
 
 @contextmanager
@@ -43,8 +45,9 @@ def storage(path: Path, elsewhere: str = ELSEWHERE) -> Generator[None]:
         yield
     except Exception as error:
         if _is_full(error, path):
-            other = "or give --out on another disk." if elsewhere == ELSEWHERE else "and try again."
-            message = f"No space left to write {path}. Free some, {other}"
+            other = "or give a folder on another disk with `out`"
+            other = other if elsewhere == ELSEWHERE else "and try again"
+            message = f"No space left to write {path}. Free some, {other}."
         elif isinstance(error, OSError) and error.errno in REFUSALS:
             message = f"Cannot write {path}: {error.strerror}. {elsewhere}"
         else:
@@ -102,74 +105,116 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-@contextmanager
-def replaced_folder(folder: Path) -> Generator[Path]:
-    """Give an empty folder to fill, which becomes `folder` at the end, or is removed on an error.
+class Workspace(NamedTuple):
+    """Where a folder is made: what an interrupted run left, and the folder to fill."""
 
-    Raises:
-        StorageError: The disk is full, the folder cannot be written, or a file stands in its place.
-    """
-    with storage(folder):
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        # Through a link, so that it goes on pointing to what was written.
-        folder = folder.resolve()
-        beside = folder.with_name(f".{folder.name}.partial")
-        old = folder.with_name(f".{folder.name}.replaced")
-        if old.is_dir() and not folder.exists():
-            old.rename(folder)  # a run was killed between the two renames below
-        remove(beside)
-        _make(beside)
-        try:
-            yield beside
-            remove(old)
-            if folder.exists():
-                folder.rename(old)
-            beside.rename(folder)
-            remove(old)
-        finally:
-            remove(beside)
+    parts: Path
+    """Kept for the next run if this one is interrupted."""
+    new: Path
+    """Becomes the folder when everything is written."""
 
 
 @contextmanager
-def kept_folder(folder: Path, key: str) -> Generator[Path]:
-    """Give a folder beside `folder` to work in, which a run that goes on finds as it was left.
+def replaced_folder(folder: Path, key: str) -> Generator[Workspace]:
+    """Fill a new folder that replaces `folder` at the end, or leave the old one on an error.
 
-    It is kept where the run is killed, interrupted, or fails for a cause that passes, such as the
-    network; after success or another failure it is removed. A run with another key starts empty.
+    Everything happens in one hidden folder next to it, so both renames stay on one disk:
+
+        .data.work/
+        ├── prepare.lock   held by the process at work; marks the folder as ours
+        ├── KEY/           parts, kept when the run is killed, interrupted, or loses the network
+        ├── new/           the folder that is being written
+        └── old/           the folder that it replaces, between the two renames
+
+    Args:
+        key: What the parts depend on. A run with another key starts without them.
 
     Raises:
-        ConfigError: Another process has it.
-        StorageError: The disk is full or the folder cannot be written.
+        ConfigError: Another process is at work there, or the hidden folder is a link, contains one,
+            or is not ours. Nothing in it is touched.
+        StorageError: The disk is full, the folder cannot be written, or a file is in its place.
     """
     from filelock import FileLock, Timeout
 
     with storage(folder):
+        # Through a link, so that the link still points to what was written.
         folder = folder.resolve()
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         work = folder.with_name(f".{folder.name}.work")
+        _require_own_workspace(work)
         _make(work)
-        lock = FileLock(work / "lock")
+        lock = FileLock(work / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise ConfigError(
-                f"Another prepare is writing {folder.name}. Wait for it, or give another folder "
-                "with --out."
+                f"Another process is preparing {folder.name}. Wait for it, or give another folder "
+                "with `out`.",
+                setting="out",
             ) from None
+        space = Workspace(work / key, work / "new")
+        old = work / "old"
         keep = False
         try:
-            if not (work / key).is_dir():
-                for entry in work.iterdir():
-                    remove(entry)
-                (work / key).mkdir()
-            yield work / key
+            if old.is_dir() and not folder.exists():
+                old.rename(folder)  # an earlier run was killed between the two renames below
+            _discard(work, but=space.parts)
+            for made in space:
+                made.mkdir(exist_ok=True)
+            yield space
+            if folder.exists():
+                folder.rename(old)
+            space.new.rename(folder)
         except (KeyboardInterrupt, Interrupted, NetworkError, HardwareError):
             keep = True
             raise
         finally:
-            lock.release()
+            if old.is_dir() and not folder.exists():
+                old.rename(folder)  # the second rename failed
+            _discard(work, but=space.parts if keep else None)
             if not keep:
-                remove(work)
+                (work / LOCK).unlink(missing_ok=True)
+                with suppress(OSError):  # Windows keeps a file that is open
+                    work.rmdir()
+            lock.release()
+
+
+def _require_own_workspace(work: Path) -> None:
+    """Raise ConfigError unless a folder is missing, empty, or was made by `replaced_folder`."""
+    foreign = ""
+    if work.is_symlink():
+        foreign = "it is a link"
+    elif work.is_dir():
+        # A link below it would be written through, to wherever it points.
+        link = next((path for path in work.rglob("*") if path.is_symlink()), None)
+        entry = next(work.iterdir(), None)
+        if link is not None:
+            foreign = f"{link.relative_to(work)} in it is a link"
+        elif entry is not None and not (work / LOCK).is_file():
+            foreign = f"it contains {entry.name}"
+    elif work.exists():
+        foreign = "it is a file"
+    if not foreign:
+        return
+    raise ConfigError(
+        f"{work} was not made by `prepare()`: {foreign}. Move it away, or give another folder with "
+        "`out`.",
+        setting="out",
+    )
+
+
+def _discard(work: Path, but: Path | None) -> None:
+    """Remove all of a workspace but its lock and, if given, one folder.
+
+    Each folder is renamed first: a kill in the middle leaves none that looks whole.
+    """
+    gone = work / "gone"
+    remove(gone)
+    for entry in work.iterdir():
+        if entry.name != LOCK and entry != but:
+            entry.rename(gone)
+            remove(gone)
 
 
 @contextmanager
@@ -215,7 +260,9 @@ def _make(folder: Path) -> None:
         raise PermissionError(errno.EACCES, "no folder can be made there") from None
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder if it is there."""
-    if folder.is_dir():
-        shutil.rmtree(folder)
+def remove(path: Path) -> None:
+    """Remove a folder and everything in it, or a file; of a link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)  # which follows no link
+    else:
+        path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ each, `INDEX`), `.signatures.npy` (MinHash, for near-duplicates) and `.json` (th
 is written last: a part that has it is whole, and a run that goes on after a kill takes it as it is.
 """
 
+import io
 import json
 import os
 from collections import Counter
@@ -83,9 +84,13 @@ def read_part(stem: Path) -> Part | None:
     """Return the part that an earlier run finished, if it did."""
     try:
         values: dict[str, Any] = json.loads(stem.with_suffix(".json").read_bytes())
-    except (OSError, ValueError):
+        rows, sizes = values.pop("rows"), values.pop("sizes")
+        # A kill while parts are removed, or a crash of the machine, may leave some of the files.
+        whole = all(stem.with_suffix(end).stat().st_size == size for end, size in sizes.items())
+    except (OSError, ValueError, KeyError):
         return None
-    rows = values.pop("rows")
+    if not whole:
+        return None
     for name in ("dropped", "noted", "unused"):
         values[name] = Counter[str](values.get(name, {}))
     return Part(stem, Tally(**values), rows)
@@ -113,19 +118,24 @@ def write_part(
             row.length,
         )
         offset += size
-    _write(stem.with_suffix(".rows"), b"".join(entry.row.line for entry in entries))
-    np.save(stem.with_suffix(".npy"), index)
-    if signatures is not None:
-        np.save(stem.with_suffix(".signatures.npy"), signatures)
+    sizes = {".rows": _write(stem.with_suffix(".rows"), b"".join(e.row.line for e in entries))}
+    arrays = {".npy": index, ".signatures.npy": signatures}
+    for end, array in arrays.items():
+        if array is not None:
+            # NumPy itself would report a full disk as an OSError without a number.
+            content = io.BytesIO()
+            np.save(content, array)
+            sizes[end] = _write(stem.with_suffix(end), content.getvalue())
     beside = stem.with_suffix(".json.partial")
     values = {entry.name: getattr(tally, entry.name) for entry in fields(tally)}
-    _write(beside, json.dumps({**values, "rows": len(entries)}).encode())
+    _write(beside, json.dumps({**values, "rows": len(entries), "sizes": sizes}).encode())
     beside.replace(stem.with_suffix(".json"))
     return Part(stem, tally, len(entries))
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> int:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    return len(content)

@@ -7,6 +7,7 @@ Parts stay on the disk until the shards are written, so a run that was killed is
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -44,7 +45,7 @@ from gpt2chat.core.data.writer import (
     write_shards,
 )
 from gpt2chat.core.errors import ConfigError, DataError, Interrupted
-from gpt2chat.core.files import kept_folder, replaced_folder
+from gpt2chat.core.files import replaced_folder
 from gpt2chat.core.inputs.sources import Opened, find_sources, open_sources
 from gpt2chat.core.text.tokens import (
     IGNORED,
@@ -59,9 +60,12 @@ LIBRARIES = ("datasets", "ftfy", "rensa", "tiktoken")
 """Whose versions the manifest names."""
 SETTINGS = ("lang", "oasst1_rank", "oasst1_pairs", "mix", "dedup", "sample")
 """Which the manifest names, beside seed and window."""
-OWN = {MANIFEST, REJECTED, PICTURE, TOKENS, ".DS_Store", *(kind for kind, _ in SPLITS)}
-"""What may stand in a data folder: what `prepare` writes, the ids that training keeps there, and
-what a file manager leaves."""
+OWN = re.compile(
+    rf"{MANIFEST}|{REJECTED}|{PICTURE}|(.*/)?\.DS_Store|{TOKENS}(/[^/]*)?"
+    r"|(sft|preference|reference)(/(train|validation)-\d+-of-\d+\.jsonl)?"
+)
+"""Paths in a data folder that may be replaced: what `prepare` writes, the ids that training keeps
+there, and what a file manager leaves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +101,13 @@ def prepare(settings: PrepareConfig, listener: Listener) -> PrepareResult:
         for source in opened:
             journal.say(source.source.name, source.note())
         inputs = [entry for source in opened for entry in source.inputs()]
-        with (
-            kept_folder(settings.out, fingerprint(settings, inputs)) as work,
-            replaced_folder(settings.out) as folder,
-        ):
+        with replaced_folder(settings.out, fingerprint(settings, inputs)) as (work, folder):
             parts = _parts(Jobs(opened, settings, work, journal), settings, journal)
             selection = Selection(parts, work, journal)
             manifest = _write(selection, opened, inputs, settings, journal, folder)
             (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+            # Something may have been put there while this took its minutes.
+            require_own_folder(settings.out)
     except KeyboardInterrupt:
         raise Interrupted(
             f"Interrupted; {settings.out} is as it was. Type the same command again to go on."
@@ -170,18 +173,25 @@ def _shown(row_id: str, encoded: Encoded) -> Shown:
 
 
 def require_own_folder(folder: Path) -> None:
-    """Raise ConfigError where replacing the folder would lose what prepare did not write."""
+    """Raise ConfigError if replacing the folder would lose anything that prepare did not write."""
     if not folder.name:
-        raise ConfigError(f"--out {folder} is no folder of its own. Give one, such as --out data.")
+        raise ConfigError(
+            '`out` must name a folder that prepare may replace, such as `out="data"`, '
+            f"not {folder}.",
+            setting="out",
+        )
     if not folder.is_dir():
         return
-    found = {path.name for path in folder.iterdir()}
-    foreign = found - OWN if MANIFEST in found else found
-    if foreign:
-        raise ConfigError(
-            f"{folder} holds files that prepare did not write, such as {min(foreign)}. "
-            "Give another folder with --out."
-        )
+    paths = sorted(folder.rglob("*"))
+    ours = OWN if folder / MANIFEST in paths else re.compile("")
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not ours.fullmatch(name):
+            raise ConfigError(
+                f"{folder} contains {name}, which prepare did not write and would remove. "
+                "Give another folder with `out`.",
+                setting="out",
+            )
 
 
 def _write(

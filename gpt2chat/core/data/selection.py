@@ -106,13 +106,14 @@ class Selection:
         if not len(places):
             return np.zeros((0, PERMUTATIONS), np.uint32)
         path = self._folder / f"{name}.signatures"
-        shape = (len(places), PERMUTATIONS)
-        signed = np.memmap(path, np.uint32, "w+", shape=shape)
-        for number, part in enumerate(self.parts):
-            begin, end = np.searchsorted(places, self.starts[number : number + 2])
-            if begin < end:
-                signed[begin:end] = part.signatures()[places[begin:end] - self.starts[number]]
-        return signed
+        # Written first and mapped then: on a full disk, writing to a map kills the process.
+        with path.open("wb") as file:
+            for number, part in enumerate(self.parts):
+                begin, end = np.searchsorted(places, self.starts[number : number + 2])
+                if begin < end:
+                    rows = places[begin:end] - self.starts[number]
+                    file.write(part.signatures()[rows].tobytes())
+        return np.memmap(path, np.uint32, "r", shape=(len(places), PERMUTATIONS))
 
     def order(self, key: int, mix: dict[str, Share], seed: int) -> "Order":
         """Return the rows of a split in the order they are written.
