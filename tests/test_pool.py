@@ -1,9 +1,13 @@
 """Jobs are done by several processes, and their results come in order."""
 
+import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,10 +27,46 @@ def refuse(number: int) -> int:
     return number
 
 
-def killed(number: int) -> int:
+def always_killed(number: int) -> int:
     if number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def killed_once(file: Path) -> str:
+    """Die at the first try of the job that the file is for, in the middle of the others."""
+    if file.name == "2" and not file.exists():
+        file.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return file.name
+
+
+class DiesAtItsStart:
+    """A function that no worker survives being sent: it is killed before its first job."""
+
+    def __init__(self, file: Path, times: int):
+        self.file, self.times = file, times
+
+    def __call__(self, number: int) -> int:
+        return number
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        deaths = len(self.file.read_bytes()) if self.file.exists() else 0
+        if deaths < self.times:
+            self.file.write_bytes(bytes(deaths + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Odd(Exception):
+    """An error that cannot be sent to another process."""
+
+    def __init__(self, one: int, two: int):
+        super().__init__(f"{one} and {two}")
+
+
+def odd(_: int) -> int:
+    raise Odd(1, 2)
 
 
 def never(_: int) -> None:
@@ -77,9 +117,85 @@ def test_an_error_of_a_job_comes_in_its_turn(workers: int):
         next(results)
 
 
-def test_a_worker_that_is_killed_ends_the_run_with_one_line():
-    with pytest.raises(HardwareError, match="A worker was ended from outside.*--workers"):
-        list(ordered(range(10), killed, never, workers=2))
+def test_the_job_of_a_worker_that_is_killed_is_taken_over(tmp_path: Path):
+    jobs = [tmp_path / str(number) for number in range(10)]
+    results = [name for _, name in ordered(jobs, killed_once, lambda _: None, workers=2)]
+    assert results == [str(number) for number in range(10)]
+
+
+def test_a_job_that_kills_every_worker_ends_the_run_with_one_line():
+    with pytest.raises(HardwareError) as error:
+        list(ordered(range(10), always_killed, never, workers=2))
+    assert error.value.setting == "workers"
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_replaced(tmp_path: Path):
+    run = DiesAtItsStart(tmp_path / "deaths", 1)
+    assert [value for _, value in ordered(range(10), run, never, workers=2)] == list(range(10))
+
+
+def test_workers_that_are_all_killed_while_they_start_end_the_run(tmp_path: Path):
+    with pytest.raises(HardwareError):
+        list(ordered(range(10), DiesAtItsStart(tmp_path / "deaths", 9), never, workers=2))
+
+
+def test_a_bug_in_a_worker_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="in odd"):
+        list(ordered(range(2), odd, never, workers=2))
+
+
+def test_results_that_nobody_waits_for_leave_no_worker(tmp_path: Path):
+    results = ordered([tmp_path] * 9, note_process, lambda _: None, workers=2)
+    next(results)
+    results.close()
+    assert not any(alive(int(path.name)) for path in tmp_path.iterdir())
+
+
+def note_process(folder: Path) -> int:
+    (folder / str(os.getpid())).touch()
+    return 1
+
+
+PRESSED = """
+import os, signal, sys, time
+from gpt2chat.core.data.pool import ordered
+from tests.test_pool import never, sleep
+for _ in ordered(range(9), sleep, never, workers=2):
+    pass
+"""
+
+
+def sleep(number: int) -> int:
+    os.write(1, b"at work\n")
+    time.sleep(60)
+    return number
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.05, 0.3])
+def test_ctrl_c_twice_ends_the_workers_and_the_run(wait: float, tmp_path: Path):
+    script = tmp_path / "pressed.py"
+    script.write_text(PRESSED)
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True, env={**os.environ, "PYTHONPATH": os.getcwd()},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(wait)
+        # The pipe is closed when the last worker has ended; a worker would sleep for a minute.
+        _, said = process.communicate(timeout=30)
+    assert said.count(b"Traceback") <= 2
+
+
+def test_where_no_process_can_be_started_the_jobs_run_here(monkeypatch: pytest.MonkeyPatch):
+    def refuse_to_start(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("subprocess.Popen", refuse_to_start)
+    results = list(ordered(range(5), square, never, workers=2))
+    assert {process for _, (_, process) in results} == {os.getpid()}
 
 
 def wait(folder: Path) -> None:
