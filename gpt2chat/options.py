@@ -2,14 +2,18 @@
 
 import dataclasses
 import tomllib
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpt2chat.core.config.settings import Compile, Device, Precision
 from gpt2chat.core.config.training import Resume, Schedule, TrainConfig
 from gpt2chat.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gpt2chat.core.runs import Start
 
 
 def read_defaults(context: typer.Context, path: Path | None) -> Path | None:
@@ -22,7 +26,7 @@ def read_defaults(context: typer.Context, path: Path | None) -> Path | None:
         return None
     path = preset(str(context.info_name), path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text("utf-8", errors="surrogateescape"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"--config {path} cannot be read: {error}.") from error
     unknown = values.keys() - {parameter.name for parameter in context.command.params}
@@ -56,55 +60,18 @@ def preset(command: str, path: Path) -> Path:
     raise ConfigError(f"--config {path}: there is no such file, and {known}.")
 
 
-FREE = (
-    *("resume", "overwrite", "dry_run", "out", "device", "precision", "compile"),
-    *("report_to", "save_minutes"),
-)
-"""Settings that may differ between two starts of a run."""
+def open_run(context: typer.Context, settings: TrainConfig) -> AbstractContextManager["Start"]:
+    """Open the run folder of `settings`, which must agree with the run that `--resume` continues
+    as far as flags and `--config` say."""
+    from gpt2chat.core.runs import open_run
 
-Settings = TypeVar("Settings", bound=TrainConfig)
-
-
-def resumed(context: typer.Context, settings: Settings) -> Settings:
-    """Return the settings of the run that `--resume` goes on with, or `settings` as they are.
-
-    Where it runs, what it reports to and when it saves may change between two starts of a run;
-    nothing else may.
-
-    Raises:
-        ConfigError: The folder holds a finished run, or one of another subcommand, or no checkpoint
-            where --resume insists; or a flag, or --config, differs from the run's own setting.
-        StorageError: The folder holds something that is no run.
-    """
-    from gpt2chat.core.runs import SETTINGS, open_run
-    from gpt2chat.core.started import require_command
-
-    out, command = settings.out, str(context.info_name)
-    resume = settings.resume
-    if resume == "off" or open_run(out, command, resume, settings.overwrite) is None:
-        return settings
-    require_command(out, command)
-    path = out / SETTINGS
-    try:
-        run = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--resume: {path} cannot be read: {error}.") from error
-    changes: dict[str, object] = {}
+    causes = {"COMMANDLINE": "`{}`", "DEFAULT_MAP": "--config"}
+    given: dict[str, str] = {}
     for entry in dataclasses.fields(settings):
-        if entry.name in FREE:
-            continue
-        given, saved = context.params[entry.name], run.get(entry.name, entry.default)
-        flag = "--" + entry.name.replace("_", "-")
         source = context.get_parameter_source(entry.name)
-        causes = {"COMMANDLINE": flag, "DEFAULT_MAP": "--config"}
-        cause = causes.get(source.name) if source is not None else None
-        if cause and str(given) != str(saved):
-            raise ConfigError(
-                f"--resume goes on with {flag} {saved} of {path}, not {given}. "
-                f"Leave {cause} out, or start over with --overwrite."
-            )
-        changes[entry.name] = Path(str(saved)) if entry.name == "data" else saved
-    return dataclasses.replace(settings, **changes)
+        if source is not None and source.name in causes:
+            given[entry.name] = causes[source.name].format(entry.name)
+    return open_run(settings, str(context.info_name), given)
 
 
 ConfigFile = Annotated[

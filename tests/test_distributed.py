@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.model.checkpoint import save_model
-from gpt2chat.core.runs import newest_checkpoint
+from gpt2chat.core.runs import Run
 from gpt2chat.core.training import job
 from gpt2chat.core.training.tokenized import load_tokenized
 from gpt2chat.core.training.train import train_orpo, train_sft
@@ -118,7 +118,7 @@ def workers(launcher: int) -> list[int]:
 
 
 def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
-    while newest_checkpoint(run) is None:
+    while Run(run).newest_checkpoint() is None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
 
@@ -138,7 +138,7 @@ def test_a_worker_that_dies_ends_the_run_in_one_line_and_the_checkpoint_is_good(
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, err
     assert re.search(r"Another process of this run ended\..*--resume auto", errors[0])
-    checkpoint = newest_checkpoint(run)
+    checkpoint = Run(run).newest_checkpoint()
     assert checkpoint is not None
     assert load_file(checkpoint / "model.safetensors")
 
@@ -156,10 +156,10 @@ def test_one_signal_to_each_process_stops_all_of_them_after_the_same_step(
         os.kill(worker, signal.SIGINT)
     _, err = process.communicate(timeout=120)
     (stopped,) = re.findall(
-        r"error: Stopped and saved at step (\d+) of \d+. Go on with: torchrun --nproc-per-node 2 "
+        r"error: Stopped and saved at step (\d+) of \d+. Resume with: torchrun --nproc-per-node 2 "
         rf"-m gpt2chat sft --resume auto --out {run}$", err, re.MULTILINE,
     )  # fmt: skip
-    checkpoint = newest_checkpoint(run)
+    checkpoint = Run(run).newest_checkpoint()
     assert checkpoint is not None
     assert checkpoint.name == f"checkpoint-{stopped}"
     settings = SftConfig(model=str(tiny_folder), data=tiny_data, out=run, resume="on", device="cpu")

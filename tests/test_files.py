@@ -1,8 +1,6 @@
 """Files are whole or not there."""
 
 import errno
-import subprocess
-import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gpt2chat.core.errors import ConfigError, StorageError
-from gpt2chat.core.files import LOCK, held, remove, replaced_folder, storage, write_text
+from gpt2chat.core.files import LOCK, remove, replaced_folder, storage, write_text
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path):
@@ -168,25 +166,6 @@ def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path):
         write_text(tmp_path / "data" / "file", "text")
 
 
-def test_a_folder_is_held_by_one_process_until_it_is_killed(tmp_path: Path):
-    program = (
-        "import sys, time; from pathlib import Path; from gpt2chat.core.files import held\n"
-        "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    )
-    run = tmp_path / "runs" / "sft"
-    command = [sys.executable, "-c", program, str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        said = "Another run is writing to .*sft"
-        with pytest.raises(ConfigError, match=said), held(run):
-            pass
-        process.kill()
-    with held(run), pytest.raises(ConfigError, match=said), held(run):
-        pass
-    assert not any(run.parent.iterdir())
-
-
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
 def test_a_folder_that_cannot_be_there_is_refused_in_one_line():
     with pytest.raises(StorageError, match=r"Cannot write /proc/none/run/file: no folder can be"):
@@ -222,12 +201,3 @@ def test_a_file_over_the_users_limit_is_told_as_a_full_disk_is(
 ):
     with pytest.raises(StorageError, match="No space left to write"), storage(tmp_path / "file"):
         write(tmp_path / "file")
-
-
-def test_a_folder_that_was_held_and_not_written_leaves_no_folder_above_it(tmp_path: Path):
-    with held(tmp_path / "runs" / "today" / "sft"):
-        pass
-    assert not any(tmp_path.iterdir())
-    with held(tmp_path / "runs" / "today" / "sft"):
-        (tmp_path / "runs" / "today" / "sft").mkdir()
-    assert (tmp_path / "runs" / "today" / "sft").is_dir()

@@ -10,12 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from gpt2chat.cli import app
-from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.model.packing import pack
-from gpt2chat.core.runs import seal
-from gpt2chat.core.started import Started, write_started
+from gpt2chat.core.runs import Conditions, Run
 from gpt2chat.options import PRESETS, preset
 
 KINDS = {"sft": SftConfig, "orpo": OrpoConfig}
@@ -90,22 +88,23 @@ def test_resume_auto_starts_a_run_and_goes_on_with_one(
     assert first.exit_code == 0, first.output
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2
-    assert "holds a finished run" in again.stderr
+    assert "nothing to resume" in again.stderr
 
 
 def unfinished(out: Path, **settings: Any) -> Path:
     """Return the folder of a run whose data is gone, with a checkpoint of nothing."""
     kept = SftConfig(out=out, data=Path("nowhere"), **settings)
-    seal(out / "checkpoints" / "checkpoint-1")
-    (out / "run.toml").write_text(to_toml(kept))
+    conditions = Conditions(command="sft", processes=1, sharded=False, samples="")
+    Run(out).start(kept, conditions)
+    Run(out).seal(out / "checkpoints" / "checkpoint-1")
     return out
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--seed", "8"], "goes on with --seed 7 of .* not 8. Leave --seed out"),
-        (["--config", "reference"], r"goes on with --\S+ .* Leave --config out"),
+        (["--seed", "8"], "started with --seed 7, not 8. Leave --seed out"),
+        (["--config", "reference"], r"started with --\S+ .* Leave --config out"),
     ],
 )
 def test_resume_refuses_another_setting(tmp_path: Path, flags: list[str], said: str):
@@ -136,9 +135,8 @@ def test_a_start_that_failed_leaves_nothing_for_resume_to_insist_on(tmp_path: Pa
 
 
 def test_resume_is_refused_for_a_run_of_the_other_command(tmp_path: Path):
-    started = Started(command="sft", processes=1, sharded=False, samples="")
-    write_started(unfinished(tmp_path), started)
-    result = CliRunner().invoke(app, ["orpo", "--resume", "auto", "--out", str(tmp_path)])
+    out = unfinished(tmp_path / "sft")
+    result = CliRunner().invoke(app, ["orpo", "--resume", "auto", "--out", str(out)])
     assert result.exit_code == 2
     assert "holds an unfinished sft run, not one of orpo" in result.stderr
 

@@ -18,15 +18,14 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
 from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.data.shards import read_manifest, read_pairs
 from gpt2chat.core.errors import ConfigError, DataError, Interrupted, StorageError
-from gpt2chat.core.files import held, remove
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.compiling import compiled_graphs
-from gpt2chat.core.runs import newest_checkpoint, seal
-from gpt2chat.core.training import train, trainer
+from gpt2chat.core.runs import Run
 from gpt2chat.core.training.callbacks import Step
 from gpt2chat.core.training.job import sft_job
 from gpt2chat.core.training.metrics import json_line, read_lines
@@ -160,7 +159,7 @@ def test_an_interrupted_run_resumes_to_the_bits_of_an_unbroken_one(
     unbroken: TrainResult, model: str, tiny_data: Path, tmp_path: Path, step: int
 ):
     out = tmp_path / "sft"
-    with pytest.raises(Interrupted, match=f"saved at step {step} of .*gpt2chat sft --resume auto"):
+    with pytest.raises(Interrupted, match=f"saved at step {step} of .*sft.*resume="):
         train_sft(config(model, tiny_data, out), interrupt_in(step))
     assert not (out / "result.json").exists()
 
@@ -170,23 +169,24 @@ def test_an_interrupted_run_resumes_to_the_bits_of_an_unbroken_one(
     assert weights[0] == weights[1]
 
 
-def test_an_interrupted_run_does_not_go_on_as_another(model: str, tiny_data: Path, tmp_path: Path):
-    out = tmp_path / "run"
+def test_an_interrupted_run_does_not_resume_as_another(model: str, tiny_data: Path, tmp_path: Path):
+    out, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(tiny_data, data)
     with pytest.raises(Interrupted):
-        train_sft(config(model, tiny_data, out), interrupt_in(2))
-    shared: Any = {"model": model, "out": out, "device": "cpu", "resume": "auto"}
+        train_sft(config(model, data, out), interrupt_in(2))
+    shared: Any = {"model": model, "data": data, "out": out, "device": "cpu", "resume": "auto"}
     with pytest.raises(ConfigError, match="holds an unfinished sft run, not one of orpo"):
-        train_orpo(OrpoConfig(data=tiny_data, **shared), ignore)
+        train_orpo(OrpoConfig(**shared), ignore)
     rows = [json.dumps({"prompt": f"Say {n}.", "completion": f"{n}"}) for n in range(30)]
     (tmp_path / "chat.jsonl").write_text("\n".join(rows))
     other = PrepareConfig(
         oasst1="off", alpaca="off", ultrafeedback="off", chat=(str(tmp_path / "chat.jsonl"),),
-        out=tmp_path / "data",
+        out=data,
     )  # fmt: skip
     prepare(other, ignore)
     with pytest.raises(DataError, match="holds other samples than .* was started with"):
-        train_sft(config(model, tmp_path / "data", out, resume="auto"), ignore)
-    assert newest_checkpoint(out) == out / "checkpoints" / "checkpoint-2"
+        train_sft(config(model, data, out, resume="auto"), ignore)
+    assert Run(out).newest_checkpoint() == out / "checkpoints" / "checkpoint-2"
 
 
 @pytest.mark.parametrize("changes", [{}, {"overwrite": True}, {"resume": "auto"}])
@@ -194,11 +194,9 @@ def test_a_folder_that_another_run_writes_to_is_left_alone(
     model: str, tiny_data: Path, tmp_path: Path, changes: dict[str, Any]
 ):
     out = tmp_path / "sft"
-    out.mkdir()
-    (out / "run.toml").touch()
-    with held(out), pytest.raises(ConfigError, match="Another run is writing to"):
+    with Run(out).lock(), pytest.raises(ConfigError, match="Another run is writing to"):
         train_sft(config(model, tiny_data, out, **changes), ignore)
-    assert [path.name for path in out.iterdir()] == ["run.toml"]
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("which", ["itself", "by a link", "as a base"])
@@ -207,7 +205,7 @@ def test_the_folder_that_the_model_is_read_from_is_not_emptied(
 ):
     out, name = tmp_path / "sft", tmp_path / "model"
     shutil.copytree(model, out)
-    (out / "run.toml").touch()
+    (out / "run.toml").write_text(to_toml(config(model, tiny_data, out)))
     if which == "by a link":
         name.symlink_to(out)
     elif which == "as a base":
@@ -286,18 +284,19 @@ def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_p
 def test_ctrl_c_as_the_old_run_is_removed_saves_the_first_step(
     model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    out = tmp_path / "sft"
+    out, remove = tmp_path / "sft", Run.remove_checkpoints
     out.mkdir()
-    (out / "run.toml").touch()
+    (out / "run.toml").write_text(to_toml(config(model, tiny_data, out)))
 
-    def removing(folder: Path) -> None:
-        remove(folder)
-        os.kill(os.getpid(), signal.SIGINT)
+    def removing(run: Run) -> None:
+        remove(run)
+        if not run.checkpoints.exists():
+            os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(train, "remove", removing)
+    monkeypatch.setattr(Run, "remove_checkpoints", removing)
     with pytest.raises(Interrupted, match="Stopped and saved at step 1 of"):
         train_sft(config(model, tiny_data, out, overwrite=True), ignore)
-    assert newest_checkpoint(out) == out / "checkpoints" / "checkpoint-1"
+    assert Run(out).newest_checkpoint() == out / "checkpoints" / "checkpoint-1"
 
 
 def test_ctrl_c_as_the_weights_are_written_lets_the_run_finish(
@@ -456,13 +455,13 @@ def test_checkpoints_are_saved_as_often_as_asked_and_two_are_kept(
 def test_the_last_checkpoint_is_there_until_the_next_is_whole(
     model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    out, whole = tmp_path / "sft", dict[str, set[str]]()
+    out, seal, whole = tmp_path / "sft", Run.seal, dict[str, set[str]]()
 
-    def sealing(checkpoint: Path) -> None:
+    def sealing(run: Run, checkpoint: Path) -> None:
         whole[checkpoint.name] = {file.parent.name for file in out.rglob("sealed.json")}
-        seal(checkpoint)
+        seal(run, checkpoint)
 
-    monkeypatch.setattr(trainer, "seal", sealing)
+    monkeypatch.setattr(Run, "seal", sealing)
     with pytest.raises(Interrupted):
         train_sft(config(model, tiny_data, out, evals=4, save_minutes=1e-6), interrupt_in(7))
     assert whole["checkpoint-2"] == {"checkpoint-1"}
@@ -511,7 +510,7 @@ def test_weights_that_a_step_took_too_far_are_saved_nowhere(
     )  # fmt: skip
     with pytest.raises(DataError, match=r"after step 1: .* lower --lr and --overwrite\.$"):
         train_sft(settings, ignore)
-    assert newest_checkpoint(settings.out) is None
+    assert Run(settings.out).newest_checkpoint() is None
     assert not (settings.out / "result.json").exists()
     text = (settings.out / "metrics.jsonl").read_text()
     assert not any(name in text for name in ("NaN", "Infinity"))
@@ -548,7 +547,7 @@ def test_a_full_disk_in_the_middle_of_a_save_loses_the_steps_since_the_last(
     with pytest.raises(StorageError, match="No space left"):
         train_sft(config(model, tiny_data, out, save_minutes=1e-6), ignore)
     monkeypatch.undo()
-    newest = newest_checkpoint(out)
+    newest = Run(out).newest_checkpoint()
     assert newest is not None
     assert newest.name == "checkpoint-3"
     assert not (out / "checkpoints" / "checkpoint-4").exists()

@@ -104,7 +104,6 @@ def orpo(
         dry_run=dry_run,
         seed=seed,
     )
-    settings = options.resumed(context, settings)
     from gpt2chat.core.runs import pick_model
     from gpt2chat.report import (
         note,
@@ -114,18 +113,20 @@ def orpo(
         training_progress,
     )
 
-    name, why = pick_model(settings.model, ("sft",), "gpt2chat sft")
-    settings = replace(settings, model=name)
-    note(f"{why}; data: {settings.data}; run folder: {settings.out}")
-    note_positions(settings.data, settings.max_length)
-    with training_progress("orpo") as on_step:
-        # From here on torch is loaded: the settings are sound, so the wait is worth it.
-        if settings.dry_run:
-            from gpt2chat.core.training.plan import plan_orpo
+    with options.open_run(context, settings) as start:
+        name, why = pick_model(start.settings.model, ("sft",), "gpt2chat sft")
+        settings = replace(start.settings, model=name)
+        note(f"{why}; data: {settings.data}; run folder: {settings.out}")
+        note_positions(settings.data, settings.max_length)
+        with training_progress("orpo") as on_step:
+            # From here on torch is loaded: the settings are sound, so the wait is worth it.
+            if settings.dry_run:
+                from gpt2chat.core.training.plan import plan_orpo
 
-            show = partial(show_plan, plan_orpo(settings))
-        else:
-            from gpt2chat.core.training.train import train_orpo
+                show = partial(show_plan, plan_orpo(settings))
+            else:
+                from gpt2chat.core.training.train import train
 
-            show = partial(show_training, train_orpo(settings, on_step))
+                start = replace(start, settings=settings)
+                show = partial(show_training, train(start, on_step))
     show(json=json)

@@ -105,7 +105,6 @@ def sft(
         dry_run=dry_run,
         seed=seed,
     )
-    settings = options.resumed(context, settings)
     from gpt2chat.report import (
         note,
         note_positions,
@@ -114,16 +113,18 @@ def sft(
         training_progress,
     )
 
-    note(f"model: {settings.model}; data: {settings.data}; run folder: {settings.out}")
-    note_positions(settings.data, settings.max_length)
-    with training_progress("sft") as on_step:
-        # From here on torch is loaded: the settings are sound, so the wait is worth it.
-        if settings.dry_run:
-            from gpt2chat.core.training.plan import plan_sft
+    with options.open_run(context, settings) as start:
+        settings = start.settings
+        note(f"model: {settings.model}; data: {settings.data}; run folder: {settings.out}")
+        note_positions(settings.data, settings.max_length)
+        with training_progress("sft") as on_step:
+            # From here on torch is loaded: the settings are sound, so the wait is worth it.
+            if settings.dry_run:
+                from gpt2chat.core.training.plan import plan_sft
 
-            show = partial(show_plan, plan_sft(settings))
-        else:
-            from gpt2chat.core.training.train import train_sft
+                show = partial(show_plan, plan_sft(settings))
+            else:
+                from gpt2chat.core.training.train import train
 
-            show = partial(show_training, train_sft(settings, on_step))
+                show = partial(show_training, train(start, on_step))
     show(json=json)

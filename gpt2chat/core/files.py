@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt2chat.core.errors import (
+    CheckpointError,
     ConfigError,
     Gpt2ChatError,
     HardwareError,
@@ -29,6 +30,36 @@ FULL = ("No space left", "File too large", "unexpected pos", "database or disk i
 """What safetensors, torch and SQLite say of a full disk, or of a file at its size limit."""
 ELSEWHERE = "Give a folder of your own with `out`."
 LOCK = "prepare.lock"
+
+
+@contextmanager
+def reading(path: Path, kind: type[Gpt2ChatError] = CheckpointError) -> Generator[None]:
+    """Turn whatever reading a file raises into one line that names the file.
+
+    A parser meets a damaged file with errors of every kind, RecursionError among them. Read each
+    file of a data, run or model folder in this.
+
+    Args:
+        kind: The error to raise.
+
+    Raises:
+        Gpt2ChatError: Of that kind, where the file is missing, unreadable or damaged.
+    """
+    try:
+        yield
+    except Gpt2ChatError:
+        raise
+    except OSError as error:
+        if error.strerror is None:  # a library's own, such as of a truncated archive
+            raise kind(f"{path} is damaged: {_one_line(error)}") from error
+        raise kind(f"Cannot read {path}: {error.strerror}.") from error
+    except Exception as error:
+        raise kind(f"{path} is damaged: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    return text if text.endswith(".") else f"{text}."
 
 
 @contextmanager
@@ -76,7 +107,7 @@ def write_text(path: Path, text: str, *, elsewhere: str = ELSEWHERE, private: bo
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
-    write_bytes(path, text.encode(), elsewhere=elsewhere, private=private)
+    write_bytes(path, text.encode(errors="surrogateescape"), elsewhere=elsewhere, private=private)
 
 
 def write_bytes(
@@ -90,7 +121,7 @@ def write_bytes(
     # Several processes of one run may write the same file.
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with storage(path, elsewhere):
-        _make(path.parent)
+        make_folder(path.parent)
         try:
             with open(beside, "wb", opener=_private if private else None) as file:
                 file.write(content)
@@ -143,7 +174,7 @@ def replaced_folder(folder: Path, key: str) -> Generator[Workspace]:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         work = folder.with_name(f".{folder.name}.work")
         _require_own_workspace(work)
-        _make(work)
+        make_folder(work)
         lock = FileLock(work / LOCK)
         try:
             lock.acquire(timeout=0)
@@ -217,43 +248,8 @@ def _discard(work: Path, but: Path | None) -> None:
             remove(gone)
 
 
-@contextmanager
-def held(folder: Path) -> Generator[None]:
-    """Keep other runs out of a folder, whether it is there or not, and leave nothing beside it.
-
-    The system ends it with the process, however that ends.
-
-    Raises:
-        ConfigError: Another run has it.
-        StorageError: The lock beside the folder cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    real = folder.resolve()
-    file = real.parent / f".{real.name}.lock"
-    lock = FileLock(file)
-    made = [parent for parent in real.parents if not parent.exists()]
-    with storage(folder):
-        _make(real.parent)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ConfigError(
-                f"Another run is writing to {folder}. Wait for it, or give another folder with "
-                "--out."
-            ) from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows removes no file that is open
-            file.unlink()
-        lock.release()
-        with suppress(OSError):  # the run wrote something
-            for parent in made:
-                parent.rmdir()
-
-
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, if they are not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:  # said of a path below /proc

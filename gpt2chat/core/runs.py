@@ -1,44 +1,514 @@
-"""Run folders: what stands in one, and which is the newest finished.
+"""Run folders: open, resume, seal, finish and list what `sft` and `orpo` write.
 
 runs/sft/
 ├── model.safetensors, config.json, tokenizer.json, …   a plain GPT2LMHeadModel directory
 ├── README.md        the model card
-├── run.toml         every setting; `--config run.toml` repeats the run
+├── run.toml         every setting; `config="run.toml"` repeats the run
 ├── metrics.jsonl    one line per logged step
 ├── loss.png         the loss curve
 ├── result.json      written last: a run that has it is finished
+├── .gpt2chat.lock   while a process writes to the folder
 └── checkpoints/     to resume from; removed when the run is finished
+    ├── started.json     the conditions that a resume must share
+    └── checkpoint-120/  counts once its sealed.json is written
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable
+import re
+import shutil
+import tomllib
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from gpt2chat.core.config.training import Resume
-from gpt2chat.core.errors import CheckpointError, ConfigError, StorageError
-from gpt2chat.core.files import STARTER, remove, storage, write_text
+from gpt2chat.core.config.settings import to_toml
+from gpt2chat.core.config.training import Resume, TrainConfig
+from gpt2chat.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Gpt2ChatError,
+    StorageError,
+    call,
+)
+from gpt2chat.core.files import STARTER, make_folder, reading, storage, write_text
 
 RUNS = Path("runs")
 RESULT = "result.json"
 SETTINGS = "run.toml"
 METRICS = "metrics.jsonl"
 CURVE = "loss.png"
+CARD = "README.md"
 CHECKPOINTS = "checkpoints"
+STARTED = "started.json"
 SEAL = "sealed.json"
-"""In a checkpoint that was written to its end: the size of each of its files."""
-KEPT = 2
-"""Whole checkpoints of a run."""
+LOCK = ".gpt2chat.lock"
+CHECKPOINTS_KEPT = 2
+
+DEBRIS = {LOCK, SETTINGS, METRICS, CHECKPOINTS, "tensorboard"}
+"""What a start leaves that ended before its first checkpoint: nothing that anybody would miss."""
+OWN_FILES = re.compile(
+    r"(run\.toml|metrics\.jsonl|loss\.png|result\.json|README\.md|eval(-.+)?\.(json|html)|"
+    r"(generation_|adapter_|tokenizer_)?config\.json|tokenizer\.json|special_tokens_map\.json|"
+    r"chat_template\.jinja|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?)"
+    r"(\.\d+\.partial)?"
+)
+"""Names of the files that the program writes into a run folder. Any other file is the user's."""
+RESUMABLE_CHANGES = {
+    *("resume", "overwrite", "dry_run", "out", "device", "precision", "compile"),
+    *("report_to", "save_minutes"),
+}
+"""Settings that may differ between two starts of a run."""
+
+Settings = TypeVar("Settings", bound=TrainConfig)
 
 
-def read_result(run: Path) -> dict[str, Any] | None:
-    """Return the result of a finished run; None for any other folder."""
-    try:
-        result: Any = json.loads((run / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What decides, next to the settings, what a run's next steps are."""
+
+    command: str
+    """`sft` or `orpo`."""
+    processes: int
+    sharded: bool
+    """FSDP gives each process a part of the weights."""
+    samples: str
+    """Fingerprints of the training and the validation samples."""
+
+    def resume_call(self, folder: Path) -> str:
+        """Return the call that resumes the run, after the launcher that its processes need."""
+        launcher = f"torchrun --nproc-per-node {self.processes} -m " if self.processes > 1 else ""
+        if self.sharded:
+            launcher = "accelerate launch --config_file FILE -m "
+        where: dict[str, Any] = {} if folder == RUNS / self.command else {"out": folder}
+        return launcher + call(self.command, resume="auto", **where)
+
+    def __str__(self) -> str:
+        sharing = " under FSDP" if self.sharded else ""
+        return f"{self.processes} process{'es' * (self.processes > 1)}{sharing}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder. Nothing is read before it is asked for."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of its checkpoints."""
+        return self.folder / CHECKPOINTS
+
+    def settings(self) -> dict[str, Any]:
+        """Return what run.toml holds.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        path = self.folder / SETTINGS
+        with reading(path):
+            # A file name need not be valid UTF-8, and it comes back as it was.
+            return tomllib.loads(path.read_text("utf-8", errors="surrogateescape"))
+
+    def result(self) -> dict[str, Any] | None:
+        """Return what result.json holds; None where the run is not finished."""
+        try:
+            result = json.loads((self.folder / RESULT).read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return result if isinstance(result, dict) and "finished" in result else None
+
+    def conditions(self) -> Conditions | None:
+        """Return the conditions that a resume must share; None where an old version kept none.
+
+        Raises:
+            CheckpointError: The file that holds them is damaged.
+        """
+        path = self.checkpoints / STARTED
+        if not path.exists():
+            return None
+        with reading(path):
+            return Conditions(**json.loads(path.read_text("utf-8")))
+
+    def sealed_checkpoints(self) -> list[Path]:
+        """Return the checkpoints that were written to their end, the newest first."""
+        folders = [path for path in self._all_checkpoints() if (path / SEAL).exists()]
+        return sorted(folders, key=_step_of, reverse=True)
+
+    def newest_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint that has all its bytes; it is not read."""
+        sealed = self.sealed_checkpoints()
+        return next((path for path in sealed if damaged_file(path, read=False) is None), None)
+
+    def _all_checkpoints(self) -> list[Path]:
+        folders = self.checkpoints.glob("checkpoint-*")
+        return [path for path in folders if path.name.rpartition("-")[2].isdecimal()]
+
+    @contextmanager
+    def lock(self) -> Generator[None]:
+        """Keep other processes from writing to the folder, and leave no empty folder behind.
+
+        The lock ends with the process, however that ends; its file may stay in the folder then.
+
+        Raises:
+            ConfigError: Another run writes to the folder.
+            StorageError: The folder cannot be written, or is a link.
+        """
+        from filelock import FileLock, Timeout
+
+        file = self.folder / LOCK
+        if file.is_symlink():
+            raise StorageError(f"{file} is a link. Remove it, or give another `out`.")
+        missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        with storage(self.folder):
+            make_folder(self.folder)
+            lock = FileLock(file)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise ConfigError(
+                    f"Another run is writing to {self.folder}. Wait for it, or give another `out`."
+                ) from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows does not remove an open file
+                file.unlink()
+            lock.release()
+            with suppress(OSError):  # the run wrote something
+                for path in missing:
+                    path.rmdir()
+
+    def checkpoint_to_resume(self, resume: Resume, overwrite: bool) -> Path | None:
+        """Return the checkpoint that a start resumes from, or None where it begins at step 0.
+
+        Nothing is removed yet: that waits until model and data are known to be sound.
+
+        Raises:
+            ConfigError: The folder holds a run, and neither setting says what to do with it; or
+                there is nothing to resume.
+            CheckpointError: All checkpoints are damaged.
+            StorageError: The folder holds something that is not a run, or has links in it.
+        """
+        folder = self.folder
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+        if not names - {LOCK}:
+            if resume == "on":
+                raise ConfigError(
+                    f"{folder} has no run to resume. Leave `resume` out to start one."
+                )
+            return None
+        if not self._is_run():
+            raise StorageError(
+                f"{folder} is not a run folder, and is not empty. Give another `out`.",
+                setting="out",
+            )
+        self._refuse_links()
+        if self.result() is not None:
+            self.remove_checkpoints()  # which a run that was killed in `finish` still has
+            if resume != "off":
+                again = call("sft", model=folder, out=f"{folder}-2")
+                raise ConfigError(
+                    f"{folder} is finished: there is nothing to resume. Train it further as a new "
+                    f"run, such as {again}."
+                )
+            if not overwrite:
+                raise ConfigError(
+                    f"{folder} holds a finished run. Give another `out`, or replace the run with "
+                    "`overwrite=True`."
+                )
+            return None
+        sealed = self.sealed_checkpoints()
+        if resume != "off" and sealed:
+            damage = {path: damaged_file(path) for path in sealed}
+            for path in sealed:
+                if damage[path] is None:
+                    return path
+            raise CheckpointError(
+                f"{damage[sealed[0]]} is damaged, and {folder} has no older checkpoint. "
+                "Start over with `overwrite=True`."
+            )
+        if resume == "on":
+            raise ConfigError(f"{folder} has no checkpoint yet. Leave `resume` out to start over.")
+        if overwrite:
+            return None
+        if sealed:
+            raise ConfigError(
+                f"{folder} holds an unfinished run, saved at step {_step_of(sealed[0])}. "
+                'Resume it with `resume="auto"`, or start over with `overwrite=True`.'
+            )
+        others = sorted(name for name in names - DEBRIS if not name.endswith(".partial"))
+        if others:
+            raise ConfigError(
+                f"{folder} holds {', '.join(others[:3])}{', …' * (len(others) > 3)} and no "
+                "result.json. Give another `out`, or replace the run with `overwrite=True`; files "
+                "of your own stay."
+            )
         return None
-    return result if isinstance(result, dict) and "finished" in result else None
+
+    def _is_run(self) -> bool:
+        """Say whether the program wrote this folder: nothing else is ever removed."""
+        if self.result() is not None or (self.checkpoints / STARTED).exists():
+            return True
+        try:
+            return {"model", "data", "out"} <= self.settings().keys()
+        except Gpt2ChatError:
+            return False
+
+    def _refuse_links(self) -> None:
+        """Refuse links among what the program would write or remove: they lead elsewhere."""
+        own = [path for path in self.folder.iterdir() if OWN_FILES.fullmatch(path.name)]
+        own += [self.folder / "tensorboard", self.checkpoints, *self._all_checkpoints()]
+        for path in own:
+            if path.is_symlink():
+                raise StorageError(f"{path} is a link. Remove it, or give another `out`.")
+
+    def settings_to_resume(
+        self, settings: Settings, command: str, given: Mapping[str, str]
+    ) -> Settings:
+        """Return the run's own settings, with those of `settings` that may change.
+
+        Args:
+            given: Settings that the user gave, each with its cause, such as {"lr": "`lr`"}.
+
+        Raises:
+            ConfigError: The run is one of the other command, or a given setting differs from it.
+            CheckpointError: run.toml is damaged.
+        """
+        conditions = self.conditions()
+        if conditions is not None and conditions.command != command:
+            raise ConfigError(
+                f"{self.folder} holds an unfinished {conditions.command} run, not one of "
+                f"{command}. Give another `out`, or resume it: "
+                f"{conditions.resume_call(self.folder)}"
+            )
+        saved = self.settings()
+        entries = [entry for entry in fields(settings) if entry.name not in RESUMABLE_CHANGES]
+        values = {entry.name: saved.get(entry.name, entry.default) for entry in entries}
+        with reading(self.folder / SETTINGS):
+            try:
+                own = replace(settings, **{**values, "data": Path(str(values["data"]))})
+            except ConfigError as error:
+                raise ConfigError(f"{self.folder / SETTINGS}: {error}") from error
+        for name in values:
+            old, new = getattr(own, name), getattr(settings, name)
+            if name in given and new != old:
+                raise ConfigError(
+                    f"{self.folder} was started with `{name}={_literal(old)}`, not "
+                    f"{_literal(new)}. Leave {given[name]} out to resume it, or start over with "
+                    "`overwrite=True`.",
+                    setting=name,
+                )
+        return own
+
+    def require_same(self, now: Conditions, data: Path) -> None:
+        """Refuse to resume the run under other conditions than it was started with.
+
+        Raises:
+            ConfigError: The number of processes differs.
+            DataError: The samples differ.
+        """
+        saved = self.conditions()
+        if saved is None:
+            return
+        if (saved.processes, saved.sharded) != (now.processes, now.sharded):
+            raise ConfigError(
+                f"{self.folder} was started with {saved}; resuming with {now} would change the "
+                f"training steps. Resume with: {saved.resume_call(self.folder)}"
+            )
+        if saved.samples != now.samples:
+            raise DataError(
+                f"{data} holds other samples than {self.folder} was started with. Prepare the same "
+                "data again, or start over with `overwrite=True`."
+            )
+
+    def start(self, settings: TrainConfig, conditions: Conditions) -> None:
+        """Remove what an earlier run wrote, and write the settings of this one.
+
+        Killed at any moment it leaves a folder that the same call takes again: result.json goes
+        first, so that half a run never looks finished, and run.toml is replaced, never missing.
+
+        Raises:
+            StorageError: The disk is full or the folder cannot be written.
+        """
+        with storage(self.folder):
+            make_folder(self.folder)
+            (self.folder / RESULT).unlink(missing_ok=True)
+            self.remove_checkpoints()
+            for path in self.folder.iterdir():
+                own = OWN_FILES.fullmatch(path.name) and path.name != SETTINGS
+                if own and not path.is_dir():
+                    path.unlink()
+            events = self.folder / "tensorboard"
+            for path in events.glob("events.out.tfevents.*"):
+                path.unlink()
+            with suppress(OSError):  # it holds a file of the user's, or is not there
+                events.rmdir()
+        plain = replace(settings, resume="off", overwrite=False, dry_run=False)
+        write_text(self.folder / SETTINGS, to_toml(plain))
+        write_text(self.checkpoints / STARTED, json.dumps(asdict(conditions)) + "\n")
+
+    def seal(self, checkpoint: Path) -> None:
+        """Mark a checkpoint as written to its end, once all of it is on the disk.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        entries: dict[str, dict[str, Any]] = {}
+        for path in sorted(checkpoint.rglob("*")):
+            if path.is_file():
+                with storage(path), path.open("rb+") as file:
+                    os.fsync(file.fileno())
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                name = path.relative_to(checkpoint).as_posix()
+                entries[name] = {"size": path.stat().st_size, "sha256": digest}
+        write_text(checkpoint / SEAL, json.dumps(entries) + "\n")
+
+    def prune(self, best: int | None) -> None:
+        """Remove all checkpoints but two sealed ones: the newest, and that of step `best` or, where
+        it is the same or there is none, the one before."""
+        sealed = [_step_of(path) for path in self.sealed_checkpoints()]
+        ranked = [*sealed[:1], *(step for step in sealed if step == best), *sealed]
+        keep = list(dict.fromkeys(ranked))[:CHECKPOINTS_KEPT]
+        for path in self._all_checkpoints():
+            if _step_of(path) not in keep:
+                _remove_checkpoint(path)
+
+    def remove_unsealed(self) -> None:
+        """Remove the checkpoints that were not written to their end, such as on a full disk."""
+        for path in self._all_checkpoints():
+            if not (path / SEAL).exists():
+                _remove_checkpoint(path)
+
+    def remove_damaged(self) -> None:
+        """Remove every checkpoint that cannot be resumed from."""
+        self.remove_unsealed()
+        for path in self.sealed_checkpoints():
+            if damaged_file(path) is not None:
+                _remove_checkpoint(path)
+
+    def remove_checkpoints(self) -> None:
+        """Remove all checkpoints; a file that is not the program's keeps its folder."""
+        for path in self._all_checkpoints():
+            _remove_checkpoint(path)
+        for path in self.checkpoints.glob(f"{STARTED}*"):
+            path.unlink()
+        with suppress(OSError):
+            self.checkpoints.rmdir()
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json, the mark of a finished run, and remove the checkpoints.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        text = json.dumps(result, indent=2, default=str, allow_nan=False)
+        write_text(self.folder / RESULT, text + "\n")
+        with storage(self.folder):
+            self.remove_checkpoints()
+
+
+def _literal(value: object) -> str:
+    return str(value) if isinstance(value, bool | int | float) else json.dumps(str(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A run that is open for writing: where, with which settings, and from which step."""
+
+    run: Run
+    settings: Any
+    """An SftConfig or OrpoConfig; on a resume the run's own."""
+    checkpoint: Path | None
+    """What it resumes from; None where it begins at step 0."""
+
+
+@contextmanager
+def open_run(
+    settings: TrainConfig, command: str, given: Mapping[str, str] | None = None
+) -> Generator[Start]:
+    """Lock the run folder of `settings.out` and say where the run begins; for a dry run, do not.
+
+    Args:
+        given: Settings that the user gave, each with its cause; by default those that differ from
+            their defaults. On a resume they must be the run's own.
+
+    Raises:
+        ConfigError: The folder is taken, or another run writes to it, or there is nothing to
+            resume, or the run was started otherwise.
+        CheckpointError: All checkpoints, or the settings of the run, are damaged.
+        StorageError: The folder cannot be written, or is not a run folder.
+    """
+    run, data = Run(settings.out), settings.data
+    if given is None:
+        names = [entry.name for entry in fields(settings)]
+        defaults = {entry.name: entry.default for entry in fields(settings)}
+        given = {name: f"`{name}`" for name in names if getattr(settings, name) != defaults[name]}
+    out = run.folder.resolve()
+    if run.folder.is_symlink():
+        raise StorageError(
+            f"{run.folder} is a link, to {out}. Give that folder itself.", setting="out"
+        )
+    if out.is_relative_to(data.resolve()) or data.resolve().is_relative_to(out):
+        raise ConfigError(
+            f"{run.folder} and {data} must be two folders, neither within the other: each is "
+            "emptied when it is written anew. Give another `out`."
+        )
+    if settings.dry_run:
+        checkpoint = run.newest_checkpoint() if settings.resume != "off" else None
+        if checkpoint is not None:
+            settings = run.settings_to_resume(settings, command, given)
+        yield Start(run=run, settings=settings, checkpoint=checkpoint)
+        return
+    # Of several processes the first writes, and keeps the others' lock.
+    leads = os.environ.get("RANK", "0") == "0"
+    with run.lock() if leads else nullcontext():
+        checkpoint = run.checkpoint_to_resume(settings.resume, settings.overwrite)
+        if checkpoint is not None:
+            settings = run.settings_to_resume(settings, command, given)
+        yield Start(run=run, settings=settings, checkpoint=checkpoint)
+
+
+def damaged_file(checkpoint: Path, *, read: bool = True) -> Path | None:
+    """Return a file of a sealed checkpoint that is not as it was written; None where all are.
+
+    Args:
+        read: Compare what the files hold, not only their sizes. GPT-2's checkpoint of 1.5 GB takes
+            1-3 s.
+    """
+    try:
+        entries: dict[str, Any] = json.loads((checkpoint / SEAL).read_text("utf-8"))
+        for name, entry in entries.items():
+            path = checkpoint / name
+            # Old versions sealed the sizes alone.
+            sizes_only = isinstance(entry, int)
+            size, digest = (entry, None) if sizes_only else (entry["size"], entry["sha256"])
+            try:
+                if path.stat().st_size != size:
+                    return path
+                if read and digest is not None:
+                    with path.open("rb") as file:
+                        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                            return path
+            except OSError:
+                return path
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
+        return checkpoint / SEAL
+    return None
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _remove_checkpoint(folder: Path) -> None:
+    # Without its seal, what a kill leaves of it does not count as a checkpoint.
+    (folder / SEAL).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def newest_run(commands: Iterable[str], runs: Path = RUNS) -> Path | None:
@@ -46,7 +516,7 @@ def newest_run(commands: Iterable[str], runs: Path = RUNS) -> Path | None:
     wanted = set(commands)
     finished: list[tuple[str, Path]] = []
     for folder in sorted(runs.iterdir()) if runs.is_dir() else ():
-        result = read_result(folder)
+        result = Run(folder).result()
         if result is not None and result.get("command") in wanted:
             finished.append((result["finished"], folder))
     return max(finished, default=(None, None))[1]
@@ -89,88 +559,3 @@ def local_folder(name: str) -> Path | None:
     if name.count("/") > 1 or name.startswith((".", "/", "~", "runs/")):
         raise CheckpointError(f"--model {name}: there is no such folder.")
     return None
-
-
-def open_run(out: Path, command: str, resume: Resume, overwrite: bool) -> Path | None:
-    """Return the checkpoint to go on from, or None where the run starts at its beginning.
-
-    Nothing is changed: that waits until model and data are known to be sound.
-
-    Raises:
-        ConfigError: The folder holds a run, and neither flag says what to do with it; or there is
-            nothing to resume.
-        StorageError: The folder holds something that is no run.
-    """
-    checkpoint = newest_checkpoint(out)
-    if resume == "on" and checkpoint is None:
-        raise ConfigError(f"--resume on: {out} has no checkpoint. Start with gpt2chat {command}.")
-    if resume != "off" and checkpoint is not None:
-        return checkpoint
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if not (out / SETTINGS).exists():
-        raise StorageError(f"{out} exists and is no run folder. Give another with --out.")
-    if overwrite:
-        return None
-    if read_result(out) is not None:
-        raise ConfigError(
-            f"{out} holds a finished run. Give another folder with --out, or --overwrite."
-        )
-    if checkpoint is not None:
-        raise ConfigError(
-            f"{out} holds an unfinished run, saved at step {_step_of(checkpoint)}. "
-            "Go on with --resume auto, or start over with --overwrite."
-        )
-    return None
-
-
-def newest_checkpoint(run: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end."""
-    folders = (run / CHECKPOINTS).glob("checkpoint-*")
-    return max((folder for folder in folders if _is_whole(folder)), key=_step_of, default=None)
-
-
-def prune_checkpoints(run: Path, best: int | None) -> None:
-    """Remove all checkpoints but two whole ones: the newest, and that of step `best` or, where it
-    is the same or there is none, the one before."""
-    folders = {_step_of(folder): folder for folder in (run / CHECKPOINTS).glob("checkpoint-*")}
-    whole = sorted((step for step in folders if _is_whole(folders[step])), reverse=True)
-    wanted = [*whole[:1], *(step for step in whole if step == best), *whole]
-    kept = list(dict.fromkeys(wanted))[:KEPT]
-    for step, folder in folders.items():
-        if step not in kept:
-            remove(folder)
-
-
-def remove_broken_checkpoints(run: Path) -> None:
-    """Remove the checkpoints that were not written to their end, such as on a full disk."""
-    for folder in (run / CHECKPOINTS).glob("checkpoint-*"):
-        if not _is_whole(folder):
-            remove(folder)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def seal(checkpoint: Path) -> None:
-    """Mark a checkpoint as written to its end, once all of it is on the disk.
-
-    Raises:
-        StorageError: The disk is full.
-    """
-    sizes: dict[str, int] = {}
-    for path in sorted(checkpoint.rglob("*")):
-        if path.is_file():
-            with storage(path), path.open("rb+") as file:
-                os.fsync(file.fileno())
-            sizes[str(path.relative_to(checkpoint))] = path.stat().st_size
-    write_text(checkpoint / SEAL, json.dumps(sizes) + "\n")
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        sizes: dict[str, int] = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
-        return False

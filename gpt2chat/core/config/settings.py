@@ -25,6 +25,8 @@ def to_toml(settings: Any) -> str:
         value = getattr(settings, entry.name)
         if value is not None:
             plain = str(value) if isinstance(value, Path) else value
-            # JSON's strings, numbers, booleans and arrays are TOML as they stand.
-            lines.append(f"{entry.name} = {json.dumps(plain)}")
+            # JSON's strings, numbers, booleans and arrays are TOML as they stand, but for two
+            # things: TOML has no surrogate pairs, and no DEL.
+            text = json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
+            lines.append(f"{entry.name} = {text}")
     return "\n".join(lines) + "\n"

@@ -16,8 +16,7 @@ from gpt2chat.core.model.compiling import pick_compile
 from gpt2chat.core.model.device import own_device, pick_autocast, pick_device
 from gpt2chat.core.model.load import grow_positions, load_model, lora
 from gpt2chat.core.model.packing import Ints, RowShape, pack
-from gpt2chat.core.runs import local_folder
-from gpt2chat.core.started import Started
+from gpt2chat.core.runs import Conditions, local_folder
 from gpt2chat.core.training.arguments import LEADS, PROCESSES, SHARDED, arguments
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
 from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
@@ -50,9 +49,9 @@ class Job:
     """Sizes of the rows where the model is to be compiled."""
 
     @property
-    def started(self) -> Started:
-        """What a start that goes on with the run must share, beside the settings."""
-        return Started(
+    def conditions(self) -> Conditions:
+        """What a resume of the run must share, next to the settings."""
+        return Conditions(
             command=self.command,
             processes=PROCESSES,
             sharded=SHARDED,

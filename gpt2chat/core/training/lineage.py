@@ -1,12 +1,11 @@
 """Where a model comes from: the runs that it went through, back to its base, and its licence."""
 
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gpt2chat.core.runs import SETTINGS
+from gpt2chat.core.errors import CheckpointError
+from gpt2chat.core.runs import Run
 
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 """OpenAI's, under the MIT licence."""
@@ -30,17 +29,13 @@ def ancestors(model: str) -> list[Ancestor]:
     """Return a model and those that it was made from, the base last, as their run.toml say."""
     found: list[Ancestor] = []
     while model and all(model != known.model for known in found):
-        run = _settings(Path(model))
+        try:
+            run = Run(Path(model)).settings()
+        except CheckpointError:
+            run = {}
         found.append(Ancestor(model, str(run.get("data", ""))))
         model = str(run.get("model", ""))
     return found
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def hub_base(model: str) -> str | None:

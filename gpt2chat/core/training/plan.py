@@ -14,7 +14,6 @@ from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.model.device import device_name
 from gpt2chat.core.model.flops import matmul_flops
-from gpt2chat.core.runs import open_run
 from gpt2chat.core.training import memory
 from gpt2chat.core.training.arguments import PROCESSES
 from gpt2chat.core.training.job import Job, orpo_job, row_lengths, sft_job
@@ -70,7 +69,6 @@ def plan_sft(settings: SftConfig) -> Plan:
     Raises:
         As `train_sft`; HardwareError says which flag to change where it does not fit.
     """
-    open_run(settings.out, "sft", settings.resume, settings.overwrite)
     return plan(sft_job(settings))
 
 
@@ -80,7 +78,6 @@ def plan_orpo(settings: OrpoConfig) -> Plan:
     Raises:
         As `plan_sft`.
     """
-    open_run(settings.out, "orpo", settings.resume, settings.overwrite)
     return plan(orpo_job(settings))
 
 

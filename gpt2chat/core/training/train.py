@@ -1,10 +1,8 @@
 """`train_sft` and `train_orpo`: shards and a model in, a finished run folder out."""
 
-import dataclasses
 import datetime
-import json
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,29 +10,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gpt2chat.core.config.settings import to_toml
-from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
-from gpt2chat.core.data.shards import read_manifest
+from gpt2chat.core.config.training import OrpoConfig, SftConfig
+from gpt2chat.core.data.shards import Manifest, read_manifest
 from gpt2chat.core.errors import HardwareError, Interrupted, WorkerError
-from gpt2chat.core.files import held, remove, storage, write_text
+from gpt2chat.core.files import storage, write_text
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.model.device import device_name
 from gpt2chat.core.model.flops import matmul_flops
 from gpt2chat.core.model.lora import save_adapted
-from gpt2chat.core.runs import (
-    CHECKPOINTS,
-    CURVE,
-    METRICS,
-    RESULT,
-    SETTINGS,
-    newest_checkpoint,
-    open_run,
-    remove_broken_checkpoints,
-)
-from gpt2chat.core.started import require_same, write_started
+from gpt2chat.core.runs import CARD, CURVE, METRICS, Run, Start, open_run
 from gpt2chat.core.training import callbacks, card, curve, memory
-from gpt2chat.core.training.arguments import LEADS, PROCESSES, wait_for_all
+from gpt2chat.core.training.arguments import PROCESSES, wait_for_all
 from gpt2chat.core.training.job import Job, orpo_job, sft_job
 from gpt2chat.core.training.trainer import PackedTrainer
 
@@ -88,15 +75,15 @@ def train_sft(settings: SftConfig, on_step: Callable[[callbacks.Step], None]) ->
     Raises:
         DataError: The shards are missing, changed or empty, or not those that the run began with;
             or a loss is not finite.
-        CheckpointError, NetworkError: The model cannot be had.
+        CheckpointError, NetworkError: The model, or the run to resume, cannot be read.
         ConfigError, StorageError: The run folder is taken, or another run writes to it, or it
             cannot be written; or the run in it was started otherwise.
         HardwareError: The device is not there, or its memory too small.
         WorkerError: Another process of the run ended.
         Interrupted: Ctrl-C; a checkpoint is saved.
     """
-    with _group_left(), _folder_held(settings.out):
-        return _train("sft", settings, lambda: sft_job(settings), on_step)
+    with open_run(settings, "sft") as start:
+        return train(start, on_step)
 
 
 def train_orpo(settings: OrpoConfig, on_step: Callable[[callbacks.Step], None]) -> TrainResult:
@@ -105,49 +92,57 @@ def train_orpo(settings: OrpoConfig, on_step: Callable[[callbacks.Step], None]) 
     Raises:
         As `train_sft`.
     """
-    with _group_left(), _folder_held(settings.out):
-        return _train("orpo", settings, lambda: orpo_job(settings), on_step)
+    with open_run(settings, "orpo") as start:
+        return train(start, on_step)
 
 
-def _train(
-    command: str,
-    settings: TrainConfig,
-    make: Callable[[], Job],
-    on_step: Callable[[callbacks.Step], None],
-) -> TrainResult:
-    checkpoint = open_run(settings.out, command, settings.resume, settings.overwrite)
-    job = make()
-    if checkpoint is not None:
-        require_same(settings.out, job.started, settings.data)
-    memory.check_fits(job, memory.available_memory(job.device), memory.SURE)
-    with memory.model_fits():
-        peak = matmul_flops(job.device, job.autocast)
-    watch = callbacks.Watch(
-        settings.out / METRICS,
-        evals=settings.evals,
-        validated=len(job.held_rows) > 0,
-        patience=settings.patience,
-        save_minutes=settings.save_minutes,
-        peak=peak,
-        on_step=on_step,
-    )
-    leads = wait_for_all(settings, job.device)
-    # From here on Ctrl-C saves: the folder is not what it was.
-    with watch.stopping_on_signals(), _ended_at_once(settings.out):
-        _start_run(job, checkpoint, leads)
-        return _run_to_end(job, watch, checkpoint)
+def train(start: Start, on_step: Callable[[callbacks.Step], None]) -> TrainResult:
+    """Train an open run to its end.
+
+    Raises:
+        As `train_sft`.
+    """
+    with _group_left():
+        settings = start.settings
+        job = sft_job(settings) if isinstance(settings, SftConfig) else orpo_job(settings)
+        # The card needs it at the end, when the folder may be gone or prepared anew.
+        manifest = read_manifest(settings.data)
+        if start.checkpoint is not None:
+            start.run.require_same(job.conditions, settings.data)
+        memory.check_fits(job, memory.available_memory(job.device), memory.SURE)
+        with memory.model_fits():
+            peak = matmul_flops(job.device, job.autocast)
+        watch = callbacks.Watch(
+            settings.out / METRICS,
+            evals=settings.evals,
+            validated=len(job.held_rows) > 0,
+            patience=settings.patience,
+            save_minutes=settings.save_minutes,
+            peak=peak,
+            on_step=on_step,
+        )
+        leads = wait_for_all(settings, job.device)
+        # From here on Ctrl-C saves: the folder is not what it was.
+        with watch.stopping_on_signals(), _ended_at_once(settings.out):
+            if leads and start.checkpoint is not None:
+                with storage(settings.out):
+                    start.run.remove_damaged()
+            elif leads:
+                start.run.start(settings, job.conditions)
+            wait_for_all(settings, job.device)
+            return _run_to_end(start, job, watch, manifest)
 
 
-def _run_to_end(job: Job, watch: callbacks.Watch, checkpoint: Path | None) -> TrainResult:
+def _run_to_end(start: Start, job: Job, watch: callbacks.Watch, manifest: Manifest) -> TrainResult:
     settings, graphs = job.settings, compiled_graphs()
     # In this order: whether the disk is full is asked before anything is removed from it.
-    with _whole_checkpoints(settings.out), storage(settings.out):
+    with _whole_checkpoints(start.run), storage(settings.out):
         with memory.model_fits():
             trainer = job.trainer([watch])
         watch.attach(trainer)
-        _run(trainer, watch, checkpoint, job)
+        _run(trainer, watch, start, job)
     result = _result(job, trainer, watch, compiled_graphs() - graphs)
-    _finish_run(trainer, job, result)
+    _finish_run(trainer, start.run, job, result, manifest)
     return result
 
 
@@ -180,43 +175,28 @@ def _result(job: Job, trainer: PackedTrainer, watch: callbacks.Watch, graphs: in
     )
 
 
-def _start_run(job: Job, checkpoint: Path | None, leads: bool) -> None:
-    """Empty the run folder, or rid it of half checkpoints where it goes on, and write its settings:
-    in one process, when all have seen the folder as it was."""
-    if leads and checkpoint is not None:
-        with storage(job.settings.out):
-            remove_broken_checkpoints(job.settings.out)
-    elif leads:
-        with storage(job.settings.out):
-            remove(job.settings.out)
-        kept = dataclasses.replace(job.settings, resume="off", overwrite=False, dry_run=False)
-        write_started(job.settings.out, job.started)
-        write_text(job.settings.out / SETTINGS, to_toml(kept))
-    wait_for_all(job.settings, job.device)
-
-
-def _run(trainer: PackedTrainer, watch: callbacks.Watch, checkpoint: Path | None, job: Job) -> None:
-    settings = job.settings
+def _run(trainer: PackedTrainer, watch: callbacks.Watch, start: Start, job: Job) -> None:
+    settings, checkpoint = job.settings, start.checkpoint
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         raise HardwareError(
-            "The device ran out of memory. Give a lower --batch-tokens (and a higher --grad-accum)."
+            "The device ran out of memory. Give a lower `batch_tokens` (and a higher `grad_accum`)."
         ) from error
     except RuntimeError as error:
         if PROCESSES > 1 and _is_lost_peer(error):
-            saved = newest_checkpoint(settings.out)
-            kept = f"{saved.name} is whole" if saved else "No checkpoint had been saved"
+            newest = start.run.newest_checkpoint()
+            saved = f"{newest.name} is whole" if newest else "No checkpoint had been saved"
             raise WorkerError(
-                f"Another process of this run ended. {kept}: start the same command again with "
-                "--resume auto."
+                f"Another process of this run ended. {saved}: start the same command again with "
+                '`resume="auto"`.'
             ) from error
         raise
     ended = watch.ran_out or trainer.state.global_step >= trainer.state.max_steps
     if watch.stopped and not ended:
         raise Interrupted(
             f"Stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}. "
-            f"Go on with: {job.started.resume_line(settings.out)}"
+            f"Resume with: {job.conditions.resume_call(settings.out)}"
         )
 
 
@@ -242,11 +222,6 @@ def _group_left() -> Generator[None]:
             dist.destroy_process_group()
 
 
-def _folder_held(run: Path) -> AbstractContextManager[None]:
-    """Keep other runs out of the run folder, for all processes of this one."""
-    return held(run) if LEADS else nullcontext()
-
-
 @contextmanager
 def _ended_at_once(run: Path) -> Generator[None]:
     """Say what is left of a run after a second Ctrl-C."""
@@ -259,16 +234,18 @@ def _ended_at_once(run: Path) -> Generator[None]:
 
 
 @contextmanager
-def _whole_checkpoints(run: Path) -> Generator[None]:
+def _whole_checkpoints(run: Run) -> Generator[None]:
     """Leave no half a checkpoint behind where saving one failed."""
     try:
         yield
     finally:
         if PROCESSES == 1:
-            remove_broken_checkpoints(run)
+            run.remove_unsealed()
 
 
-def _finish_run(trainer: PackedTrainer, job: Job, result: TrainResult) -> None:
+def _finish_run(
+    trainer: PackedTrainer, run: Run, job: Job, result: TrainResult, manifest: Manifest
+) -> None:
     """Write the weights, the curve and the card, and last of all the mark of a finished run."""
     settings = job.settings
     state = trainer.whole_state()
@@ -279,9 +256,6 @@ def _finish_run(trainer: PackedTrainer, job: Job, result: TrainResult) -> None:
         else:
             save_model(model, settings.out, state)
         curve.draw(settings.out / METRICS, settings.out / CURVE)
-        text = card.model_card(settings, asdict(result), read_manifest(settings.data))
-        write_text(settings.out / "README.md", text)
-        kept = json.dumps(asdict(result), indent=2, default=str, allow_nan=False)
-        write_text(settings.out / RESULT, kept + "\n")
-        remove(settings.out / CHECKPOINTS)
+        write_text(settings.out / CARD, card.model_card(settings, asdict(result), manifest))
+        run.finish(asdict(result))
     trainer.accelerator.wait_for_everyone()

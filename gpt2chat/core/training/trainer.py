@@ -23,7 +23,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.model.flops import row_flops
 from gpt2chat.core.model.packing import RowShape
-from gpt2chat.core.runs import prune_checkpoints, seal
+from gpt2chat.core.runs import Run
 from gpt2chat.core.training.guard import Guard
 from gpt2chat.core.training.objectives import Objective, lay_out_for
 from gpt2chat.core.training.tokenized import Tokenized
@@ -208,8 +208,9 @@ class PackedTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))
-            seal(folder / f"checkpoint-{self.state.global_step}")
-            prune_checkpoints(folder.parent, self.state.best_global_step)
+            run = Run(folder.parent)
+            run.seal(folder / f"checkpoint-{self.state.global_step}")
+            run.prune(self.state.best_global_step)
 
     def save_model(self, *given: Any, **named: Any) -> None:
         """Write the weights of a checkpoint.
