@@ -1,7 +1,9 @@
 """`gpt2chat eval`, end to end with a small model on real data."""
 
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from typer.testing import CliRunner, Result
 
 from gpt2chat.cli import app
 from gpt2chat.core.config.evaluation import EvalConfig
-from gpt2chat.core.evaluation.evaluate import evaluate, result_path
+from gpt2chat.core.errors import CheckpointError, ConfigError, DataError, StorageError
+from gpt2chat.core.evaluation.evaluate import evaluate
+from gpt2chat.core.evaluation.results import Evaluation, read_results, result_path
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.text.tokens import VOCAB
 from tests.helpers import tiny_model
@@ -21,10 +25,6 @@ FAST = ("--no-speed", "--generations", "0")
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["eval", *map(str, arguments)])
-
-
-def ignore(done: int, total: int, what: str) -> None:
-    """Show no progress."""
 
 
 def saved(folder: Path, fill: float) -> Path:
@@ -49,36 +49,39 @@ def test_a_uniform_model_has_the_vocabulary_as_its_perplexity(tmp_path: Path, ti
     settings = EvalConfig(
         model=str(saved(tmp_path / "zeros", 0.0)), data=tiny_data, speed=False, generations=0
     )
-    result = evaluate(settings, ignore)
-    found = result.models[0].figures
-    assert found["perplexity"].value == pytest.approx(VOCAB, rel=1e-6)
+    result = evaluate(settings)
+    figures = result.models[0].figures
+    assert figures["perplexity"].value == pytest.approx(VOCAB, rel=1e-6)
     counts = result.samples
     text_tokens = counts.reply_tokens - counts.replies
     bits = text_tokens * torch.log2(torch.tensor(float(VOCAB))).item()
-    assert found["bits_per_byte"].value == pytest.approx(bits / counts.reply_bytes)
-    assert found["preference_accuracy"].value == 0
+    assert figures["bits_per_byte"].value == pytest.approx(bits / counts.reply_bytes)
+    assert figures["preference_accuracy"].value == 0
 
 
-def test_all_is_measured_by_default_and_written_beside_the_model(model: Path, tiny_data: Path):
+def test_everything_is_measured_by_default_and_written_to_the_model(model: Path, tiny_data: Path):
     result = run("--ppl", "--model", model, "--data", tiny_data, "--json", "--generations", 2)
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
-    assert printed == json.loads((model / "eval.json").read_text())
+    assert [printed] == read_results(model / "eval.json")
     measured = printed["models"][0]
     assert 40_000 < figure(printed, "perplexity") < 60_000
     assert measured["speed"]["decode"]["median"] > 0
-    assert measured["replies"]["replies"] == 2
+    assert measured["replies"]["replies"] == len(measured["replies"]["texts"]) == 2
+    assert len(printed["prompts"]) == 2
     assert measured["flops_context"] == 1024
 
 
-def test_a_model_against_itself_differs_by_exactly_nothing(model: Path, tiny_data: Path):
+def test_a_model_differs_from_itself_by_exactly_0(model: Path, tiny_data: Path):
     result = run("--model", model, "--against", model, "--data", tiny_data, "--json", *FAST)
     printed = json.loads(result.stdout)
-    found = printed["differences"][0]["figures"].values()
-    assert {(each["value"], each["low"], each["high"]) for each in found} == {(0, 0, 0)}
+    figures = printed["differences"][0]["figures"].values()
+    assert {(each["value"], each["low"], each["high"]) for each in figures} == {(0, 0, 0)}
 
 
-def test_several_models_stand_side_by_side(model: Path, tmp_path: Path, tiny_data: Path):
+def test_several_models_are_measured_on_the_same_samples(
+    model: Path, tmp_path: Path, tiny_data: Path
+):
     zeros = saved(tmp_path / "zeros", 0.0)
     result = run("--model", model, "--against", zeros, "--against", model, "--data", tiny_data,
                  "--json", "--limit", 3, *FAST)  # fmt: skip
@@ -89,7 +92,34 @@ def test_several_models_stand_side_by_side(model: Path, tmp_path: Path, tiny_dat
     assert printed["samples"]["replies"] == printed["samples"]["pairs"] == 3
 
 
-def test_the_table_has_the_reference_projects_figures_beside_ours(model: Path, tiny_data: Path):
+def test_the_table_says_which_direction_is_better_and_which_differences_are_clear(
+    model: Path, tmp_path: Path, tiny_data: Path
+):
+    zeros = saved(tmp_path / "zeros", 0.0)
+    result = run("--model", model, "--against", zeros, "--data", tiny_data, *FAST)
+    assert "perplexity of replies \u2193" in result.stdout
+    assert "preference accuracy \u2191" in result.stdout
+    clear = [line for line in result.stdout.splitlines() if line.rstrip().endswith(" *")]
+    assert any(line.startswith("preference accuracy") for line in clear)
+
+
+def test_the_replies_themselves_are_printed(model: Path, tiny_data: Path):
+    result = run("--model", model, "--data", tiny_data, "--no-speed", "--generations", 2,
+                 "--limit", 2)  # fmt: skip
+    (kept,) = read_results(model / "eval.json")
+    assert f"> {kept['prompts'][0][:30]}" in result.stdout
+    assert kept["models"][0]["replies"]["texts"][0]["text"][:10] in result.stdout
+    assert "[cut by the limit]" in result.stdout
+
+
+def test_an_accuracy_below_one_half_is_explained(model: Path, tiny_data: Path):
+    result = run("--model", model, "--data", tiny_data, *FAST)
+    figures = read_results(model / "eval.json")[0]["models"][0]["figures"]
+    below = figures["preference_accuracy"]["value"] < 0.5 < figures["preference_longer"]["value"]
+    assert ("can be below 0.5" in result.stdout) == below
+
+
+def test_the_table_quotes_the_figures_of_the_reference_project(model: Path, tiny_data: Path):
     result = run("--model", model, "--against", model, "--data", tiny_data, *FAST)
     assert result.exit_code == 0, result.output
     for text in ("perplexity of replies", "preference accuracy", "minus", "15.712", "12.889"):
@@ -98,21 +128,139 @@ def test_the_table_has_the_reference_projects_figures_beside_ours(model: Path, t
     assert "model: " not in result.stdout
 
 
-def test_what_is_not_wanted_is_not_measured(model: Path, tmp_path: Path):
+def test_without_any_figure_no_data_is_needed(model: Path, tmp_path: Path):
     off = ("--no-ppl", "--no-preferences", "--generations", 0, "--no-speed")
     out = tmp_path / "figures.json"
     result = run("--model", model, "--data", tmp_path / "none", "--out", out, *off)
     assert result.exit_code == 0, result.output
-    measured = json.loads(out.read_text())["models"][0]
+    measured = read_results(out)[0]["models"][0]
     assert (measured["figures"], measured["speed"], measured["replies"]) == ({}, None, None)
     assert measured["parameters"] > 0
 
 
 def test_the_result_never_goes_into_the_bundled_model(tmp_path: Path):
-    assert result_path(EvalConfig(model="starter")) == Path("eval.json")
-    assert result_path(EvalConfig(model="gpt2")) == Path("eval.json")
-    assert result_path(EvalConfig(model=str(tmp_path))) == tmp_path / "eval.json"
-    assert result_path(EvalConfig(model="gpt2", out=tmp_path)) == tmp_path / "eval.json"
+    assert result_path(EvalConfig(model="starter")) == (Path("eval.json"), None)
+    assert result_path(EvalConfig(model="gpt2")) == (Path("eval.json"), None)
+    assert result_path(EvalConfig(model=str(tmp_path))) == (tmp_path / "eval.json", None)
+    settings = EvalConfig(model="gpt2", out=tmp_path)
+    assert result_path(settings) == (tmp_path / "eval.json", None)
+
+
+def test_a_note_says_where_the_result_of_a_read_only_model_goes(
+    model: Path, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    # Root may write to any folder, so the system's answer is replaced.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != model)  # pyright: ignore
+    result = measured(model, tiny_data)
+    assert result.path == Path("eval.json")
+    assert f"{model} is read-only" in result.notes[-1]
+    assert not (model / "eval.json").exists()
+
+
+def measured(model: Path, data: Path, **settings: Any) -> Evaluation:
+    fast: dict[str, Any] = {"limit": 2, "speed": False, "generations": 0} | settings
+    return evaluate(EvalConfig(model=str(model), data=data, **fast))
+
+
+def test_results_with_other_settings_are_kept_and_the_same_ones_replaced(
+    model: Path, tiny_data: Path
+):
+    for limit in (None, 2, 3, 2):
+        measured(model, tiny_data, limit=limit)
+    kept = read_results(model / "eval.json")
+    assert [entry["settings"]["limit"] for entry in kept] == [2, 3, None]
+
+
+def test_results_on_other_data_are_kept(model: Path, tmp_path: Path, tiny_data: Path):
+    data = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    measured(model, data)
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["shards"] = [shard for shard in manifest["shards"] if shard["kind"] == "sft"]
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    measured(model, data)
+    counts = [entry["samples"]["pairs"] for entry in read_results(model / "eval.json")]
+    assert counts == [0, 2]
+
+
+def test_a_result_of_an_earlier_version_is_kept(model: Path, tiny_data: Path):
+    old = {"models": [{"model": "runs/sft"}], "limit": None}
+    (model / "eval.json").write_text(json.dumps(old))
+    measured(model, tiny_data)
+    assert read_results(model / "eval.json")[1:] == [old]
+
+
+@pytest.mark.parametrize("content", ["mine", "[]", "{}", '{"evaluations": 3}', "[" * 100_000])
+def test_a_file_of_something_else_is_never_overwritten(model: Path, tiny_data: Path, content: str):
+    (model / "eval.json").write_text(content)
+    with pytest.raises(StorageError) as refusal:
+        measured(model, tiny_data)
+    assert refusal.value.setting == "out"
+    assert (model / "eval.json").read_text() == content
+
+
+def test_figures_that_overflow_are_null_in_the_file(tmp_path: Path, tiny_data: Path):
+    confident = tiny_model()
+    confident.transformer.ln_f.weight.data.fill_(1e6)
+    save_model(confident, tmp_path / "model")
+    result = run("--model", tmp_path / "model", "--data", tiny_data, "--json", *FAST)
+    assert result.exit_code == 0, result.output
+    assert figure(json.loads(result.stdout), "perplexity") is None
+    (kept,) = read_results(tmp_path / "model" / "eval.json")
+    assert figure(kept, "loss") > 709
+    assert "NaN" not in (tmp_path / "model" / "eval.json").read_text()
+
+
+def test_data_with_validation_rows_only_can_be_measured(
+    model: Path, tmp_path: Path, tiny_data: Path
+):
+    data = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["shards"] = [each for each in manifest["shards"] if each["split"] == "validation"]
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    for shard in data.glob("*/train-*"):
+        shard.unlink()
+    assert measured(model, data).models == measured(model, tiny_data).models
+
+
+def test_data_with_pairs_only_measures_preferences(model: Path, tmp_path: Path, tiny_data: Path):
+    data = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["shards"] = [each for each in manifest["shards"] if each["kind"] == "preference"]
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    result = measured(model, data, generations=2)
+    assert set(result.models[0].figures) >= {"preference_accuracy", "preference_longer"}
+    assert "no perplexity" in result.notes[0]
+
+
+def test_data_without_validation_rows_is_refused(model: Path, tmp_path: Path, tiny_data: Path):
+    data = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["shards"] = [each for each in manifest["shards"] if each["split"] == "train"]
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError) as refusal:
+        measured(model, data)
+    assert refusal.value.setting == "data"
+
+
+def test_a_thread_may_evaluate_and_gives_the_same_figures(model: Path, tiny_data: Path):
+    results: list[Evaluation] = []
+    thread = threading.Thread(target=lambda: results.append(measured(model, tiny_data)))
+    thread.start()
+    thread.join()
+    assert results[0].models == measured(model, tiny_data).models
+
+
+def test_a_result_prints_as_a_table_and_as_html(tmp_path: Path, tiny_folder: Path, tiny_data: Path):
+    odd = Path(shutil.copytree(tiny_folder, tmp_path / "<b>"))
+    result = measured(odd, tiny_data)
+    lines = str(result).splitlines()
+    assert str(odd) in lines[0]
+    assert lines[1].startswith("perplexity of replies  ")
+    assert len({len(line) for line in lines[:-2]}) == 1
+    page = result._repr_html_()  # pyright: ignore[reportPrivateUsage]
+    assert "<th>perplexity of replies</th>" in page
+    assert "<b>" not in page
 
 
 def test_the_newest_run_is_measured_where_none_is_named(
@@ -129,6 +277,7 @@ def test_the_newest_run_is_measured_where_none_is_named(
 
 
 def refused(code: int, *arguments: object) -> str:
+    """Return the one line that the program ends with."""
     result = run(*arguments)
     assert result.exit_code == code, result.output
     lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
@@ -153,7 +302,9 @@ def test_an_unfinished_run_is_refused(tmp_path: Path, tiny_data: Path, tiny_fold
 
 def test_damaged_weights_are_refused(tmp_path: Path, tiny_data: Path):
     broken = saved(tmp_path / "broken", float("nan"))
-    assert "not finite" in refused(4, "--model", broken, "--data", tiny_data, *FAST)
+    with pytest.raises(CheckpointError) as refusal:
+        measured(broken, tiny_data)
+    assert refusal.value.setting == "model"
     assert not (broken / "eval.json").exists()
 
 
@@ -169,17 +320,19 @@ def test_data_changed_by_hand_is_refused(model: Path, tmp_path: Path, tiny_data:
 
 
 def test_a_model_with_a_short_window_is_refused(tmp_path: Path, tiny_data: Path):
-    short = tmp_path / "short"
-    save_model(tiny_model(positions=64), short)
-    assert "--max-length 64" in refused(4, "--model", short, "--data", tiny_data)
+    save_model(tiny_model(positions=64), tmp_path / "short")
+    with pytest.raises(CheckpointError) as refusal:
+        measured(tmp_path / "short", tiny_data)
+    assert refusal.value.setting == "data"
+    assert "max_length=64" in str(refusal.value)
 
 
-def test_a_result_that_cannot_be_written_is_one_line(model: Path, tmp_path: Path, tiny_data: Path):
+def test_a_file_that_cannot_be_written_is_refused(model: Path, tmp_path: Path, tiny_data: Path):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "eval.json"
-    error = refused(6, "--model", model, "--data", tiny_data, "--out", out, "--limit", 2, *FAST)
-    assert "Cannot write" in error
+    assert "--out" in refused(6, "--model", model, "--data", tiny_data, "--out", out, *FAST)
 
 
 def test_a_setting_out_of_range_is_refused():
-    assert "--generations" in refused(2, "--model", "starter", "--generations", -1)
+    with pytest.raises(ConfigError):
+        EvalConfig(generations=-1)

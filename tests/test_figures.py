@@ -77,6 +77,20 @@ def test_replies_of_similar_length_differ_by_less_than_a_fifth_of_the_longer():
     assert (found.value, found.samples) == (1, 1)
 
 
+def test_the_longer_reply_is_preferred_in_one_of_two_pairs_of_different_length():
+    # Pair a: the longer one is chosen and likelier; pair b: the shorter one is; c: no longer one.
+    chosen, rejected = [losses(1, 1), losses(1, 1), losses(1)], [losses(2), losses(2), losses(2)]
+    rejected[1] = losses(2, 2, 2)
+    figures = preference_figures([pair("a"), pair("b"), pair("c")], chosen, rejected)
+    longer = estimates(figures, seed=0)["preference_longer"]
+    assert (longer.value, longer.samples) == (0.5, 2)
+
+
+def test_a_mean_loss_above_709_has_an_infinite_perplexity():
+    figures = reference_figures(REPLIES, [losses(800), losses(1)])
+    assert estimates(figures, seed=0)["reference_perplexity"].value == math.inf
+
+
 def test_without_replies_of_similar_length_there_is_no_such_figure():
     figures = preference_figures([pair("a")], [losses(1)], [losses(1, 1)])
     assert "preference_accuracy_similar" not in figures
@@ -92,6 +106,6 @@ def test_every_figure_has_a_label():
     figures = {
         **reply_figures(REPLIES, [losses(1), losses(2)]),
         **reference_figures(REPLIES, [losses(1), losses(2)]),
-        **preference_figures([pair("a")], [losses(1)], [losses(2)]),
+        **preference_figures([pair("a"), pair("b")], [losses(1)] * 2, [losses(2), losses(2, 2)]),
     }
     assert set(figures) == set(FIGURES)

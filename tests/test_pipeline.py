@@ -44,7 +44,7 @@ def test_the_whole_path_from_raw_rows_to_an_answer(
     assert "model: runs/orpo (newest finished run)" in measured.stderr
     figures = json.loads(measured.stdout)["models"][0]["figures"]
     assert figures["perplexity"]["value"] > 1
-    assert json.loads((tmp_path / "runs/orpo/eval.json").read_text())["models"]
+    assert json.loads((tmp_path / "runs/orpo/eval.json").read_text())["evaluations"]
 
     answer = run("chat", "-p", "Name a colour.", "--max-new-tokens", "5", "--seed", "0")
     assert "model: runs/orpo (newest finished run)" in answer.stderr

@@ -1,4 +1,4 @@
-"""What generated replies are like: by hand, and of a real small model."""
+"""Figures of generated replies: worked by hand, and from a real small model."""
 
 import pytest
 import torch
@@ -41,11 +41,13 @@ def test_replies_are_the_same_for_the_same_seed():
 
 
 def test_a_reply_that_reaches_the_limit_has_not_stopped():
-    found, _ = measured([[1, 2, 3]], positions=256)
-    assert (found.replies, found.stopped, found.tokens) == (1, 0, MAX_NEW_TOKENS)
+    replies, _ = measured([[1, 2, 3]], positions=256)
+    assert (replies.replies, replies.stopped, replies.tokens) == (1, 0, MAX_NEW_TOKENS)
+    assert [text.end for text in replies.texts] == ["limit"]
 
 
 def test_a_reply_ends_with_the_window():
-    found, seen = measured([[1, 2, 3], [4, 5]], positions=12)
-    assert (found.stopped, found.tokens) == (0, (9 + 10) / 2)
+    replies, seen = measured([[1, 2, 3], [4, 5]], positions=12)
+    assert (replies.stopped, replies.tokens) == (0, (9 + 10) / 2)
+    assert {text.end for text in replies.texts} == {"window"}
     assert seen == [(0, 2), (2, 2)]

@@ -1,12 +1,14 @@
 """Files and folders that are whole or not there: written beside, then renamed."""
 
 import errno
+import json
+import math
 import os
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from gpt2chat.core.errors import (
     CheckpointError,
@@ -95,6 +97,24 @@ def _is_full(error: Exception, path: Path) -> bool:
     there = next((folder for folder in (path, *path.parents) if folder.exists()), Path())
     said = any(words in str(error) for words in FULL)
     return said or shutil.disk_usage(there).free < 2**16
+
+
+def json_text(value: Any) -> str:
+    """Return a result as indented JSON; paths are strings, and NaN and infinity, which JSON does
+    not have, are null."""
+
+    def valid(value: Any) -> Any:
+        match value:
+            case dict():
+                return {key: valid(each) for key, each in cast(dict[Any, Any], value).items()}
+            case list() | tuple():
+                return [valid(each) for each in cast(list[Any], value)]
+            case float() if not math.isfinite(value):
+                return None
+            case _:
+                return value
+
+    return json.dumps(valid(value), indent=2, default=str, allow_nan=False)
 
 
 def write_text(path: Path, text: str, *, elsewhere: str = ELSEWHERE, private: bool = False) -> None:

@@ -3,7 +3,6 @@
 `out` is stdout: the result, nothing else. `err` is stderr: notes, progress, errors.
 """
 
-import json
 import os
 import unicodedata
 from typing import Any
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from gpt2chat.commandline import flag, to_command_line
 from gpt2chat.core.errors import Gpt2ChatError, WorkerError
+from gpt2chat.core.files import json_text
 from gpt2chat.report.screen import word_wrapped
 
 # Of the processes that torchrun or accelerate launch starts, the first alone speaks.
@@ -56,7 +56,7 @@ def _in_lines(text: str, console: Console) -> str:
 
 def show_json(value: Any) -> None:
     """Print a result for other programs to read."""
-    out.print(Text(json.dumps(value, indent=2, default=str)), soft_wrap=True)
+    out.print(Text(json_text(value)), soft_wrap=True)
 
 
 def count(number: int) -> str:

@@ -1,4 +1,4 @@
-"""What `eval` prints."""
+"""Print the progress and the result of an evaluation."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gpt2chat.report.console import err, note, out, say, show_json
+from gpt2chat.report.console import err, note, out, say, show_json, sign
 
 if TYPE_CHECKING:
     from gpt2chat.core.evaluation.evaluate import Evaluation, ModelResult
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def evaluation_progress() -> Generator[Callable[[int, int, str], None]]:
-    """Show a bar on stderr for what is being measured; nothing where stderr is no terminal."""
+    """Show a progress bar on stderr, if that is a terminal."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
         task = progress.add_task("loading model and data", total=None)
@@ -29,7 +29,7 @@ def evaluation_progress() -> Generator[Callable[[int, int, str], None]]:
         def on_progress(done: int, total: int, what: str) -> None:
             nonlocal shown
             if what != shown:
-                # Anew, so that the time left is not guessed from the pace of something else.
+                # The time left is guessed from the pace, which each kind of work has its own.
                 progress.reset(task, description=what)
                 shown = what
             progress.update(task, completed=done, total=total)
@@ -42,35 +42,80 @@ REFERENCE = (
     "12.889 after ORPO (comparable with the row \u201creference construction\u201d only), "
     "90.214 tokens/s."
 )
+SHOWN_REPLIES = 3
+"""Prompts whose replies are printed; the file has all."""
+SHOWN_LETTERS = 500
+"""Of each prompt and reply."""
 
 
 def show_evaluation(result: "Evaluation", *, json: bool) -> None:
-    """Print a column of figures for each model, and the differences between them."""
+    """Print a column of figures for each model, the differences between them, and their replies."""
     for text in result.notes:
         note(text)
     if json:
         show_json(asdict(result))
         return
-    limit = f", {result.limit:,} of each kind at most" if result.limit else ""
-    where = f"{result.data}, {result.split} split{limit}"
-    title = f"{where}; {result.precision} on {result.device}"
-    table = _columns(title, [model.model for model in result.models])
+    asked = result.settings
+    limit = f", {asked.limit:,} of each kind at most" if asked.limit else ""
+    where = f"{asked.data}, {result.split} split{limit}"
+    table = _columns(
+        f"{where}; {result.precision} on {result.device}", [model.model for model in result.models]
+    )
     _add_figures(table, [model.figures for model in result.models], signed=False)
     table.add_section()
     for row in _costs(result.models):
         table.add_row(*row)
     out.print(table)
-    if result.differences:
-        title = f"{result.models[0].model} minus the other, sample by sample"
-        table = _columns(title, [pair.against for pair in result.differences])
-        _add_figures(table, [pair.figures for pair in result.differences], signed=True)
-        if table.row_count:
-            out.print()
-            out.print(table)
+    table = _columns(
+        f"{result.models[0].model} minus the other, sample by sample",
+        [pair.against for pair in result.differences],
+    )
+    _add_figures(table, [pair.figures for pair in result.differences], signed=True)
+    if table.row_count:
+        out.print()
+        out.print(table)
+    _show_replies(result)
     out.print()
     say(f"Below each figure: {result.interval}.")
+    better = f"{sign('↓', 'v')} lower is better, {sign('↑', '^')} higher is better"
+    say(f"{better}; * the interval of a difference excludes 0.")
+    _explain_accuracy(result.models)
     say(REFERENCE)
-    note(f"written: {result.written}")
+    note(f"written: {result.path}")
+
+
+def _show_replies(result: "Evaluation") -> None:
+    prompts = result.prompts[:SHOWN_REPLIES]
+    if prompts:
+        out.print()
+        of_all = f"{len(prompts)} of {len(result.prompts)} held-out prompts"
+        say(f"Replies to {of_all}; {result.path} has all.")
+    for at, prompt in enumerate(prompts):
+        out.print()
+        say(f"> {_shortened(prompt)}")
+        for model in result.models:
+            if model.replies is not None:
+                reply = model.replies.texts[at]
+                end = "" if reply.end == "end of turn" else f" [cut by the {reply.end}]"
+                say(f"{model.model}: {_shortened(reply.text)}{end}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]} [\u2026]"
+
+
+def _explain_accuracy(models: "tuple[ModelResult, ...]") -> None:
+    """Say why a preference accuracy can be below 0.5, if one is."""
+    for model in models:
+        accuracy = model.figures.get("preference_accuracy")
+        longer = model.figures.get("preference_longer")
+        if accuracy is not None and longer is not None and accuracy.value < 0.5 < longer.value:
+            say(
+                "Preference accuracy can be below 0.5 because the mean log-probability per token "
+                f"favours the longer reply, good or bad: {model.model} prefers the longer one in "
+                f"{longer.value:.0%} of the pairs of different length."
+            )
+            return
 
 
 def _columns(title: str, names: list[str]) -> Table:
@@ -81,29 +126,31 @@ def _columns(title: str, names: list[str]) -> Table:
     return table
 
 
-def _add_figures(table: Table, figures: list[dict[str, "Estimate"]], *, signed: bool) -> None:
+def _add_figures(table: Table, columns: list[dict[str, "Estimate"]], *, signed: bool) -> None:
     from gpt2chat.core.evaluation.figures import FIGURES
 
+    arrows = {"lower": f" {sign('↓', 'v')}", "higher": f" {sign('↑', '^')}", "": ""}
     for name, figure in FIGURES.items():
-        if name not in figures[0]:
+        if not columns or name not in columns[0]:
             continue
         style = f"{'+' if signed else ','}.{figure.digits}f"
-        first = figures[0][name]
+        first = columns[0][name]
         groups = f"{first.samples:,} {figure.unit}, {first.groups:,} groups"
-        cells = [_estimate(columns[name], style) for columns in figures]
-        table.add_row(f"{figure.label}\n[dim]{groups}[/dim]", *cells)
+        cells = (_estimate(estimates[name], style, signed=signed) for estimates in columns)
+        table.add_row(f"{figure.label}{arrows[figure.better]}\n[dim]{groups}[/dim]", *cells)
 
 
-def _estimate(estimate: "Estimate", style: str) -> str:
+def _estimate(estimate: "Estimate", style: str, *, signed: bool) -> str:
     if estimate.low is None:
         return f"{estimate.value:{style}}"
-    between = "\u2013" if estimate.low >= 0 and style[0] != "+" else " to "
+    mark = " *" if signed and estimate.excludes_zero else ""
+    between = "\u2013" if estimate.low >= 0 and not signed else " to "
     ends = f"{estimate.low:{style}}{between}{estimate.high:{style}}"
-    return f"{estimate.value:{style}}\n[dim]{ends}[/dim]"
+    return f"{estimate.value:{style}}{mark}\n[dim]{ends}[/dim]"
 
 
 def _costs(models: "tuple[ModelResult, ...]") -> Generator[tuple[str, ...]]:
-    """Yield rows of what the models cost and what their replies are like."""
+    """Yield rows about the models' size and speed, and about their generated replies."""
     context = models[0].flops_context
     yield "parameters", *(f"{model.parameters:,}" for model in models)
     flops = (f"{model.flops_per_token / 1e6:,.1f} million" for model in models)
@@ -118,10 +165,11 @@ def _costs(models: "tuple[ModelResult, ...]") -> Generator[tuple[str, ...]]:
     replies = [model.replies for model in models if model.replies is not None]
     if replies:
         count = f"[dim]{replies[0].replies} generated replies[/dim]"
-        yield f"replies that end\n{count}", *(f"{some.stopped:.3f}" for some in replies)
-        yield "tokens in a reply, mean", *(f"{some.tokens:.1f}" for some in replies)
-        yield "4-grams repeated in a reply", *(f"{some.repetition:.3f}" for some in replies)
-        yield "distinct-2", *(f"{some.distinct_2:.3f}" for some in replies)
+        low, high = sign("↓", "v"), sign("↑", "^")
+        yield f"replies that end {high}\n{count}", *(f"{each.stopped:.3f}" for each in replies)
+        yield "tokens in a reply, mean", *(f"{each.tokens:.1f}" for each in replies)
+        yield f"4-grams repeated {low}", *(f"{each.repetition:.3f}" for each in replies)
+        yield f"distinct-2 {high}", *(f"{each.distinct_2:.3f}" for each in replies)
 
 
 def _spread(spread: "Spread") -> str:

@@ -1,12 +1,8 @@
-"""`evaluate`: one or more models to figures on the same held-out samples."""
+"""Measure one or more models on the same held-out samples."""
 
 import datetime
-import json
-import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2chat import __version__
 from gpt2chat.core.config.evaluation import EvalConfig
-from gpt2chat.core.errors import CheckpointError, StorageError
+from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.evaluation.figures import (
     differences,
     estimates,
@@ -23,12 +19,19 @@ from gpt2chat.core.evaluation.figures import (
     reference_figures,
     reply_figures,
 )
-from gpt2chat.core.evaluation.heldout import SPLIT, Material, SampleCounts, read_material
-from gpt2chat.core.evaluation.replies import Replies, measure_replies
+from gpt2chat.core.evaluation.heldout import SPLIT, Material, read_material
+from gpt2chat.core.evaluation.replies import measure_replies
+from gpt2chat.core.evaluation.results import (
+    Difference,
+    Evaluation,
+    ModelResult,
+    require_writable,
+    result_path,
+    write_result,
+)
 from gpt2chat.core.evaluation.scoring import Losses, Scored, token_losses
-from gpt2chat.core.evaluation.speed import Speed, measure_speed
-from gpt2chat.core.evaluation.statistics import LEVEL, RESAMPLES, Estimate, Ratio
-from gpt2chat.core.files import write_text
+from gpt2chat.core.evaluation.speed import measure_speed
+from gpt2chat.core.evaluation.statistics import LEVEL, RESAMPLES, Ratio
 from gpt2chat.core.generation.generate import Generator
 from gpt2chat.core.model.device import device_name, pick_autocast, pick_device
 from gpt2chat.core.model.flops import flops_per_token, parameters
@@ -36,92 +39,51 @@ from gpt2chat.core.model.load import check_folder, download, load_model
 from gpt2chat.core.model.lora import base_of
 from gpt2chat.core.runs import local_folder
 
-RESULT_FILE = "eval.json"
-
 Progress = Callable[[int, int, str], None]
-"""Called with what is done, all there is to do, and what it is."""
+"""Called with the amount done, the amount there is to do, and the name of that work."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelResult:
-    """What was measured of one model."""
-
-    model: str
-    parameters: int
-    flops_per_token: int
-    """At a context of `flops_context` tokens, forward pass, logits included."""
-    flops_context: int
-    figures: dict[str, Estimate]
-    """Keys are those of `figures.FIGURES`."""
-    speed: Speed | None
-    replies: Replies | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """The figures of the first model minus those of another, paired by sample."""
-
-    model: str
-    against: str
-    figures: dict[str, Estimate]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The result of `gpt2chat eval`; `eval.json`."""
-
-    models: tuple[ModelResult, ...]
-    differences: tuple[Difference, ...]
-    data: Path
-    split: str
-    samples: SampleCounts
-    notes: tuple[str, ...]
-    """What could not be measured as asked, and why."""
-    device: str
-    precision: str
-    limit: int | None
-    seed: int
-    interval: str
-    versions: dict[str, str]
-    seconds: float
-    finished: str
-    """Date and time, UTC, ISO 8601."""
-    written: Path
-
-
-def evaluate(settings: EvalConfig, on_progress: Progress) -> Evaluation:
+def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evaluation:
     """Measure the model, and those it is compared with, and write the result.
 
+    It may run in any thread. Models are loaded one at a time.
+
     Raises:
-        DataError: The shards are missing, changed or empty, or longer than a model's window.
-        CheckpointError, NetworkError: A model cannot be had, or its losses are not finite.
-        HardwareError: The device or its precision is not there.
+        DataError: The shards are missing or changed, or hold no validation rows.
+        CheckpointError, NetworkError: A model cannot be loaded, its window is shorter than the
+            samples, or its losses are not finite.
+        HardwareError: This machine lacks the device or the precision.
         StorageError: The result cannot be written.
     """
     started = time.perf_counter()
     device = pick_device(settings.device)
     autocast = pick_autocast(settings.precision, device)
-    path = result_path(settings)
+    path, path_note = result_path(settings)
     require_writable(path)
     names = (settings.model, *settings.against)
     material = read_material(settings, min(read_window(name) for name in names))
     results: list[ModelResult] = []
     ratios: list[dict[str, Ratio]] = []
     for name in names:
-        result, found = _measure(name, settings, material, device, autocast, on_progress)
+        result, figures = _measure(name, settings, material, device, autocast, on_progress)
         results.append(result)
-        ratios.append(found)
+        ratios.append(figures)
     evaluation = Evaluation(
+        settings=settings,
         models=tuple(results),
-        differences=_differences(names, ratios, settings.seed),
-        data=settings.data,
+        differences=tuple(
+            Difference(
+                model=names[0], against=name, figures=differences(ratios[0], other, settings.seed)
+            )
+            for name, other in zip(names[1:], ratios[1:], strict=True)
+        ),
         split=SPLIT,
+        data_sha256=material.data_sha256,
         samples=material.counts(),
-        notes=material.notes,
+        prompts=tuple(prompt.user.content for prompt in material.prompts),
+        notes=(*material.notes, *([path_note] if path_note else [])),
         device=device_name(device),
         precision="bf16 autocast" if autocast else "fp32",
-        limit=settings.limit,
-        seed=settings.seed,
         interval=f"{LEVEL} % interval, {RESAMPLES:,} bootstrap samples of whole groups (trees)",
         versions={
             "gpt2chat": __version__,
@@ -130,19 +92,10 @@ def evaluate(settings: EvalConfig, on_progress: Progress) -> Evaluation:
         },
         seconds=time.perf_counter() - started,
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        written=path,
+        path=path,
     )
-    write_text(path, json.dumps(asdict(evaluation), indent=2, default=str) + "\n")
+    write_result(evaluation)
     return evaluation
-
-
-def _differences(
-    names: Sequence[str], ratios: Sequence[dict[str, Ratio]], seed: int
-) -> tuple[Difference, ...]:
-    return tuple(
-        Difference(model=names[0], against=name, figures=differences(ratios[0], other, seed))
-        for name, other in zip(names[1:], ratios[1:], strict=True)
-    )
 
 
 def _measure(
@@ -151,10 +104,14 @@ def _measure(
     material: Material,
     device: torch.device,
     autocast: bool,
-    on_progress: Progress,
+    on_progress: Progress | None,
 ) -> tuple[ModelResult, dict[str, Ratio]]:
     def reporting(what: str) -> Callable[[int, int], None]:
-        return lambda done, total: on_progress(done, total, f"{name}: {what}")
+        def report(done: int, total: int) -> None:
+            if on_progress is not None:
+                on_progress(done, total, f"{name}: {what}")
+
+        return report
 
     model = load_model(name, settings.seed)
     generator = Generator(model, device)
@@ -163,7 +120,7 @@ def _measure(
     replies = None
     if material.prompts:
         report = reporting("replies")
-        replies = measure_replies(generator, material.prompts, settings.seed, report)
+        replies = measure_replies(generator, material.prompt_ids, settings.seed, report)
     context = model.config.n_positions
     result = ModelResult(
         model=name,
@@ -196,12 +153,18 @@ def measure_figures(
         [(ids.ids, ids.prompt_length) for ids in material.chosen_ids],
         [(ids.ids, ids.prompt_length) for ids in material.rejected_ids],
     ]
-    everything = [sequence for kind in kinds for sequence in kind]
-    if not everything:
+    sequences = [sequence for kind in kinds for sequence in kind]
+    if not sequences:
         return {}
-    losses = iter(token_losses(model, everything, on_progress, autocast=autocast))
+    losses = iter(token_losses(model, sequences, on_progress, autocast=autocast))
     replies, reference, chosen, rejected = ([next(losses) for _ in kind] for kind in kinds)
-    check_finite(name, [*replies, *reference, *chosen, *rejected])
+    scored: list[Losses] = [*replies, *reference, *chosen, *rejected]
+    if not all(np.isfinite(part).all() for part in scored):
+        raise CheckpointError(
+            f"{name} gives losses that are not finite, so its weights are damaged. "
+            "Train it again, or choose another `model`.",
+            setting="model",
+        )
     ratios: dict[str, Ratio] = {}
     if replies:
         ratios |= reply_figures(material.replies, replies)
@@ -212,25 +175,14 @@ def measure_figures(
     return ratios
 
 
-def check_finite(name: str, losses: Sequence[Losses]) -> None:
-    """Refuse a model whose weights give no probabilities.
-
-    Raises:
-        CheckpointError: A loss is infinite or not a number.
-    """
-    if not all(np.isfinite(part).all() for part in losses):
-        raise CheckpointError(
-            f"--model {name} gives losses that are not finite: its weights are damaged. "
-            "Train it again, or name another model."
-        )
-
-
 def read_window(name: str) -> int:
-    """Return a model's number of positions, so that no model is missed after a long measurement.
+    """Return a model's number of positions, without loading its weights.
+
+    All models are asked before the first is measured, so that a wrong name fails at once.
 
     Raises:
-        CheckpointError: The folder is no GPT-2 model.
-        NetworkError: The name cannot be had from the Hub.
+        CheckpointError: The folder is not a GPT-2 model.
+        NetworkError: The Hub does not have the name, or cannot be reached.
     """
     folder = local_folder(name) or download(name)
     base = base_of(folder, name)
@@ -238,26 +190,3 @@ def read_window(name: str) -> int:
         return read_window(base)
     check_folder(folder, name)
     return GPT2Config.from_pretrained(str(folder)).n_positions
-
-
-def result_path(settings: EvalConfig) -> Path:
-    """Return the file to write: --out, else in the model's folder, else in the current one.
-
-    The bundled model's folder and those that cannot be written are left alone.
-    """
-    if settings.out is not None:
-        return settings.out / RESULT_FILE if settings.out.is_dir() else settings.out
-    folder = Path(settings.model)
-    own = settings.model != "starter" and folder.is_dir() and os.access(folder, os.W_OK)
-    return folder / RESULT_FILE if own else Path(RESULT_FILE)
-
-
-def require_writable(path: Path) -> None:
-    """Refuse before the measurement what could not be written after it.
-
-    Raises:
-        StorageError: The folder, or the first above it that exists, cannot be written.
-    """
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise StorageError(f"Cannot write {path}: {folder} is no folder of your own. Give --out.")

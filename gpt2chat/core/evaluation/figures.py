@@ -1,10 +1,12 @@
-"""Token losses to figures: perplexity of replies, the reference's own, preference accuracy."""
+"""Compute the figures from token losses: perplexity, bits per byte, preference accuracy."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpt2chat.core.data.shards import Pair, Sample
 from gpt2chat.core.evaluation.scoring import Losses
@@ -16,37 +18,40 @@ SIMILAR = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """How a figure is called and read."""
+    """How a figure is named and read."""
 
     label: str
     unit: str
-    """What it is counted in; what its samples are."""
+    """Its samples, as a plural noun."""
     digits: int
+    """Decimal places."""
+    better: Literal["lower", "higher", ""]
 
 
 FIGURES: dict[str, Figure] = {
-    "perplexity": Figure("perplexity of replies", "replies", 2),
-    "loss": Figure("loss, nats per token", "replies", 3),
-    "bits_per_byte": Figure("bits per byte", "replies", 3),
-    "reference_perplexity": Figure("reference construction", "conversations", 2),
-    "preference_accuracy": Figure("preference accuracy", "pairs", 3),
-    "preference_margin": Figure("margin, nats per token", "pairs", 3),
-    "preference_accuracy_sum": Figure("accuracy, summed log p", "pairs", 3),
-    "preference_accuracy_similar": Figure("accuracy, similar length", "pairs", 3),
+    "perplexity": Figure("perplexity of replies", "replies", 2, "lower"),
+    "loss": Figure("loss, nats per token", "replies", 3, "lower"),
+    "bits_per_byte": Figure("bits per byte", "replies", 3, "lower"),
+    "reference_perplexity": Figure("reference construction", "conversations", 2, "lower"),
+    "preference_accuracy": Figure("preference accuracy", "pairs", 3, "higher"),
+    "preference_margin": Figure("margin, nats per token", "pairs", 3, "higher"),
+    "preference_accuracy_sum": Figure("accuracy, summed log p", "pairs", 3, "higher"),
+    "preference_accuracy_similar": Figure("accuracy, similar length", "pairs", 3, "higher"),
+    "preference_longer": Figure("longer reply preferred", "pairs", 3, ""),
 }
 """All figures, in the order they are shown in."""
 
 
 def reply_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> dict[str, Ratio]:
-    """Return the headline: what it costs to predict the replies.
+    """Return the headline figures: how well the model predicts the replies.
 
         loss           Σ loss / Σ tokens                       nats per token
         perplexity     exp(Σ loss / Σ tokens)
         bits per byte  Σ loss of the text / (ln 2 · Σ bytes)
 
     Sums run over all replies. Loss and perplexity count the end-of-turn token, which a chat model
-    must get right. Bits per byte leave it out, and so compare with other templates, and with a
-    base model that has never seen it: the starter pays 17 nats for it.
+    must get right. Bits per byte leave it out, so that other templates and base models, which have
+    never seen the token, compare fairly: it costs the starter 17 nats.
 
     Args:
         losses: Of each reply's tokens, the last of which is its end of turn.
@@ -77,7 +82,8 @@ def reference_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> di
     Args:
         losses: Of each conversation's tokens after the first.
     """
-    values = _array([math.exp(part.mean(dtype=np.float64)) for part in losses])
+    with np.errstate(over="ignore"):  # infinite where the mean loss is above 709
+        values = np.exp(_means(losses))
     groups = tuple(sample.group for sample in samples)
     return {"reference_perplexity": Ratio(values, np.ones_like(values), groups)}
 
@@ -92,6 +98,8 @@ def preference_figures(
         accuracy, summed             the same share by Σ log p, which favours the shorter reply
         accuracy of similar length   the first share, where the two replies' tokens differ by
                                      less than 20 % of the longer; absent if there is no such pair
+        longer reply preferred       share of pairs of different length whose longer reply has the
+                                     higher mean log p: above 0.5 where length outweighs quality
 
     A tie counts as wrong. The end-of-turn token is part of a reply.
 
@@ -99,22 +107,28 @@ def preference_figures(
         chosen: Losses of each chosen reply's tokens.
         rejected: The same of the rejected replies.
     """
-    groups = [pair.group for pair in pairs]
+    groups = np.array([pair.group for pair in pairs])
     margins = _means(rejected) - _means(chosen)
     sums = _sums(rejected) - _sums(chosen)
     lengths = _array([len(part) for part in chosen]), _array([len(part) for part in rejected])
-    similar = np.abs(lengths[0] - lengths[1]) < SIMILAR * np.maximum(*lengths)
-    ones = np.ones_like(margins)
-    right = (margins > 0).astype(np.float64)
-    found = {
-        "preference_accuracy": Ratio(right, ones, tuple(groups)),
-        "preference_margin": Ratio(margins, ones, tuple(groups)),
-        "preference_accuracy_sum": Ratio((sums > 0).astype(np.float64), ones, tuple(groups)),
+    longer = lengths[0] - lengths[1]
+
+    def share(true: NDArray[np.bool_], among: NDArray[np.bool_]) -> Ratio:
+        values = true[among].astype(np.float64)
+        return Ratio(values, np.ones_like(values), tuple(map(str, groups[among])))
+
+    everywhere = np.ones(len(pairs), dtype=np.bool_)
+    similar = np.abs(longer) < SIMILAR * np.maximum(*lengths)
+    ratios = {
+        "preference_accuracy": share(margins > 0, everywhere),
+        "preference_margin": Ratio(margins, np.ones_like(margins), tuple(map(str, groups))),
+        "preference_accuracy_sum": share(sums > 0, everywhere),
     }
     if similar.any():
-        some = tuple(group for group, wanted in zip(groups, similar, strict=True) if wanted)
-        found["preference_accuracy_similar"] = Ratio(right[similar], ones[similar], some)
-    return found
+        ratios["preference_accuracy_similar"] = share(margins > 0, similar)
+    if longer.any():
+        ratios["preference_longer"] = share(margins * longer > 0, longer != 0)
+    return ratios
 
 
 def estimates(ratios: Mapping[str, Ratio], seed: int) -> dict[str, Estimate]:

@@ -1,4 +1,4 @@
-"""The held-out samples that models are measured on: chosen, encoded, checked against the window."""
+"""Read the held-out samples of an evaluation: draw them, encode them, check their lengths."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from gpt2chat.core.config.evaluation import EvalConfig
-from gpt2chat.core.data.shards import Pair, Sample, read_pairs, read_samples
-from gpt2chat.core.errors import CheckpointError, DataError
+from gpt2chat.core.data.shards import Pair, Sample, read_manifest, read_pairs, read_samples
+from gpt2chat.core.errors import CheckpointError, DataError, call
 from gpt2chat.core.evaluation.figures import reply_bytes
 from gpt2chat.core.text.conversations import Conversation
 from gpt2chat.core.text.tokens import Encoded, encode_conversation, encode_conversations
@@ -22,7 +22,7 @@ Item = TypeVar("Item", Sample, Pair)
 
 @dataclass(frozen=True, kw_only=True)
 class SampleCounts:
-    """What the figures were measured on."""
+    """How many samples the figures are computed from."""
 
     sources: tuple[str, ...] = ()
     """Sources of the replies."""
@@ -31,10 +31,10 @@ class SampleCounts:
     """End-of-turn tokens included."""
     reply_bytes: int = 0
     conversations: int = 0
-    """Of the reference construction."""
+    """Conversations of the reference construction."""
     different_conversations: int = 0
     cut_conversations: int = 0
-    """Longer than the window: scored on their beginning."""
+    """Conversations longer than the window, of which the beginning is scored."""
     pairs: int = 0
 
 
@@ -48,11 +48,15 @@ class Material:
     reference_ids: list[list[int]] = field(default_factory=list[list[int]])
     """Cut to the window."""
     cut: int = 0
+    """Conversations of the reference construction that were longer."""
     pairs: list[Pair] = field(default_factory=list[Pair])
     chosen_ids: list[Encoded] = field(default_factory=list[Encoded])
     rejected_ids: list[Encoded] = field(default_factory=list[Encoded])
-    prompts: list[list[int]] = field(default_factory=list[list[int]])
+    prompts: list[Conversation] = field(default_factory=list[Conversation])
     """Held-out prompts to generate replies to."""
+    prompt_ids: list[list[int]] = field(default_factory=list[list[int]])
+    data_sha256: str = ""
+    """Hash of the shards of the split; empty if nothing is measured on data."""
     notes: tuple[str, ...] = ()
 
     def counts(self) -> SampleCounts:
@@ -77,16 +81,33 @@ def read_material(settings: EvalConfig, window: int) -> Material:
             construction are cut to it, so that all models score the same tokens.
 
     Raises:
-        DataError: The shards are missing, changed or empty.
+        DataError: The shards are missing or changed, or hold nothing to measure on.
         CheckpointError: Samples are longer than the window.
     """
+    data, limit, seed = settings.data, settings.limit, settings.seed
     notes: list[str] = []
-    held_out: list[Sample] = []
+    samples: list[Sample] = []
+    reference: list[Sample] = []
+    pairs: list[Pair] = []
     if settings.ppl or settings.generations:
-        held_out = headline_samples(settings.data, notes)
-    replies = draw(held_out, settings.limit, settings.seed) if settings.ppl else []
-    reference = read_reference(settings, notes) if settings.ppl else []
-    pairs = read_held_out_pairs(settings, notes) if settings.preferences else []
+        samples = headline_samples(data, notes)
+    if settings.ppl:
+        reference = draw(read_samples(data, SPLIT, kind="reference"), limit, seed)
+        if not reference:
+            notes.append(f"no reference construction: {data} has no OASST1 {SPLIT} split")
+    if settings.preferences:
+        pairs = draw(read_pairs(data, SPLIT), limit, seed)
+        if not pairs:
+            notes.append(f"no preference accuracy: {data} has no {SPLIT} pairs")
+    needs_data = settings.ppl or settings.generations or settings.preferences
+    if needs_data and not (samples or reference or pairs):
+        raise DataError(
+            f"{data} has no {SPLIT} rows to measure on. Prepare it again with `oasst1`, which has "
+            "a validation split, or with `holdout` above 0.",
+            setting="data",
+        )
+    replies = draw(samples, limit, seed) if settings.ppl else []
+    prompts = draw_prompts(samples, settings.generations, seed)
     whole = [ids.ids for ids in encode_conversations(sample.conversation for sample in reference)]
     sides = [pair.preference for pair in pairs]
     material = Material(
@@ -98,10 +119,12 @@ def read_material(settings: EvalConfig, window: int) -> Material:
         pairs=pairs,
         chosen_ids=encode_conversations(side.prompt.with_reply(side.chosen) for side in sides),
         rejected_ids=encode_conversations(side.prompt.with_reply(side.rejected) for side in sides),
-        prompts=draw_prompts(held_out, settings.generations, settings.seed),
+        prompts=prompts,
+        prompt_ids=[encode_conversation(prompt).ids for prompt in prompts],
+        data_sha256=_data_sha256(data) if needs_data else "",
         notes=tuple(notes),
     )
-    check_lengths(material, window, settings.data)
+    check_lengths(material, window, data)
     return material
 
 
@@ -109,75 +132,63 @@ def headline_samples(data: Path, notes: list[str]) -> list[Sample]:
     """Return the held-out samples of OASST1, or of all sources where it has none.
 
     Raises:
-        DataError: The shards are missing, changed or empty.
+        DataError: The shards are missing or changed.
     """
-    everything = read_samples(data, SPLIT)
-    if not everything:
-        raise DataError(
-            f"{data} has no held-out samples to measure on. Type gpt2chat prepare with "
-            "--oasst1 or with a --holdout above 0."
-        )
-    wanted = [sample for sample in everything if sample.source == HEADLINE_SOURCE]
-    if not wanted:
-        sources = ", ".join(sorted({sample.source for sample in everything}))
-        notes.append(f"no held-out OASST1 samples in {data}: perplexity is of {sources}")
-    return wanted or everything
+    samples = read_samples(data, SPLIT)
+    headline = [sample for sample in samples if sample.source == HEADLINE_SOURCE]
+    if not samples:
+        notes.append(f"no perplexity and no generated replies: {data} has no {SPLIT} samples")
+    elif not headline:
+        sources = ", ".join(sorted({sample.source for sample in samples}))
+        notes.append(f"no OASST1 {SPLIT} samples in {data}: perplexity is of {sources}")
+    return headline or samples
 
 
-def read_reference(settings: EvalConfig, notes: list[str]) -> list[Sample]:
-    """Return the reference construction's conversations; none where OASST1 was not prepared."""
-    found = read_samples(settings.data, SPLIT, kind="reference")
-    if not found:
-        notes.append(f"no reference construction: {settings.data} has no OASST1 {SPLIT} split")
-    return draw(found, settings.limit, settings.seed)
-
-
-def read_held_out_pairs(settings: EvalConfig, notes: list[str]) -> list[Pair]:
-    """Return the held-out preference pairs."""
-    found = read_pairs(settings.data, SPLIT)
-    if not found:
-        notes.append(f"no preference accuracy: {settings.data} has no held-out pairs")
-    return draw(found, settings.limit, settings.seed)
+def _data_sha256(data: Path) -> str:
+    """Return one hash of all shards of the split: it says whether two results are comparable."""
+    shards = (shard for shard in read_manifest(data).shards if shard.split == SPLIT)
+    text = "".join(sorted(f"{shard.kind} {shard.sha256}\n" for shard in shards))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
-    """Return `limit` items in a drawn order, or all as they stand where there are no more.
+    """Return `limit` items in a random order, or all in their own order if there are no more.
 
-    The order is by a hash of what is said. So the same conversation is drawn, or not, as a reply
-    and as one of the reference construction, and needs computing once.
+    The order is by a hash of the text. So the same conversation is drawn, or not, both as a reply
+    and as one of the reference construction, and is computed once.
     """
     if limit is None or limit >= len(items):
         return list(items)
-    return sorted(items, key=lambda item: _drawn(_conversation(item), seed))[:limit]
+    return sorted(items, key=lambda item: _order(_conversation(item), seed))[:limit]
 
 
-def draw_prompts(samples: Sequence[Sample], count: int, seed: int) -> list[list[int]]:
-    """Return the ids of `count` different prompts, or of all if there are fewer."""
+def draw_prompts(samples: Sequence[Sample], count: int, seed: int) -> list[Conversation]:
+    """Return `count` different prompts, or all if there are fewer."""
     prompts = {sample.conversation.prompt for sample in samples} if count else set()
-    chosen = sorted(prompts, key=lambda prompt: _drawn(prompt, seed))[:count]
-    return [encode_conversation(prompt).ids for prompt in chosen]
+    return sorted(prompts, key=lambda prompt: _order(prompt, seed))[:count]
 
 
 def _conversation(item: Sample | Pair) -> Conversation:
     return item.conversation if isinstance(item, Sample) else item.preference.prompt
 
 
-def _drawn(conversation: Conversation, seed: int) -> bytes:
-    said = json.dumps([seed, conversation.as_dicts()])
-    return hashlib.sha256(said.encode()).digest()
+def _order(conversation: Conversation, seed: int) -> bytes:
+    text = json.dumps([seed, conversation.as_dicts()])
+    return hashlib.sha256(text.encode()).digest()
 
 
 def check_lengths(material: Material, window: int, data: Path) -> None:
-    """Refuse samples that a model cannot read whole.
+    """Refuse samples that do not fit the model's window.
 
     Raises:
         CheckpointError: A reply, a pair or a prompt to answer is longer than the window.
     """
     whole = [*material.reply_ids, *material.chosen_ids, *material.rejected_ids]
     longer = sum(len(ids) > window for ids in whole)
-    longer += sum(len(ids) >= window for ids in material.prompts)
+    longer += sum(len(ids) >= window for ids in material.prompt_ids)
     if longer:
         raise CheckpointError(
-            f"{longer:,} held-out samples in {data} are longer than the model's window of "
-            f"{window} tokens. Type gpt2chat prepare --max-length {window}."
+            f"{longer:,} {SPLIT} rows in {data} are longer than the model's window of {window} "
+            f"tokens. Shorten them with {call('prepare', max_length=window)}.",
+            setting="data",
         )

@@ -1,19 +1,29 @@
-"""Generated replies: do they end, do they repeat themselves."""
+"""Generate replies to held-out prompts, and measure whether they end and repeat themselves."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.generation.generate import Generator
 
 MAX_NEW_TOKENS = 128
 TOGETHER = 8
-"""Replies that are generated side by side."""
+"""Replies that are generated at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyText:
+    """One generated reply."""
+
+    text: str
+    end: Literal["end of turn", "limit", "window"]
+    """What ended it: the model, `MAX_NEW_TOKENS`, or the model's last position."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """What a model's replies to held-out prompts are like."""
+    """A model's replies to held-out prompts, and what they have in common."""
 
     replies: int
     stopped: float
@@ -21,9 +31,11 @@ class Replies:
     tokens: float
     """Mean length, without the stop token."""
     repetition: float
-    """Share of 4-grams of tokens that stand earlier in the same reply, over all replies."""
+    """Share of 4-grams of tokens that also occur earlier in the same reply, over all replies."""
     distinct_2: float
-    """Different pairs of neighbouring tokens by all such pairs, over all replies."""
+    """Number of different pairs of neighbouring tokens, divided by all such pairs."""
+    texts: tuple[ReplyText, ...]
+    """In the order of the prompts."""
 
 
 def measure_replies(
@@ -35,35 +47,40 @@ def measure_replies(
     """Generate a reply to each prompt with chat's default sampling, and describe them.
 
     Args:
-        prompts: At least one.
+        prompts: Token ids of at least one prompt.
     """
     sampling = Sampling(max_new_tokens=MAX_NEW_TOKENS, seed=seed)
-    found: list[tuple[int, ...]] = []
-    stopped = 0
+    ids: list[tuple[int, ...]] = []
+    texts: list[ReplyText] = []
     for start in range(0, len(prompts), TOGETHER):
         on_progress(start, len(prompts))
-        for reply in generator.generate_batch(prompts[start : start + TOGETHER], sampling):
-            found.append(reply.ids)
-            stopped += reply.stopped
+        batch = prompts[start : start + TOGETHER]
+        replies = generator.generate_batch(batch, sampling)
+        for prompt, reply in zip(batch, replies, strict=True):
+            full = len(prompt) + len(reply.ids) >= generator.window
+            end = "end of turn" if reply.stopped else "window" if full else "limit"
+            texts.append(ReplyText(reply.text.strip(), end))
+            ids.append(reply.ids)
     on_progress(len(prompts), len(prompts))
     return Replies(
-        replies=len(found),
-        stopped=stopped / len(found),
-        tokens=sum(map(len, found)) / len(found),
-        repetition=repetition(found),
-        distinct_2=distinct(found, 2),
+        replies=len(ids),
+        stopped=sum(text.end == "end of turn" for text in texts) / len(ids),
+        tokens=sum(map(len, ids)) / len(ids),
+        repetition=repetition(ids),
+        distinct_2=distinct(ids, 2),
+        texts=tuple(texts),
     )
 
 
 def repetition(replies: Sequence[Sequence[int]], n: int = 4) -> float:
-    """Return the share of n-grams that stand earlier in the same reply; 0 if there are none."""
+    """Return the share of n-grams that occur earlier in the same reply; 0 if there are none."""
     grams = [_grams(reply, n) for reply in replies]
     count = sum(map(len, grams))
-    return 1 - sum(len(set(some)) for some in grams) / count if count else 0.0
+    return 1 - sum(len(set(of_reply)) for of_reply in grams) / count if count else 0.0
 
 
 def distinct(replies: Sequence[Sequence[int]], n: int) -> float:
-    """Return the different n-grams of all replies by all their n-grams; 0 if there are none.
+    """Return how many n-grams of all replies differ, as a share of all; 0 if there are none.
 
     Source:
         Li et al. (2016), A Diversity-Promoting Objective Function, arXiv:1510.03055.

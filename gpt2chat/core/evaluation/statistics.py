@@ -1,4 +1,4 @@
-"""Figures that are ratios of sums, with 95 % intervals from a bootstrap over groups."""
+"""Compute ratios of sums, with 95 % intervals from a bootstrap over groups."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -40,15 +40,28 @@ class Estimate:
     samples: int
     groups: int
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of 0."""
+        return self.low is not None and self.high is not None and self.low * self.high > 0
+
+    def text(self, style: str) -> str:
+        """Return the value with its interval in brackets: 24.90 (21.39 to 29.00)."""
+        if self.low is None:
+            return f"{self.value:{style}}"
+        return f"{self.value:{style}} ({self.low:{style}} to {self.high:{style}})"
+
 
 def estimate(ratio: Ratio, seed: int) -> Estimate:
     """Return the value with its percentile interval over `RESAMPLES` draws of whole groups.
 
+    A figure that overflows is infinite, and its interval may be NaN.
+
     Raises:
         ValueError: There are no samples.
     """
-    values = resample(ratio, seed)
-    return _estimate(value_of(ratio), values, ratio)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _estimate(value_of(ratio), resample(ratio, seed), ratio)
 
 
 def difference(ratio: Ratio, other: Ratio, seed: int) -> Estimate:
@@ -58,9 +71,10 @@ def difference(ratio: Ratio, other: Ratio, seed: int) -> Estimate:
         ValueError: There are no samples, or the two are not of the same samples.
     """
     if ratio.groups != other.groups:
-        raise ValueError("ratios of other samples cannot be paired")
-    values = resample(ratio, seed) - resample(other, seed)
-    return _estimate(value_of(ratio) - value_of(other), values, ratio)
+        raise ValueError("ratios of different samples cannot be paired")
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = resample(ratio, seed) - resample(other, seed)
+        return _estimate(value_of(ratio) - value_of(other), values, ratio)
 
 
 def value_of(ratio: Ratio) -> float:
@@ -84,7 +98,7 @@ def resample(ratio: Ratio, seed: int) -> FloatArray:
         Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapters 6 and 13.
     """
     if not ratio.groups:
-        raise ValueError("a figure of no samples")
+        raise ValueError("a figure needs at least one sample")
     _, members = np.unique(np.array(ratio.groups), return_inverse=True)
     count = int(members.max()) + 1
     random = np.random.default_rng(seed)
