@@ -3,8 +3,11 @@
 import gc
 import io
 import os
+import re
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -16,25 +19,50 @@ from gpt2chat.commands.eval import evaluate
 from gpt2chat.commands.orpo import orpo
 from gpt2chat.commands.prepare import prepare
 from gpt2chat.commands.sft import sft
-from gpt2chat.core.errors import Gpt2ChatError, Interrupted
+from gpt2chat.core.errors import ConfigError, Gpt2ChatError, Interrupted
+from gpt2chat.options import Command, command
 from gpt2chat.threads import end_beside_work
 
 
 class Subcommands(TyperGroup):
     """Turns an error that the user can act on into one line and an exit code."""
 
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            error: Gpt2ChatError = Interrupted("Interrupted; nothing was changed.")
-        except Gpt2ChatError as raised:
-            error = raised
-        from gpt2chat.report import show_error
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        with errors_in_one_line():
+            return super().make_context(*arguments, **named)
 
-        show_error(error)
-        let_the_first_speak()
-        raise typer.Exit(error.exit_code) from error
+    def invoke(self, ctx: Any) -> Any:
+        with errors_in_one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def errors_in_one_line() -> Generator[None]:
+    """Print an error that the user can act on, and leave with its exit code."""
+    try:
+        yield
+        return
+    except KeyboardInterrupt:
+        error: Gpt2ChatError = Interrupted("Interrupted; nothing was changed.")
+    except typer.TyperException as usage:
+        error = ConfigError(usage_message(usage))
+    except Gpt2ChatError as raised:
+        error = raised
+    from gpt2chat.report import show_error
+
+    show_error(error)
+    let_the_first_speak()
+    raise typer.Exit(error.exit_code) from error
+
+
+def usage_message(error: typer.TyperException) -> str:
+    """Return what Typer says of a mistyped command line, with the nearest flag."""
+    similar: list[str] = getattr(error, "possibilities", None) or []
+    message = error.message if similar else error.format_message()
+    # pydantic, which reads the few flags that are not settings, says "Input should be …".
+    message = re.sub(r"Invalid value for '(.+?)': Input should", r"\1 must", message)
+    message = message if message.endswith((".", "?")) else f"{message}."
+    return f"{message} Did you mean {' or '.join(similar)}?" if similar else message
 
 
 def let_the_first_speak() -> None:
@@ -46,10 +74,11 @@ def let_the_first_speak() -> None:
 
 app = typer.Typer(
     cls=Subcommands,
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # Wider lines than this would not be easier to read.
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 160},
 )
 
 
@@ -62,21 +91,31 @@ def show_version(value: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option(
+            "--version", callback=show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Turn GPT-2 into a chatbot, from raw public data to a conversation in the terminal.
 
     In this order: prepare, sft, orpo, eval, chat. Each finds what the one before it wrote.
     """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
-app.command()(prepare)
-app.command()(sft)
-app.command()(orpo)
-app.command("eval")(evaluate)
-app.command()(chat)
+for name, function in {
+    "prepare": prepare,
+    "sft": sft,
+    "orpo": orpo,
+    "eval": evaluate,
+    "chat": chat,
+}.items():
+    app.command(name, cls=Command)(command(function, name))
 
 
 def main() -> None:

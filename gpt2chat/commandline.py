@@ -1,7 +1,6 @@
 """Turn the core's Python wording into what a user types on the command line."""
 
 import ast
-import dataclasses
 import re
 import shlex
 from functools import cache
@@ -9,7 +8,7 @@ from functools import cache
 from gpt2chat.core.config.chat import ChatConfig
 from gpt2chat.core.config.evaluation import EvalConfig
 from gpt2chat.core.config.prepare import PrepareConfig
-from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.config.settings import settings_of
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 
 COMMANDS = {"prepare": "prepare", "sft": "sft", "orpo": "orpo", "evaluate": "eval", "chat": "chat"}
@@ -19,8 +18,8 @@ COMMANDS = {"prepare": "prepare", "sft": "sft", "orpo": "orpo", "evaluate": "eva
 @cache
 def known_settings() -> frozenset[str]:
     """Return the names of all settings of all commands."""
-    configs = (PrepareConfig, SftConfig, OrpoConfig, EvalConfig, ChatConfig, Sampling)
-    return frozenset(entry.name for config in configs for entry in dataclasses.fields(config))
+    configs = (PrepareConfig, SftConfig, OrpoConfig, EvalConfig, ChatConfig)
+    return frozenset(name for config in configs for name in settings_of(config))
 
 
 def to_command_line(text: str) -> str:

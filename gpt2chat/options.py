@@ -1,43 +1,184 @@
-"""Flags that subcommands share: one name, one help text each; and `--config`."""
+"""Make a command's flags from its settings class, and read settings from `--config`."""
 
-import dataclasses
+import inspect
+import re
 import tomllib
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, TypeAlias
 
 import typer
+from typer.core import TyperCommand
 
-from gpt2chat.core.config.settings import Compile, Device, Precision
-from gpt2chat.core.config.training import Resume, Schedule, TrainConfig
+from gpt2chat.commandline import flag, to_command_line
+from gpt2chat.core.config.settings import (
+    Setting,
+    Settings,
+    check_values,
+    settings_from,
+    settings_of,
+)
 from gpt2chat.core.errors import ConfigError
 
-if TYPE_CHECKING:
-    from gpt2chat.core.runs import Start
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel="Output"),
+]
+Given: TypeAlias = Mapping[str, str]
+"""The settings that the user gave, each with what to leave out to have its default again."""
 
 
-def read_defaults(context: typer.Context, path: Path | None) -> Path | None:
-    """Let a TOML file stand in for flags; a flag that is given still wins.
+class Command(TyperCommand):
+    """Lists flags under the headings of their settings."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            name, text = parameter.get_help_record(ctx) or ("", "")
+            if parameter.default is False:  # to switch it off is rare: a file has switched it on
+                name = name.partition(" / ")[0]
+            for alias in parameter.opts[1:]:
+                # Beside the flag, Hugging Face's long names would fill the column.
+                if alias.startswith("--") and parameter.opts[0].startswith("--"):
+                    name = name.replace(f", {alias}", "")
+            heading = getattr(parameter, "rich_help_panel", None) or "General"
+            sections.setdefault(heading, []).append((name, _unbroken(text)))
+        # As wide in every section, so that the texts form one column.
+        width = max(20, min(30, formatter.width // 3))
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:<{width}}", text) for name, text in rows], width)
+        formatter.buffer[:] = [part.translate(_BREAKABLE) for part in formatter.buffer]
+
+
+_UNBREAKABLE = str.maketrans({" ": "\xa0", "-": "\u2011"})
+_BREAKABLE = str.maketrans({"\xa0": " ", "\u2011": "-"})
+
+
+def _unbroken(text: str) -> str:
+    """Return a text with a space or a hyphen of another kind where a line must not break."""
+    pattern = r"--[a-z-]+|\[default: [^]]*\]"
+    return re.sub(pattern, lambda match: match[0].translate(_UNBREAKABLE), text)
+
+
+def command(run: Callable[..., None], name: str) -> Callable[..., None]:
+    """Return the Typer command of a function whose first parameter is a settings class.
+
+    Its flags are the settings, then `--config`, then the function's own flags. A function with a
+    parameter `given` gets what the user gave, as the type Given.
+    """
+    function = inspect.signature(run, eval_str=True)
+    first, *others = function.parameters.values()
+    config_type: type[Settings] = first.annotation
+    known = settings_of(config_type)
+    own = [parameter for parameter in others if parameter.name != "given"]
+
+    def body(context: typer.Context, **values: Any) -> None:
+        path = values["config"]
+        file = read_settings(name, path, config_type) if path is not None else {}
+        flags = {
+            entry.name: _value(entry, values[entry.name])
+            for entry in known.values()
+            if "COMMANDLINE" in str(context.get_parameter_source(entry.name))
+        }
+        settings = settings_from(config_type, {**file, **flags})
+        extra = {parameter.name: values[parameter.name] for parameter in own}
+        if "given" in function.parameters:
+            extra["given"] = dict.fromkeys(file, f"--config {path}") | {n: f"`{n}`" for n in flags}
+        run(settings, **extra)
+
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        *map(_parameter, known.values()),
+        *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+        inspect.Parameter(
+            "config",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(
+                    "--config",
+                    metavar="FILE",
+                    help="TOML file of settings, such as the run.toml of a run, or the name of a "
+                    "preset. Flags override it.",
+                ),
+            ],
+        ),
+    ]
+    body.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    body.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    body.__name__, body.__doc__ = name, run.__doc__
+    return body
+
+
+def _parameter(entry: Setting) -> inspect.Parameter:
+    """Return a setting as a parameter that Typer makes a flag of.
+
+    Typer gets text, except for switches: the settings class knows the types and says what is wrong.
+    """
+    names = [flag(entry.name)]
+    aliases = [flag(alias) if len(alias) > 1 else f"-{alias}" for alias in entry.aliases]
+    default: Any = None if entry.default in (None, ()) else str(entry.default)
+    annotation: Any = list[str] | None if entry.is_list else str | None
+    metavar = entry.metavar or _metavar(entry)
+    if entry.kind is bool:
+        names = [f"{flag(entry.name)}/{flag(entry.name, negated=True)}"]
+        default, annotation, metavar = entry.default, bool, None
+    text = to_command_line(entry.help) + " May be repeated." * entry.is_list
+    if other_names := [alias for alias in aliases if alias.startswith("--")]:
+        text += f" Also {', '.join(other_names)}."
+    option = typer.Option(
+        *names,
+        *aliases,
+        help=text,
+        metavar=metavar,
+        show_default=default not in (None, "", False),
+        rich_help_panel=entry.section,
+        autocompletion=(lambda: list(entry.choices)) if entry.choices else None,
+    )
+    return inspect.Parameter(
+        entry.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[annotation, option],
+    )
+
+
+def _metavar(entry: Setting) -> str:
+    if entry.choices:
+        return f"[{'|'.join(entry.choices)}]"
+    if entry.kind is int:
+        return "INTEGER"
+    return {float: "NUMBER", Path: "PATH"}.get(entry.kind, "TEXT")
+
+
+def _value(entry: Setting, given: Any) -> Any:
+    if entry.kind is bool:
+        return given
+    return tuple(given) if entry.is_list else entry.parse(given)
+
+
+def read_settings(command: str, name: str, config_type: type[Settings]) -> dict[str, Any]:
+    """Return what the file of `--config` sets.
 
     Raises:
-        ConfigError: The file cannot be read, or has a setting that the subcommand has not.
+        ConfigError: There is no such file and no such preset, it cannot be read, or it has a
+            setting that is unknown, of the wrong type or out of range.
     """
-    if path is None:
-        return None
-    path = preset(str(context.info_name), path)
+    path = preset(command, Path(name))
     try:
         values = tomllib.loads(path.read_text("utf-8", errors="surrogateescape"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--config {path} cannot be read: {error}.") from error
-    unknown = values.keys() - {parameter.name for parameter in context.command.params}
-    if unknown:
-        raise ConfigError(f"--config {path} has unknown settings: {', '.join(sorted(unknown))}.")
-    for parameter in context.command.params:
-        # A flag that may be given several times may stand once in a file, without brackets.
-        if getattr(parameter, "multiple", False) and isinstance(values.get(parameter.name), str):
-            values[str(parameter.name)] = [values[str(parameter.name)]]
-    context.default_map = {**(context.default_map or {}), **values}
-    return path
+    except OSError as error:
+        text = f"Cannot read {path}: {error.strerror}. Check the path."
+        raise ConfigError(text, setting="config") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.", setting="config") from error
+    try:
+        return check_values(config_type, values)
+    except ConfigError as error:
+        # A file has the plain names, not the flags.
+        raise ConfigError(f"{path}: {str(error).replace('`', '')}", setting="config") from error
 
 
 PRESETS = Path(__file__).parent / "presets"
@@ -56,174 +197,5 @@ def preset(command: str, path: Path) -> Path:
     if bundled.exists():
         return bundled
     names = sorted(file.stem for file in (PRESETS / command).glob("*.toml"))
-    known = f"the presets of {command} are: {', '.join(names)}" if names else "there are no presets"
-    raise ConfigError(f"--config {path}: there is no such file, and {known}.")
-
-
-def open_run(context: typer.Context, settings: TrainConfig) -> AbstractContextManager["Start"]:
-    """Open the run folder of `settings`, which must agree with the run that `--resume` continues
-    as far as flags and `--config` say."""
-    from gpt2chat.core.runs import open_run
-
-    causes = {"COMMANDLINE": "`{}`", "DEFAULT_MAP": "--config"}
-    given: dict[str, str] = {}
-    for entry in dataclasses.fields(settings):
-        source = context.get_parameter_source(entry.name)
-        if source is not None and source.name in causes:
-            given[entry.name] = causes[source.name].format(entry.name)
-    return open_run(settings, str(context.info_name), given)
-
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        help="TOML file of settings, such as a run's run.toml; flags win over it.",
-        is_eager=True,
-        callback=read_defaults,
-        show_default=False,
-    ),
-]
-Data = Annotated[Path, typer.Option("--data", help="Folder that `prepare` wrote.")]
-DeviceName = Annotated[Device, typer.Option("--device", help="auto takes a GPU if there is one.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
-PrecisionName = Annotated[
-    Precision, typer.Option("--precision", help="bf16 autocast, or float32 throughout.")
-]
-
-# Training: the names of Hugging Face's TrainingArguments are taken too.
-Out = Annotated[Path, typer.Option("--out", "--output-dir", help="Run folder to write.")]
-Epochs = Annotated[
-    float, typer.Option("--epochs", "--num-train-epochs", help="Passes over the data.")
-]
-LearningRate = Annotated[
-    float, typer.Option("--lr", "--learning-rate", help="Highest learning rate of AdamW.")
-]
-TokenLearningRate = Annotated[
-    float, typer.Option("--token-lr", help="Times --lr: how fast the template's tokens learn.")
-]
-ScheduleName = Annotated[
-    Schedule,
-    typer.Option("--schedule", "--lr-scheduler-type", help="How the rate falls after the warm-up."),
-]
-Cycles = Annotated[
-    int, typer.Option("--cycles", help="Cosine periods; above 1 the rate restarts at its top.")
-]
-Warmup = Annotated[
-    float,
-    typer.Option(
-        "--warmup",
-        "--warmup-ratio",
-        "--warmup-steps",
-        help="Share of the steps spent warming up; from 1 on, their number.",
-    ),
-]
-Dropout = Annotated[
-    float | None,
-    typer.Option(
-        "--dropout",
-        help="Of embeddings and residuals; the model's own if not given.",
-        show_default=False,
-    ),
-]
-Neftune = Annotated[
-    float,
-    typer.Option(
-        "--neftune",
-        "--neftune-noise-alpha",
-        help="Noise on the embeddings (NEFTune's alpha, such as 5); 0 for none.",
-    ),
-]
-LoraRank = Annotated[
-    int,
-    typer.Option("--lora-r", help="Train LoRA of this rank instead of all weights; 0 does not."),
-]
-LoraAlpha = Annotated[
-    int | None,
-    typer.Option(
-        "--lora-alpha", help="LoRA's alpha; twice the rank if not given.", show_default=False
-    ),
-]
-Dora = Annotated[bool, typer.Option("--dora", help="Make it DoRA.")]
-Merge = Annotated[
-    bool,
-    typer.Option("--merge/--no-merge", help="Save LoRA merged into a plain model, or the adapter."),
-]
-WeightDecay = Annotated[float, typer.Option("--weight-decay", help="AdamW's, on matrices.")]
-MaxGradNorm = Annotated[float, typer.Option("--max-grad-norm", help="Clip gradients to this.")]
-BatchTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-tokens",
-        help="Most tokens in one packed row: 4096 on a CPU, 32768 on a GPU if not given.",
-        show_default=False,
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        "--per-device-train-batch-size",
-        help="Most samples in one packed row; no limit if not given.",
-        show_default=False,
-    ),
-]
-GradAccum = Annotated[
-    int,
-    typer.Option(
-        "--grad-accum",
-        "--gradient-accumulation-steps",
-        help="Packed rows per optimizer step.",
-    ),
-]
-MaxLength = Annotated[
-    int, typer.Option("--max-length", "--max-seq-length", help="Longest sample, in tokens.")
-]
-Limit = Annotated[
-    int | None,
-    typer.Option("--limit", help="Take so many samples only.", show_default=False),
-]
-EvalSamples = Annotated[
-    int,
-    typer.Option("--eval-samples", help="Held-out samples for the validation loss; 0 for none."),
-]
-Evals = Annotated[int, typer.Option("--evals", help="Validations in the run, evenly spaced.")]
-Patience = Annotated[
-    int | None,
-    typer.Option(
-        "--patience",
-        help="End after so many validations without a lower loss; never if not given.",
-        show_default=False,
-    ),
-]
-SaveMinutes = Annotated[
-    float, typer.Option("--save-minutes", help="Save at least this often, beside validations.")
-]
-CompileMode = Annotated[
-    Compile,
-    typer.Option(
-        "--compile", help="Compile the model; auto does on a GPU if the run is long enough."
-    ),
-]
-ReportTo = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--report-to",
-        help="Give the metrics to tensorboard, trackio or wandb too (may be given again).",
-        metavar="TRACKER",
-        show_default=False,
-    ),
-]
-ResumeMode = Annotated[
-    Resume,
-    typer.Option(
-        "--resume",
-        help="auto goes on with the unfinished run in --out, if there is one; on insists on it.",
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Take two real steps, say what the run needs, write nothing."),
-]
+    known = f"the presets of {command} are {', '.join(names)}" if names else "there are no presets"
+    raise ConfigError(f"There is no file {path}, and {known}.", setting="config")

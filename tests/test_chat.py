@@ -302,8 +302,8 @@ def test_a_setting_is_read_from_text(name: str, text: str, value: object):
     ("name", "text", "message"),
     [
         ("heat", "1", "There is no setting heat. There are temperature, top_k,"),
-        ("top_k", "1.5", "top_k must be a whole number, not 1.5."),
-        ("top_p", "much", "top_p must be a number, not much."),
+        ("top_k", "1.5", "top_k must be a whole number, not '1.5'."),
+        ("top_p", "much", "top_p must be a number, not 'much'."),
         ("top_p", "2", "top_p must be above 0 and at most 1, not 2.0."),
         ("min_p", "1", "min_p must be at least 0 and below 1, not 1.0."),
         ("no_repeat_ngram", "1", "no_repeat_ngram must be 0, or from 2 to 64, not 1."),

@@ -45,8 +45,36 @@ def test_a_setting_out_of_range_is_one_line_and_exit_code_2(tmp_path: Path):
     assert process.stdout == ""
 
 
-def test_an_unknown_flag_is_exit_code_2(tmp_path: Path):
-    assert gpt2chat("sft", "--nope", cwd=tmp_path).returncode == 2
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--nope", "No such option: --nope."),
+        ("sft --epoch 3", "No such option: --epoch. Did you mean --epochs?"),
+        ("sft --lr", "'--lr' requires an argument"),
+        ("sft --lr abc", "--lr must be a number, not 'abc'."),
+        ("sft --limit 1.5", "--limit must be a whole number, not '1.5'."),
+        ("sft --device gpu", "--device must be auto, cpu, cuda or mps, not 'gpu'."),
+        ("sft --merge=no", "'--merge' does not take a value"),
+        ("sft runs/a", "unexpected extra argument"),
+        ("sfd", "Did you mean 'sft'?"),
+        ("prepare --show -1", "--show must be"),
+        ("prepare --show many", "--show must be"),
+        ("chat --top-p 2", "--top-p must be above 0 and at most 1, not 2.0."),
+        ("sft --config nope", "the presets of sft are ours, reference"),
+    ],
+)
+def test_a_mistyped_command_line_is_one_line_and_exit_code_2(line: str, words: str):
+    result = CliRunner().invoke(app, line.split())
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+
+
+def test_no_command_at_all_shows_the_help_and_is_exit_code_2():
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr
 
 
 def test_commands_before_prepare_name_the_command_to_type(tmp_path: Path):

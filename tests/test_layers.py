@@ -33,11 +33,11 @@ ABOVE = {
     "threads": "",
     "commandline": "",
     "report": "commandline",
-    "options": "",
+    "options": "commandline",
     "dialogue": "report threads",
     "repl": "report dialogue",
     "commands": "options report dialogue repl",
-    "cli": "commands report threads",
+    "cli": "commands options report threads",
     "__main__": "cli",
 }
 

@@ -3,17 +3,13 @@
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from gpt2chat.core.config.chat import ChatConfig, ChatPrecision
+from gpt2chat.core.config.chat import ChatConfig
 from gpt2chat.core.config.sampling import Sampling
-from gpt2chat.core.config.settings import Compile
 from gpt2chat.core.errors import DataError, ReplyError
-from gpt2chat.options import ConfigFile, DeviceName
 
 if TYPE_CHECKING:
     from gpt2chat.core.chat.chats import KeptChat
@@ -22,104 +18,12 @@ if TYPE_CHECKING:
     from gpt2chat.dialogue import LoadedModel
 
 
-def chat(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            help="A run, a folder, a Hub name or starter; the newest finished run if not given. "
-            "Given again: another model to /compare.",
-            show_default=False,
-        ),
-    ] = None,
-    system: Annotated[
-        str | None,
-        typer.Option(help="System prompt; the template's own if not given.", show_default=False),
-    ] = ChatConfig.system,
-    prompt: Annotated[
-        str | None,
-        typer.Option("-p", "--prompt", help="Answer this once and leave.", show_default=False),
-    ] = ChatConfig.prompt,
-    temperature: Annotated[
-        float, typer.Option(help="Higher is more varied; 0 takes the likeliest token.")
-    ] = Sampling.temperature,
-    top_k: Annotated[
-        int, typer.Option(help="Only so many of the likeliest tokens; 0 for no limit.")
-    ] = Sampling.top_k,
-    top_p: Annotated[
-        float, typer.Option(help="Only the likeliest tokens that together reach this probability.")
-    ] = Sampling.top_p,
-    min_p: Annotated[
-        float, typer.Option(help="Only tokens so likely, as a share of the likeliest; 0 for all.")
-    ] = Sampling.min_p,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1, words of the reply come back less often; 1 for none.")
-    ] = Sampling.repetition_penalty,
-    no_repeat_ngram: Annotated[
-        int, typer.Option(help="No so many tokens stand twice in a reply; 0 for no limit.")
-    ] = Sampling.no_repeat_ngram,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(help="A text that ends a reply; may be repeated.", show_default=False),
-    ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(help="Longest reply, in tokens.")
-    ] = Sampling.max_new_tokens,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Same seed, same reply; drawn if not given.", show_default=False),
-    ] = Sampling.seed,
-    feedback: Annotated[
-        Path, typer.Option(help="File that /good, /bad and /edit write to, for prepare --feedback.")
-    ] = ChatConfig.feedback,
-    resume_last: Annotated[
-        bool, typer.Option("--resume-last", help="Go on with the latest chat, and its model.")
-    ] = ChatConfig.resume_last,
-    history: Annotated[
-        bool, typer.Option("--history/--no-history", help="Keep typed lines and chats, or nothing.")
-    ] = ChatConfig.history,
-    markdown: Annotated[
-        bool,
-        typer.Option(
-            "--markdown/--no-markdown",
-            help="On a terminal, show a reply that holds Markdown in its looks.",
-        ),
-    ] = ChatConfig.markdown,
-    device: DeviceName = ChatConfig.device,
-    precision: Annotated[
-        ChatPrecision,
-        typer.Option(help="Of the weights: int8 on a CPU and bf16 on a GPU if not given."),
-    ] = ChatConfig.precision,
-    compile: Annotated[
-        Compile,
-        typer.Option(help="Compile a step, on a GPU: faster, but the first reply waits for it."),
-    ] = ChatConfig.compile,
-    config: ConfigFile = None,
-) -> None:
-    """Talk with a model in the terminal, or answer once with -p or piped input."""
-    settings = ChatConfig(
-        model=tuple(dict.fromkeys(model or ())),
-        system=system,
-        prompt=prompt,
-        sampling=Sampling(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            no_repeat_ngram=no_repeat_ngram,
-            stop=tuple(stop or ()),
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-        ),
-        feedback=feedback,
-        resume_last=resume_last,
-        history=history,
-        markdown=markdown,
-        device=device,
-        precision=precision,
-        compile=compile,
-    )
+def chat(settings: ChatConfig) -> None:
+    """Talk with a model in the terminal.
+
+    With -p or piped input, answer once and exit.
+    """
+    settings = replace(settings, model=tuple(dict.fromkeys(settings.model)))
     message = one_message(settings.prompt)
 
     from gpt2chat.dialogue.interrupts import ended_by_sigterm

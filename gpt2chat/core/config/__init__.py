@@ -1,1 +1,1 @@
-"""One frozen dataclass per subcommand: each setting with its default and its meaning."""
+"""Settings of each command, with their defaults, their help and their checks."""

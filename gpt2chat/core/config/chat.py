@@ -1,37 +1,57 @@
-"""Settings of `gpt2chat chat`."""
+"""Settings of a chat."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from gpt2chat.core.config.sampling import Sampling
-from gpt2chat.core.config.settings import Compile, Device
+from gpt2chat.core.config.settings import Compile, Device, Settings, setting
 
 ChatPrecision = Literal["auto", "int8", "bf16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatConfig:
-    """Settings of `gpt2chat chat`."""
+class ChatConfig(Settings):
+    """Settings of a chat. Those of its sampling are set as if they were its own."""
 
-    model: tuple[str, ...] = ()
-    """The first answers, the others are there to compare. None: the newest finished run."""
-    system: str | None = None
-    """System prompt; the template's own where it is not given."""
-    prompt: str | None = None
-    """Answer this once and leave."""
+    model: tuple[str, ...] = setting(
+        (),
+        help="Model to talk to: a run, a model folder, a name on the Hugging Face Hub, or "
+        "starter. Defaults to the newest finished run. Any more are there to /compare.",
+        section="Model",
+        metavar="MODEL",
+    )
+    system: str | None = setting(
+        None, help="System prompt. Defaults to the chat template's own.", section="Prompt"
+    )
+    prompt: str | None = setting(
+        None, help="Answer this message and exit.", section="Prompt", aliases=("p",)
+    )
     sampling: Sampling = field(default_factory=Sampling)
-    feedback: Path = Path("feedback.jsonl")
-    """File that opinions on replies are written to."""
-    resume_last: bool = False
-    """Go on with the latest chat that was kept."""
-    history: bool = True
-    """Keep typed lines and chats."""
-    markdown: bool = True
-    """Show a reply that holds Markdown in its looks, on a terminal."""
-    device: Device = "auto"
-    """Where to run."""
-    precision: ChatPrecision = "auto"
-    """Weights as the model reads them: int8 on a CPU and bf16 on a GPU where it is `auto`."""
-    compile: Compile = "auto"
-    """Let PyTorch compile a step, on a GPU; `auto` does not, since who chats would wait for it."""
+    resume_last: bool = setting(
+        False, help="Continue the latest chat, with its model.", section="Session"
+    )
+    history: bool = setting(
+        True, help="Save chats and typed lines for the next session.", section="Session"
+    )
+    feedback: Path = setting(
+        Path("feedback.jsonl"),
+        help="File that /good, /bad and /edit append to, for `prepare(feedback=FILE)`.",
+        section="Session",
+        metavar="FILE",
+    )
+    markdown: bool = setting(True, help="Render Markdown in replies.", section="Session")
+    device: Device = setting(
+        "auto", help="Where to run. auto uses a GPU if there is one.", section="Hardware"
+    )
+    precision: ChatPrecision = setting(
+        "auto",
+        help="Precision of the weights. auto uses int8 on a CPU and bf16 on a GPU.",
+        section="Hardware",
+    )
+    # auto does not compile: whoever chats would wait for it.
+    compile: Compile = setting(
+        "auto",
+        help="Compile the decoding step on a GPU. Replies are faster, but the first one waits.",
+        section="Hardware",
+    )

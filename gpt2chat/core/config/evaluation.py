@@ -1,43 +1,63 @@
-"""Settings of `gpt2chat eval`."""
+"""Settings of an evaluation."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2chat.core.config.settings import Device, Precision, require
+from gpt2chat.core.config.settings import Device, Precision, Settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """Settings of `gpt2chat eval`."""
+class EvalConfig(Settings):
+    """Settings of an evaluation."""
 
-    model: str = ""
-    """Empty: the newest finished run."""
-    against: tuple[str, ...] = ()
-    """Other models, measured on the same samples."""
-    data: Path = Path("data")
-    """Folder that `prepare` wrote."""
-    out: Path | None = None
-    """File to write; `eval.json` in the model's folder where it is not given."""
-    ppl: bool = True
-    """Measure perplexity."""
-    speed: bool = True
-    """Measure tokens per second."""
-    preferences: bool = True
-    """Measure preference accuracy on the held-out pairs."""
-    generations: int = 16
-    """Generate replies to this many held-out prompts; 0 for none."""
-    limit: int | None = None
-    """Score at most this many replies, reference conversations and pairs; the same for all."""
-    device: Device = "auto"
-    """Where to run."""
-    precision: Precision = "fp32"
-    """float32 gives the same figures on any machine. bf16 is twice as fast on a CPU that has it,
-    and raised perplexity by 0.1 % there."""
-    seed: int = 0
-    """Of the bootstrap, of the choice that `limit` makes, of generated replies and of the token
-    rows that a base model lacks."""
-
-    def __post_init__(self) -> None:
-        require(self.generations >= 0, "--generations must be at least 0", self.generations)
-        if self.limit is not None:
-            require(self.limit >= 1, "--limit must be at least 1", self.limit)
+    model: str = setting(
+        "",
+        help="Model to evaluate: a run, a model folder, a name on the Hugging Face Hub, or "
+        "starter. Defaults to the newest finished run.",
+        section="Models",
+    )
+    against: tuple[str, ...] = setting(
+        (),
+        help="Another model to compare with on the same samples, with paired differences.",
+        section="Models",
+        metavar="MODEL",
+    )
+    data: Path = setting(Path("data"), help="Folder that `prepare()` wrote.", section="Data")
+    limit: int | None = setting(
+        None,
+        help="Score at most this many replies, reference conversations and pairs, the same for "
+        "each model. Defaults to all.",
+        section="Data",
+        ge=1,
+    )
+    ppl: bool = setting(True, help="Measure perplexity.", section="Measurements")
+    speed: bool = setting(True, help="Measure tokens per second.", section="Measurements")
+    preferences: bool = setting(
+        True, help="Measure preference accuracy on held-out pairs.", section="Measurements"
+    )
+    generations: int = setting(
+        16,
+        help="Generate and describe replies to this many held-out prompts.",
+        section="Measurements",
+        ge=0,
+    )
+    # The bootstrap, the choice that `limit` makes, the replies, the embeddings a base model lacks.
+    seed: int = setting(
+        0, help="Seed of everything that is drawn at random.", section="Measurements"
+    )
+    device: Device = setting(
+        "auto", help="Where to evaluate. auto uses a GPU if there is one.", section="Hardware"
+    )
+    # float32 gives the same figures on any machine. On a CPU that has bf16, bf16 is twice as fast
+    # and raised perplexity by 0.1 %.
+    precision: Precision = setting(
+        "fp32",
+        help="float32 gives the same figures on any machine; bf16 is faster.",
+        section="Hardware",
+    )
+    out: Path | None = setting(
+        None,
+        help="File to write. Defaults to eval.json in the model's folder.",
+        section="Output",
+        metavar="FILE",
+    )

@@ -1,15 +1,16 @@
-"""Settings of `gpt2chat prepare`."""
+"""Settings of data preparation."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gpt2chat.core.config.settings import require
+from gpt2chat.core.config.settings import Settings, setting
 from gpt2chat.core.errors import ConfigError
 
 OFF = "off"
 Rank = Literal["all", "best"]
 Dedup = Literal["off", "exact", "near"]
+HUB = "A name on the Hugging Face Hub (also name:split), a file, a folder, a glob, or off."
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +20,14 @@ class Share:
     weight: float = 1.0
     """0.5 takes half of them, 2 each of them twice."""
     cap: int | None = None
-    """At most so many."""
+    """Most rows to take."""
 
 
 def parse_share(text: str) -> tuple[str, Share]:
     """Return the source and its share in `NAME=WEIGHT`, `NAME=WEIGHT:CAP` or `NAME=:CAP`.
 
     Raises:
-        ConfigError: It has another form, or a number is below 0 or too large.
+        ConfigError: It has another form, or a number is out of range.
     """
     name, equals, share = text.rpartition("=")
     weight, _, cap = share.partition(":")
@@ -35,68 +36,144 @@ def parse_share(text: str) -> tuple[str, Share]:
     except ValueError:
         parsed = None
     if not (name and equals and share and parsed):
-        raise ConfigError(f"--mix takes NAME=WEIGHT, NAME=WEIGHT:CAP or NAME=:CAP, not {text}.")
-    require(0 <= parsed.weight <= 1000, "A weight of --mix must be from 0 to 1000", text)
-    require(parsed.cap is None or parsed.cap >= 0, "A cap of --mix must be at least 0", text)
+        raise ConfigError(
+            f"`mix` takes NAME=WEIGHT, NAME=WEIGHT:CAP or NAME=:CAP, not {text!r}.", setting="mix"
+        )
+    if not 0 <= parsed.weight <= 1000:
+        raise ConfigError(f"A weight of `mix` must be from 0 to 1000, not {text!r}.", setting="mix")
+    if parsed.cap is not None and parsed.cap < 0:
+        raise ConfigError(f"A cap of `mix` must be at least 0, not {text!r}.", setting="mix")
     return name, parsed
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """Settings of `gpt2chat prepare`."""
+class PrepareConfig(Settings):
+    """Settings of data preparation."""
 
-    oasst1: str = "OpenAssistant/oasst1"
-    """OASST1 message rows: a Hub name, a file, a folder, a glob, or `off`."""
-    alpaca: str = "tatsu-lab/alpaca"
-    """Instruction, input and output rows: likewise."""
-    ultrafeedback: str = "trl-lib/ultrafeedback_binarized"
-    """Preference rows, chosen and rejected: likewise."""
-    chat: tuple[str, ...] = ()
-    """Conversations of one's own: files, folders, globs or Hub names."""
-    preference: tuple[str, ...] = ()
-    """Preference pairs of one's own: likewise."""
-    feedback: tuple[str, ...] = ()
-    """Files that `chat` wrote opinions on replies to."""
-    sample: bool = False
-    """Read the bundled sample instead of the three sources above."""
-    out: Path = Path("data")
-    """Folder to write."""
-    lang: str = "en"
-    """Language of OASST1's messages to keep, or `all`."""
-    oasst1_rank: Rank = "all"
-    """Keep every reply of OASST1, or the best-ranked of each set of siblings only."""
-    oasst1_pairs: bool = False
-    """Make preference pairs of OASST1's ranks too: the best against the worst of siblings."""
-    shape: tuple[str, ...] = ()
-    """Shapes that are not to be detected: `NAME=SHAPE`, or `SHAPE` for all own files."""
-    mix: tuple[str, ...] = ()
-    """Shares of sources in training: `NAME=WEIGHT`, `NAME=WEIGHT:CAP` or `NAME=:CAP`."""
-    dedup: Dedup = "near"
-    """Leave out duplicates: none, exact ones, or near-duplicates too."""
-    streaming: bool = False
-    """Read Hub data sets as they arrive, without a copy on the disk."""
-    workers: int = 0
-    """Processes; 0 for as many as there are cores."""
-    holdout: float = 0.05
-    """Share of a source that is held out for validation where it has no validation split."""
-    max_length: int = 1024
-    """Longest sample, in tokens."""
-    stats: bool = False
-    """Draw histograms of the lengths into the folder."""
-    strict: bool = False
-    """Stop at the first record that cannot be used."""
-    seed: int = 0
-    """Decides which groups are held out, and the order of the training rows."""
+    oasst1: str = setting(
+        "OpenAssistant/oasst1",
+        help=f"Message rows of OASST1. {HUB}",
+        section="Sources",
+        metavar="SOURCE",
+    )
+    alpaca: str = setting(
+        "tatsu-lab/alpaca",
+        help="Rows with an instruction, an input and an output; likewise.",
+        section="Sources",
+        metavar="SOURCE",
+    )
+    ultrafeedback: str = setting(
+        "trl-lib/ultrafeedback_binarized",
+        help="Rows with a chosen and a rejected reply; likewise.",
+        section="Sources",
+        metavar="SOURCE",
+    )
+    chat: tuple[str, ...] = setting(
+        (),
+        help="Conversations of your own, in JSONL, JSON or Parquet files or on the Hub: messages, "
+        "prompt and completion, ShareGPT or Alpaca records.",
+        section="Sources",
+        metavar="SOURCE",
+    )
+    preference: tuple[str, ...] = setting(
+        (),
+        help="Preference pairs of your own: prompt, chosen and rejected; chosen and rejected "
+        "message lists; or HH transcripts.",
+        section="Sources",
+        metavar="SOURCE",
+    )
+    feedback: tuple[str, ...] = setting(
+        (),
+        help="File that /good, /bad and /edit wrote in a chat.",
+        section="Sources",
+        metavar="FILE",
+    )
+    sample: bool = setting(
+        False,
+        help="Read the bundled sample instead of the three public sources; needs no network.",
+        section="Sources",
+    )
+    shape: tuple[str, ...] = setting(
+        (),
+        help="Read a source, or all of `chat` and `preference`, as this shape instead of "
+        "detecting it: messages, sharegpt, prompt-completion or alpaca; preference, "
+        "chosen-rejected or hh.",
+        section="Sources",
+        metavar="[NAME=]SHAPE",
+    )
+    streaming: bool = setting(
+        False, help="Read Hub data sets as they download, without a local copy.", section="Sources"
+    )
+    lang: str = setting(
+        "en", help="Language of OASST1 to keep, or all.", section="Selection", metavar="LANGUAGE"
+    )
+    oasst1_rank: Rank = setting(
+        "all",
+        help="Keep all replies of OASST1, or only the best-ranked reply to each message.",
+        section="Selection",
+    )
+    oasst1_pairs: bool = setting(
+        False,
+        help="Also make preference pairs from OASST1's human ranks: best against worst reply.",
+        section="Selection",
+    )
+    mix: tuple[str, ...] = setting(
+        (),
+        help="Share of a source's training rows to use: alpaca=0.5 uses half of them, oasst1=2 "
+        "each of them twice, alpaca=:10000 at most 10,000.",
+        section="Selection",
+        metavar="NAME=WEIGHT[:CAP]",
+    )
+    dedup: Dedup = setting(
+        "near",
+        help="Remove no duplicates, exact duplicates, or near-duplicates too.",
+        section="Selection",
+    )
+    holdout: float = setting(
+        0.05,
+        help="Share of a source to hold out for validation if it has no validation split.",
+        section="Selection",
+        ge=0,
+        lt=1,
+    )
+    max_length: int = setting(
+        1024,
+        help="Longest sample, in tokens.",
+        section="Selection",
+        aliases=("max_seq_length",),
+        ge=64,
+    )
+    strict: bool = setting(
+        False, help="Stop at the first record that cannot be used.", section="Selection"
+    )
+    seed: int = setting(
+        0,
+        help="Seed of the split and of the order of the training rows.",
+        section="Selection",
+    )
+    out: Path = setting(
+        Path("data"), help="Folder to write. Earlier output in it is replaced.", section="Output"
+    )
+    stats: bool = setting(
+        False,
+        help="Show histograms of the lengths, and draw them into lengths.png.",
+        section="Output",
+    )
+    workers: int = setting(
+        0,
+        help="Processes. 0 uses one per core, if there is enough to do.",
+        section="Hardware",
+        ge=0,
+        le=256,
+    )
 
-    def __post_init__(self) -> None:
-        require(0 <= self.holdout < 1, "--holdout must be at least 0 and below 1", self.holdout)
-        require(self.max_length >= 64, "--max-length must be at least 64", self.max_length)
-        require(0 <= self.workers <= 256, "--workers must be from 0 to 256", self.workers)
+    def check_together(self) -> None:
         for share in self.mix:
             parse_share(share)
         named = (self.oasst1, self.alpaca, self.ultrafeedback)
         standard = (PrepareConfig.oasst1, PrepareConfig.alpaca, PrepareConfig.ultrafeedback)
         if self.sample and named != standard:
             raise ConfigError(
-                "--sample stands in for --oasst1, --alpaca and --ultrafeedback: leave these out."
+                "`sample` replaces `oasst1`, `alpaca` and `ultrafeedback`. Leave these out.",
+                setting="sample",
             )

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from gpt2chat.core.config.settings import require
+from gpt2chat.core.config.settings import Settings, setting, settings_of
 from gpt2chat.core.errors import ConfigError
 
 SEEDS = 2**63
@@ -11,45 +11,71 @@ SEEDS = 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Settings):
     """How the next token is chosen. The defaults are those of the reference project's chat."""
 
-    temperature: float = 0.72
-    """0 takes the likeliest token."""
-    top_k: int = 36
-    """Only so many of the likeliest tokens; 0 for no limit."""
-    top_p: float = 0.96
-    """Only the likeliest tokens that reach this probability together."""
-    min_p: float = 0.0
-    """Only tokens at least so likely, as a share of the likeliest; 0 for no limit."""
-    repetition_penalty: float = 1.1
-    """Divides the score of a token that stands in the reply already; 1 for none."""
-    no_repeat_ngram: int = 0
-    """No so many tokens stand twice in a reply; 0 for no limit."""
-    stop: tuple[str, ...] = ()
-    """Texts that end a reply; they are not part of it."""
-    max_new_tokens: int = 256
-    """Longest reply."""
-    seed: int | None = None
-    """Same seed, same reply; none draws one."""
+    temperature: float = setting(
+        0.72,
+        help="Higher is more varied. 0 always takes the likeliest token.",
+        section="Sampling",
+        ge=0,
+        le=100,
+    )
+    top_k: int = setting(
+        36,
+        help="Sample from this many of the likeliest tokens only. 0 disables the limit.",
+        section="Sampling",
+        ge=0,
+    )
+    top_p: float = setting(
+        0.96,
+        help="Sample from the likeliest tokens that reach this probability together.",
+        section="Sampling",
+        gt=0,
+        le=1,
+    )
+    min_p: float = setting(
+        0.0,
+        help="Drop tokens less likely than this share of the likeliest one's probability.",
+        section="Sampling",
+        ge=0,
+        lt=1,
+    )
+    repetition_penalty: float = setting(
+        1.1,
+        help="Above 1, tokens already in the reply become less likely. 1 disables it.",
+        section="Sampling",
+        gt=0,
+        le=10,
+    )
+    no_repeat_ngram: int = setting(
+        0,
+        help="Never repeat this many tokens in a row within a reply. 0 disables the check.",
+        section="Sampling",
+        ge=0,
+        le=64,
+    )
+    stop: tuple[str, ...] = setting(
+        (),
+        help="Text that ends the reply, and is not part of it.",
+        section="Sampling",
+        metavar="TEXT",
+    )
+    max_new_tokens: int = setting(
+        256, help="Longest reply, in tokens.", section="Sampling", ge=1, le=960
+    )
+    seed: int | None = setting(
+        None,
+        help="The same seed gives the same reply. Drawn at random by default.",
+        section="Sampling",
+        ge=0,
+        lt=SEEDS,
+    )
 
-    def __post_init__(self) -> None:
-        rule = "--temperature must be from 0 to 100"
-        require(0 <= self.temperature <= 100, rule, self.temperature)
-        require(self.top_k >= 0, "--top-k must be at least 0", self.top_k)
-        require(0 < self.top_p <= 1, "--top-p must be above 0 and at most 1", self.top_p)
-        require(0 <= self.min_p < 1, "--min-p must be at least 0 and below 1", self.min_p)
-        rule = "--no-repeat-ngram must be 0, or from 2 to 64"
-        require(
-            self.no_repeat_ngram == 0 or 2 <= self.no_repeat_ngram <= 64, rule, self.no_repeat_ngram
-        )
-        require(all(self.stop), "--stop must be some text", "an empty one")
-        rule = "--repetition-penalty must be above 0 and at most 10"
-        require(0 < self.repetition_penalty <= 10, rule, self.repetition_penalty)
-        rule = "--max-new-tokens must be from 1 to 960"
-        require(1 <= self.max_new_tokens <= 960, rule, self.max_new_tokens)
-        if self.seed is not None:
-            require(0 <= self.seed < SEEDS, "--seed must be at least 0 and below 2^63", self.seed)
+    def check_together(self) -> None:
+        self.require("no_repeat_ngram", self.no_repeat_ngram != 1, "0, or from 2 to 64")
+        if not all(self.stop):
+            raise ConfigError("`stop` must be some text, not an empty one.", setting="stop")
 
     def seeded(self, by: int) -> "Sampling":
         """Return this with the seed that comes so many after its own, the first after the last.
@@ -67,28 +93,18 @@ class Sampling:
             ConfigError: There is no such setting, or the value is not one of its own.
         """
         name = name.lstrip("-").replace("-", "_")
-        names = [entry.name for entry in dataclasses.fields(self)]
-        if name not in names:
-            raise ConfigError(f"There is no setting {name}. There are {', '.join(names)}.")
-        if name == "stop":
-            return self._with(name, () if text == "none" else (_bare(text),))
-        if name == "seed" and text == "none":
-            return self._with(name, None)
-        whole = ("top_k", "no_repeat_ngram", "max_new_tokens", "seed")
-        kind = int if name in whole else float
+        known = settings_of(Sampling)
+        if name not in known:
+            raise ConfigError(f"There is no setting {name}. There are {', '.join(known)}.")
         try:
-            value = kind(text)
-        except ValueError:
-            number = "a whole number" if kind is int else "a number"
-            raise ConfigError(f"{name} must be {number}, not {text}.") from None
-        return self._with(name, value)
-
-    def _with(self, name: str, value: object) -> "Sampling":
-        try:
-            return dataclasses.replace(self, **{name: value})  # pyright: ignore[reportArgumentType]
+            if name == "stop":
+                value = () if text == "none" else (_bare(text),)
+            else:
+                value = None if (name, text) == ("seed", "none") else known[name].parse(text)
+            return dataclasses.replace(self, **{name: value})
         except ConfigError as error:
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(str(error).replace(flag, name)) from None
+            # In a chat it is typed as it is, not as a flag.
+            raise ConfigError(str(error).replace(f"`{name}`", name)) from None
 
 
 def _bare(text: str) -> str:

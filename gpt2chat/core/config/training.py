@@ -1,11 +1,10 @@
-"""Settings of `gpt2chat sft` and `gpt2chat orpo`."""
+"""Settings of supervised fine-tuning and of ORPO."""
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gpt2chat.core.config.settings import Compile, Device, Precision, require
+from gpt2chat.core.config.settings import Compile, Device, Precision, Settings, setting
 from gpt2chat.core.errors import ConfigError
 
 NllScope = Literal["response", "full"]
@@ -15,160 +14,292 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 Resume = Literal["off", "auto", "on"]
 
 
+# The aliases are the names of Hugging Face's TrainingArguments.
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Settings that `sft` and `orpo` share."""
+class TrainConfig(Settings):
+    """Settings of any training; SftConfig and OrpoConfig add the defaults that it lacks."""
 
-    model: str
-    """What to start from: a run, a folder, a Hub name or `starter`."""
-    data: Path = Path("data")
-    """Folder that `prepare` wrote."""
-    out: Path
-    """Run folder to write."""
-    epochs: float
-    """Passes over the training shards."""
-    lr: float
-    """Highest learning rate of AdamW."""
-    token_lr: float = 10.0
-    """Times `lr`: how fast the rows of the template's seven tokens learn."""
-    schedule: Schedule = "cosine"
-    """How the learning rate falls after the warm-up."""
-    cycles: int = 1
-    """Cosine periods; above 1 the rate begins again at its top so many times less one."""
-    warmup: float = 0.05
-    """Share of the steps in which the learning rate rises; from 1 on, their number."""
-    weight_decay: float = 0.1
-    """AdamW's, on matrices and embeddings; biases and norms have none."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    dropout: float | None = None
-    """Of embeddings and residuals; the model's own where it is not given."""
-    neftune: float = 0.0
-    """NEFTune's α: noise on the embeddings; 0 for none, 5 in its paper."""
-    lora_r: int = 0
-    """Rank of LoRA on all matrices of the blocks; 0 trains every weight."""
-    lora_alpha: int | None = None
-    """LoRA's α; twice the rank where it is not given."""
-    dora: bool = False
-    """Let LoRA learn each row's length apart from its direction (DoRA)."""
-    merge: bool = True
-    """Save a plain model with LoRA merged into it; else the adapter, which names its base."""
-    batch_tokens: int | None = None
-    """Most tokens in one packed row; 4,096 on a CPU, 32,768 on a GPU where it is not given."""
-    batch_size: int | None = None
-    """Most samples (pairs, for ORPO) in one packed row; no limit where it is not given."""
-    grad_accum: int = 1
-    """Packed rows per optimizer step and process."""
-    max_length: int = 1024
-    """Longest sample, in tokens; above the model's positions it grows new ones."""
-    limit: int | None = None
-    """Train on this many samples (pairs) only."""
-    eval_samples: int = 256
-    """Held-out samples (pairs) that the validation loss is measured on; 0 for none."""
-    evals: int = 4
-    """Validations in the run, evenly spaced; the last comes at the end."""
-    patience: int | None = None
-    """End after so many validations in a row without a lower loss; never where not given."""
-    save_minutes: float = 10.0
-    """Save a checkpoint at least this often; one is saved at each validation too."""
-    device: Device = "auto"
-    """Where to train; auto takes a GPU if there is one."""
-    precision: Precision = "auto"
-    """bf16 autocast, or float32 throughout; auto takes bf16 where the device is fast at it."""
-    compile: Compile = "auto"
-    """Compile the model; auto does on a GPU where the run is long enough to earn the wait."""
-    report_to: tuple[str, ...] = ()
-    """Trackers that get the metrics too: tensorboard, trackio, wandb."""
-    resume: Resume = "off"
-    """Go on with the unfinished run in `out`: never, if there is one, or for certain."""
-    overwrite: bool = False
-    """Replace the run that `out` holds."""
-    dry_run: bool = False
-    """Take two real steps, say what the run would need, and write nothing."""
-    seed: int = 0
-    """Of packing, data order, dropout and new token rows."""
+    model: str = setting(help="Model to start from.", section="Model")
+    data: Path = setting(Path("data"), help="Folder that `prepare()` wrote.", section="Data")
+    limit: int | None = setting(
+        None,
+        help="Train on at most this many samples, or pairs for ORPO. Defaults to all.",
+        section="Data",
+        ge=1,
+    )
+    max_length: int = setting(
+        1024,
+        help="Longest sample, in tokens. Above the model's own limit, new positions are added.",
+        section="Data",
+        aliases=("max_seq_length",),
+        ge=64,
+    )
+    epochs: float = setting(
+        help="Passes over the training data.",
+        section="Optimization",
+        aliases=("num_train_epochs",),
+        gt=0,
+    )
+    lr: float = setting(
+        help="Peak learning rate of AdamW.",
+        section="Optimization",
+        aliases=("learning_rate",),
+        gt=0,
+    )
+    token_lr: float = setting(
+        10.0,
+        help="Learning rate of the chat template's seven tokens, as a multiple of `lr`.",
+        section="Optimization",
+        gt=0,
+    )
+    schedule: Schedule = setting(
+        "cosine",
+        help="How the learning rate falls after the warm-up.",
+        section="Optimization",
+        aliases=("lr_scheduler_type",),
+    )
+    cycles: int = setting(
+        1,
+        help="Periods of the cosine schedule. Each restarts at the peak learning rate.",
+        section="Optimization",
+        ge=1,
+    )
+    warmup: float = setting(
+        0.05,
+        help="Share of the steps over which the learning rate rises; from 1 up, a number of steps.",
+        section="Optimization",
+        aliases=("warmup_ratio", "warmup_steps"),
+        ge=0,
+    )
+    weight_decay: float = setting(
+        0.1,
+        help="Weight decay of AdamW on matrices and embeddings. Biases and norms have none.",
+        section="Optimization",
+        ge=0,
+    )
+    max_grad_norm: float = setting(
+        1.0,
+        help="Scale gradients down to at most this norm.",
+        section="Optimization",
+        gt=0,
+    )
+    dropout: float | None = setting(
+        None,
+        help="Dropout on embeddings and residual connections. Defaults to the model's own.",
+        section="Optimization",
+        ge=0,
+        lt=1,
+    )
+    neftune: float = setting(
+        0.0,
+        help="Alpha of NEFTune, which adds noise to the embeddings; its paper uses 5. 0 adds none.",
+        section="Optimization",
+        aliases=("neftune_noise_alpha",),
+        ge=0,
+    )
+    seed: int = setting(
+        0,
+        help="Seed of the data order, packing, dropout and new token embeddings.",
+        section="Optimization",
+        ge=0,
+        le=2**32 - 1,
+    )
+    batch_tokens: int | None = setting(
+        None,
+        help="Most tokens in one packed sequence. Defaults to 4096 on a CPU and 32768 on a GPU.",
+        section="Batches",
+        ge=1,
+    )
+    batch_size: int | None = setting(
+        None,
+        help="Most samples, or pairs for ORPO, in one packed sequence. Unlimited by default.",
+        section="Batches",
+        aliases=("per_device_train_batch_size",),
+        ge=1,
+    )
+    grad_accum: int = setting(
+        1,
+        help="Packed sequences per optimizer step and process.",
+        section="Batches",
+        aliases=("gradient_accumulation_steps",),
+        ge=1,
+    )
+    lora_r: int = setting(
+        0,
+        help="Rank of LoRA on all matrices of the blocks. 0 trains every weight instead.",
+        section="LoRA",
+        ge=0,
+    )
+    lora_alpha: int | None = setting(
+        None,
+        help="Alpha of LoRA. Defaults to twice the rank.",
+        section="LoRA",
+        gt=0,
+    )
+    dora: bool = setting(
+        False,
+        help="Use DoRA: learn the length of each weight vector apart from its direction.",
+        section="LoRA",
+    )
+    merge: bool = setting(
+        True,
+        help="Merge LoRA into the saved model. Otherwise save the adapter, which needs its base.",
+        section="LoRA",
+    )
+    eval_samples: int = setting(
+        256,
+        help="Held-out samples or pairs for the validation loss. 0 turns validation off.",
+        section="Validation",
+        ge=0,
+    )
+    evals: int = setting(
+        4,
+        help="Validations during the run, evenly spaced. The last is at its end.",
+        section="Validation",
+        ge=1,
+    )
+    patience: int | None = setting(
+        None,
+        help="Stop after this many validations in a row without a lower loss. Defaults to never.",
+        section="Validation",
+        ge=1,
+    )
+    out: Path = setting(
+        help="Run folder to write.",
+        section="Output",
+        aliases=("output_dir",),
+    )
+    resume: Resume = setting(
+        "off",
+        help="Resume the unfinished run in `out`: auto starts a new run if there is none, on fails "
+        "then.",
+        section="Output",
+    )
+    overwrite: bool = setting(False, help="Replace the run in `out`.", section="Output")
+    save_minutes: float = setting(
+        10.0,
+        help="Save a checkpoint at least this often, in minutes. Each validation saves one too.",
+        section="Output",
+        gt=0,
+    )
+    report_to: tuple[str, ...] = setting(
+        (),
+        help="Also send the metrics to tensorboard, trackio or wandb.",
+        section="Output",
+        metavar="TRACKER",
+    )
+    dry_run: bool = setting(
+        False,
+        help="Take two real steps, report what the whole run needs, and write nothing.",
+        section="Output",
+    )
+    device: Device = setting(
+        "auto", help="Where to train. auto uses a GPU if there is one.", section="Hardware"
+    )
+    precision: Precision = setting(
+        "auto",
+        help="bf16 autocast, or float32 throughout. auto uses bf16 where the device is fast at it.",
+        section="Hardware",
+    )
+    compile: Compile = setting(
+        "auto",
+        help="Compile the model. auto does on a GPU, if the run is long enough to gain from it.",
+        section="Hardware",
+    )
 
-    def __post_init__(self) -> None:
-        for name, number in ((entry.name, getattr(self, entry.name)) for entry in fields(self)):
-            sound = not isinstance(number, float) or math.isfinite(number)
-            require(sound, f"--{name.replace('_', '-')} must be a finite number", number)
-        require(self.epochs > 0, "--epochs must be above 0", self.epochs)
-        require(self.lr > 0, "--lr must be above 0", self.lr)
-        require(self.token_lr > 0, "--token-lr must be above 0", self.token_lr)
-        require(self.warmup >= 0, "--warmup must be at least 0", self.warmup)
+    def check_together(self) -> None:
         whole = self.warmup < 1 or self.warmup == int(self.warmup)
-        require(whole, "--warmup must be below 1, or a whole number of steps", self.warmup)
-        require(self.weight_decay >= 0, "--weight-decay must be at least 0", self.weight_decay)
-        require(self.max_grad_norm > 0, "--max-grad-norm must be above 0", self.max_grad_norm)
-        require(self.grad_accum >= 1, "--grad-accum must be at least 1", self.grad_accum)
-        require(self.max_length >= 64, "--max-length must be at least 64", self.max_length)
-        require(self.eval_samples >= 0, "--eval-samples must be at least 0", self.eval_samples)
-        require(self.evals >= 1, "--evals must be at least 1", self.evals)
-        require(self.save_minutes > 0, "--save-minutes must be above 0", self.save_minutes)
-        require(self.neftune >= 0, "--neftune must be at least 0", self.neftune)
-        require(self.cycles >= 1, "--cycles must be at least 1", self.cycles)
-        require(0 <= self.seed < 2**32, "--seed must be from 0 to 4294967295", self.seed)
-        self._check_together()
-        for flag, value in (
-            ("--batch-size", self.batch_size), ("--limit", self.limit),
-            ("--patience", self.patience),
-        ):  # fmt: skip
-            require(value is None or value >= 1, f"{flag} must be at least 1", value)
-        if self.dropout is not None:
-            require(0 <= self.dropout < 1, "--dropout must be from 0 to below 1", self.dropout)
-
-    def _check_together(self) -> None:
-        require(self.lora_r >= 0, "--lora-r must be at least 0", self.lora_r)
+        self.require("warmup", whole, "below 1, or a whole number of steps")
         if self.lora_r == 0 and (self.dora or not self.merge or self.lora_alpha is not None):
-            raise ConfigError("--dora, --no-merge and --lora-alpha need --lora-r, such as 16.")
-        if self.lora_alpha is not None:
-            require(self.lora_alpha > 0, "--lora-alpha must be above 0", self.lora_alpha)
+            raise ConfigError(
+                "`dora`, `merge=False` and `lora_alpha` need LoRA. Set `lora_r` too, such as "
+                "`lora_r=16`.",
+                setting="lora_r",
+            )
         if self.cycles > 1 and self.schedule != "cosine":
-            raise ConfigError(f"--cycles is for --schedule cosine, not {self.schedule}.")
+            raise ConfigError(
+                f"`cycles` above 1 needs the cosine schedule, not {self.schedule}. Set "
+                '`schedule="cosine"`, or leave `cycles` out.',
+                setting="cycles",
+            )
         if self.batch_tokens is not None:
-            rule = "--batch-tokens must be at least --max-length"
-            require(self.batch_tokens >= self.max_length, rule, self.batch_tokens)
+            rule = f"at least `max_length`, which is {self.max_length}"
+            self.require("batch_tokens", self.batch_tokens >= self.max_length, rule)
         if self.patience is not None and self.eval_samples == 0:
-            raise ConfigError("--patience needs validation: give --eval-samples above 0.")
+            raise ConfigError(
+                "`patience` needs a validation loss. Set `eval_samples` above 0.",
+                setting="patience",
+            )
         for name in self.report_to:
-            rule = f"--report-to takes {', '.join(TRACKERS)}"
-            require(name in TRACKERS, rule, name)
+            if name not in TRACKERS:
+                raise ConfigError(
+                    f"`report_to` must be tensorboard, trackio or wandb, not {name!r}.",
+                    setting="report_to",
+                )
         if self.resume != "off" and self.overwrite:
-            raise ConfigError("--resume goes on and --overwrite starts over: give one of them.")
+            raise ConfigError(
+                "`resume` continues a run and `overwrite` replaces it. Set one of them.",
+                setting="resume",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SftConfig(TrainConfig):
-    """Settings of `gpt2chat sft`."""
+    """Settings of supervised fine-tuning."""
 
-    model: str = "gpt2"
+    model: str = setting(
+        "gpt2",
+        help="Model to start from: a run, a model folder, a name on the Hugging Face Hub, or "
+        "starter, the small model that is bundled.",
+        section="Model",
+    )
     out: Path = Path("runs/sft")
     epochs: float = 3.0
     lr: float = 2e-4
-    train_on: TrainOn = "reply"
-    """Tokens that are trained: those of the reply, or all. Validation is on the reply."""
-    chosen: bool = False
-    """Train on the chosen replies of the preference pairs: what ORPO is to be compared with."""
+    train_on: TrainOn = setting(
+        "reply",
+        help="Tokens that count in the training loss: the reply's, or all. Validation counts the "
+        "reply's only.",
+        section="Data",
+    )
+    chosen: bool = setting(
+        False,
+        help="Train on the chosen replies of the preference pairs, as a control for ORPO.",
+        section="Data",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrpoConfig(TrainConfig):
-    """Settings of `gpt2chat orpo`."""
+    """Settings of preference alignment by ORPO."""
 
-    model: str = ""
-    """Empty: the newest finished `sft` run."""
+    model: str = setting(
+        "",
+        help="Chat model to align: a run, a model folder or a name on the Hugging Face Hub. "
+        "Defaults to the newest finished SFT run.",
+        section="Model",
+    )
     out: Path = Path("runs/orpo")
     epochs: float = 1.0
     lr: float = 1e-4
     token_lr: float = 1.0
-    beta: float = 0.1
-    """Weight λ of the odds-ratio term (TRL's `beta`, the paper's λ, its code's `alpha`)."""
-    nll_scope: NllScope = "response"
-    """What the likelihood term covers: the chosen reply, or its prompt too (paper's code, TRL)."""
+    # λ in the paper, alpha in its code.
+    beta: float = setting(
+        0.1,
+        help="Weight of the odds-ratio term in the loss.",
+        section="Optimization",
+        aliases=("lambda",),
+        ge=0,
+    )
+    nll_scope: NllScope = setting(
+        "response",
+        help="Tokens of the likelihood term: the chosen reply's, or its prompt's too, as in the "
+        "code of the paper and of TRL.",
+        section="Optimization",
+    )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_together(self) -> None:
+        super().check_together()
         if self.batch_tokens is not None:
-            rule = "--batch-tokens must be at least twice --max-length, to hold a pair"
-            require(self.batch_tokens >= 2 * self.max_length, rule, self.batch_tokens)
-        require(self.beta >= 0, "--beta must be at least 0", self.beta)
+            rule = f"at least twice `max_length`, to hold a pair: {2 * self.max_length}"
+            self.require("batch_tokens", self.batch_tokens >= 2 * self.max_length, rule)
