@@ -119,6 +119,8 @@ class Setting:
             and (self.le is None or value <= self.le)
         ):
             self.require(False, self._range(), value)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        self.require(finite, "a finite number", value)
         return value
 
     def require(self, condition: bool, rule: str, value: object) -> None:
@@ -138,9 +140,7 @@ class Setting:
         if kind is int and isinstance(value, Integral):
             return int(value)
         if kind is float and isinstance(value, Real):
-            number = _float(value)
-            self.require(math.isfinite(number), "a finite number", value)
-            return number
+            return _float(value)
         if self.is_list and isinstance(value, list | tuple):
             return tuple(self._text(item) for item in value)
         text = self._text(value)
