@@ -215,7 +215,7 @@ def unfinished(out: Path, **settings: Any) -> Path:
     ("flags", "said"),
     [
         (["--seed", "8"], "started with --seed 7, not 8. Leave --seed out"),
-        (["--config", "reference"], "started with --lr .* Leave --config reference out"),
+        (["--config", "reference"], "started with .* Leave --config reference out"),
     ],
 )
 def test_resume_refuses_another_setting(tmp_path: Path, flags: list[str], said: str):
