@@ -55,7 +55,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "a number of many digits": (b'{"prompt": ' + b"9" * 5_000 + b"}\n", "a number too long"),
     "a prompt that is a number": (row(prompt=1, completion="b"), "prompt"),
     "a prompt that is null": (row(prompt=None, completion="b"), "no field prompt"),
-    "a reply that is a list of texts": (row(prompt="a", completion=["b"]), "completion"),
+    "a reply that is a list of texts": (row(prompt="a", completion=["b"]), "not an object"),
     "a reply of white space": (row(prompt="a", completion=" \n\u3000"), "empty assistant message"),
     "a reply of control characters": (row(prompt="a", completion="\x07\x1b"), "empty assistant"),
     "a prompt of no messages": (row(prompt=[], completion="b"), "prompt"),

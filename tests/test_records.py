@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import pickle
 from pathlib import Path
 
 import pyarrow as pa
@@ -97,7 +98,7 @@ def test_a_broken_line_says_where_it_is_and_the_next_one_is_read(
 def test_a_file_that_is_cut_short_or_another_kind_is_named(
     tmp_path: Path, name: str, content: bytes
 ):
-    with pytest.raises(DataError, match=rf"{name} is"):
+    with pytest.raises(DataError, match=rf"{name}:? i"):
         read(write(tmp_path / name, content))
 
 
@@ -141,3 +142,85 @@ def test_a_line_that_is_too_long_is_left_out_and_the_next_one_is_read(
     assert [record.problem for record in found] == [
         "", "", "line longer than 64 MiB", "", "",
     ]  # fmt: skip
+
+
+TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+ROW = {"prompt": "Hi", "completion": "Hello!"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.json", json.dumps(ROW), [ROW]),
+        ("a.json", json.dumps(ROW, indent=2), [ROW]),
+        ("a.jsonl", json.dumps(ROW, indent=2), [ROW]),
+        ("a.json", f"{json.dumps(ROW, indent=2)}\n{json.dumps(ROW, indent=2)}\n", [ROW, ROW]),
+        ("a.jsonl", json.dumps([ROW, ROW], indent=2), [ROW, ROW]),
+        ("a.json", json.dumps({"version": "1", "data": [ROW, ROW]}), [ROW, ROW]),
+        ("a.json", json.dumps({"version": "1", "data": [ROW, ROW]}, indent=1), [ROW, ROW]),
+        ("a.json", json.dumps({"conversations": [ROW, ROW]}), [ROW, ROW]),
+        ("a.json", json.dumps({"messages": TALK}, indent=2), [{"messages": TALK}]),
+        ("a.json", json.dumps({**ROW, "x": [{"y": 1}]}), [{**ROW, "x": [{"y": 1}]}]),
+        ("a.jsonl", json.dumps(TALK), [{"messages": TALK}]),
+        ("a.jsonl", f"{json.dumps(TALK)}\n{json.dumps(TALK)}\n", [{"messages": TALK}] * 2),
+        ("a.json", json.dumps(TALK, indent=1), [{"messages": TALK}]),
+        ("a.json", json.dumps([TALK, TALK]), [{"messages": TALK}] * 2),
+        ("a.json", json.dumps({"data": [TALK, TALK]}), [{"messages": TALK}] * 2),
+        ("a.json", f"{json.dumps(ROW)}\n\n{json.dumps(ROW)}\n", [ROW, ROW]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("packed", [False, True])
+def test_records_are_found_in_every_form_of_json(
+    tmp_path: Path, name: str, text: str, expected: list[object], packed: bool
+):
+    content = b"\xef\xbb\xbf" + text.encode()
+    file = tmp_path / (f"{name}.gz" if packed else name)
+    assert values(write(file, gzip.compress(content) if packed else content)) == expected
+
+
+def test_lines_stay_lines_where_the_first_is_broken(tmp_path: Path):
+    broken, sound = b'{"prompt": "Hi\n', json.dumps(ROW).encode() + b"\n"
+    for name in ("a.jsonl", "a.json"):
+        records = read(write(tmp_path / name, broken + sound + sound))
+        assert [record.problem for record in records] == ["not JSON", "", ""]
+
+
+@pytest.mark.parametrize("levels", [101, 900, 990, 3_000])
+def test_a_record_of_thousands_of_levels_has_a_reason(tmp_path: Path, levels: int):
+    deep = b'{"prompt": "Hi", "completion": ' + b"[" * levels + b"]" * levels + b"}"
+    sound = json.dumps(ROW).encode()
+    lines = write(tmp_path / "a.jsonl", deep + b"\n" + sound)
+    assert ["deep" in record.problem for record in read(lines)] == [True, False]
+    if levels < 990:  # of more, Python cannot parse the whole file
+        listed = write(tmp_path / "a.json", b"[" + deep + b"," + sound + b"]")
+        chunks = list(read_chunks(listed))
+        assert pickle.loads(pickle.dumps(chunks)) == chunks
+        assert ["deep" in record.problem for record in read(listed)] == [True, False]
+
+
+def write_bad_text(file: Path, name: str) -> None:
+    """Write a table of three rows whose second has bytes in a column that are not UTF-8."""
+    good = pa.array(["Hi", "Oh", "Bye"])
+    offsets = pa.py_buffer(bytes([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]))
+    bad = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"a\xffc")])
+    parquet.write_table(pa.table({"prompt": good, "completion": good, name: bad}), file)
+
+
+def test_a_parquet_cell_that_cannot_be_read_loses_its_record_only(tmp_path: Path):
+    write_bad_text(tmp_path / "a.parquet", "notes")
+    problems = [record.problem for record in read(tmp_path / "a.parquet")]
+    assert problems == ["", "a cell of column notes cannot be read", ""]
+
+
+def test_a_bad_cell_of_an_irrelevant_column_loses_nothing(tmp_path: Path):
+    write_bad_text(tmp_path / "a.parquet", "source")
+    assert [record.value.get("prompt") for record in read(tmp_path / "a.parquet")] == [
+        "Hi", "Oh", "Bye",
+    ]  # fmt: skip
+
+
+def test_a_date_that_python_does_not_know_is_such_a_cell(tmp_path: Path):
+    dates = pa.array([0, 2**45], pa.timestamp("s"))
+    parquet.write_table(pa.table({"prompt": ["Hi", "Oh"], "when": dates}), tmp_path / "a.parquet")
+    problems = [record.problem for record in read(tmp_path / "a.parquet")]
+    assert problems == ["", "a cell of column when cannot be read"]

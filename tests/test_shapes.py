@@ -1,9 +1,10 @@
 """Records of every shape that others write become the same samples and pairs."""
 
+import json
 import math
 import pickle
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +18,7 @@ from gpt2chat.core.inputs.shapes import (
     Filtered,
     PreferenceShape,
     detect,
+    read_record,
     shape_named,
 )
 from gpt2chat.core.text.conversations import Conversation, Preference
@@ -44,13 +46,23 @@ def chat_shape(row: dict[str, Any]) -> ChatShape:
 
 
 def samples(row: dict[str, Any]) -> list[Conversation]:
-    return chat_shape(row).convert(row)
+    return cast(list[Conversation], read(row, chat_shape(row)))
 
 
 def pair(row: dict[str, Any]) -> Preference:
     shape = detect(row, PREFERENCE_SHAPES)
     assert shape is not None
-    return shape.convert(row)
+    (content,) = read(row, shape)
+    assert isinstance(content, Preference)
+    return content
+
+
+def read(row: dict[str, Any], shape: ChatShape | PreferenceShape) -> Sequence[object]:
+    """Return what a record gives; raise why it gives nothing."""
+    reading = read_record(row, shape)
+    if not reading.contents:
+        raise reading.problems[0]
+    return reading.contents
 
 
 @pytest.mark.parametrize(
@@ -93,7 +105,7 @@ def test_every_preference_shape_gives_the_same_pair(name: str, row: dict[str, An
     shape = detect(row, PREFERENCE_SHAPES)
     assert shape is not None
     assert shape.name == name
-    found = shape.convert(row)
+    found = pair(row)
     assert (found.prompt.as_dicts(), found.chosen, found.rejected) == ([USER], "Hello!", "What?")
 
 
@@ -156,7 +168,7 @@ def test_a_shape_is_had_by_its_name():
 
 def test_an_unknown_name_is_refused_with_the_known_ones_in_one_line():
     with pytest.raises(
-        ConfigError, match="'hh' is no known shape. Known: messages, sharegpt, "
+        ConfigError, match="'hh' is not a known shape. Give one of these: messages, sharegpt, "
     ) as e:
         shape_named("hh", CHAT_SHAPES)
     assert "\n" not in str(e.value)
@@ -289,19 +301,22 @@ def test_a_tie_in_score_is_one_in_every_shape(prompt: str | None):
         ({"messages": []}, "field messages is not a list of messages"),
         ({"messages": [USER] * 2001}, "more than 2,000 messages"),
         ({"messages": [USER, "Hi"]}, "message is not an object"),
-        ({"messages": [USER, {"role": "bot", "content": "x"}]}, "unknown role 'bot'"),
+        ({"messages": [USER, {"role": "king", "content": "x"}]}, "unknown role 'king'"),
         ({"messages": [USER, {"content": "x"}]}, "unknown role NoneType"),
-        ({"messages": [USER, {"role": "tool", "content": "x"}, REPLY]}, "tool message"),
-        ({"messages": [USER, {"role": "function", "content": "x"}, REPLY]}, "tool message"),
-        ({"messages": [USER, {"role": "assistant", "content": None}]}, "without content"),
-        ({"messages": [USER, {"role": "assistant", "tool_calls": []}]}, "without content"),
-        ({"messages": [{"role": "user", "content": None}]}, "message content is not text"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "a part that is not"),
-        ({"messages": [{"role": "user", "content": ["Hi"]}]}, "a part that is not"),
+        ({"messages": [USER, {"role": "tool", "content": "x"}, REPLY]}, "tool call"),
+        ({"messages": [USER, {"role": "function", "content": "x"}, REPLY]}, "tool call"),
+        ({"messages": [USER, {"role": "assistant", "content": None}]}, "empty assistant message"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": []}]}, "empty assistant"),
+        ({"messages": [{"role": "user", "content": None}]}, "empty user message"),
+        ({"messages": [{"role": "user", "content": 1}]}, "message content is not text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "image"),
+        ({"messages": [{"role": "user", "content": [1]}]}, "a part that is not"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "a part without text"),
+        ({"messages": [{"role": "user", "content": [{"type": "x"}]}]}, "a part of type 'x'"),
         ({"messages": [{"role": "user", "content": []}]}, "empty user message"),
         ({"messages": [USER]}, "no assistant message to train on"),
-        ({"conversations": [{"from": "bot", "value": "x"}]}, "unknown role 'bot'"),
-        ({"conversations": [{"from": "observation", "value": "x"}]}, "tool message"),
+        ({"conversations": [{"from": "king", "value": "x"}]}, "unknown role 'king'"),
+        ({"conversations": [{"from": "observation", "value": "x"}]}, "tool call"),
         ({"conversations": "Hi"}, "field conversations is not a list of messages"),
         ({"prompt": "Hi", "completion": " "}, "empty assistant message"),
         ({"prompt": [USER, REPLY], "completion": "x"}, "prompt ends with an assistant"),
@@ -320,7 +335,7 @@ def test_a_record_that_is_no_conversation_is_refused(row: dict[str, Any], reason
 @pytest.mark.parametrize("shape", [*CHAT_SHAPES, *PREFERENCE_SHAPES], ids=lambda shape: shape.name)
 def test_a_field_that_is_missing_is_named(shape: ChatShape | PreferenceShape):
     with pytest.raises(RowError, match="no field"):
-        shape.convert({})
+        read({}, shape)
 
 
 def nested(depth: int) -> Any:
@@ -379,13 +394,11 @@ def assert_only_row_errors(row: Mapping[str, Any]) -> None:
 
 
 def assert_converts(shape: ChatShape | PreferenceShape, row: Mapping[str, Any]) -> None:
-    try:
-        found = shape.convert(row)
-    except RowError as error:
-        assert len(error.reason) < 100  # noqa: PT017
-        return
-    texts = [found.chosen, found.rejected] if isinstance(found, Preference) else []
-    assert all(text.encode() for text in texts)
+    reading = read_record(row, shape)
+    assert reading.contents or reading.problems
+    assert all(len(problem.reason) < 100 for problem in reading.problems)
+    pairs = [content for content in reading.contents if isinstance(content, Preference)]
+    assert all(text.encode() for pair in pairs for text in (pair.chosen, pair.rejected))
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
@@ -410,3 +423,364 @@ def test_a_reply_that_is_labelled_as_bad_is_no_sample():
     assert len(samples({**row, "label": True})) == len(samples({**row, "label": None})) == 1
     with pytest.raises(Filtered, match="reply labelled as bad"):
         samples({**row, "label": False})
+
+
+def shown(row: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return what a record trains: all texts of each sample, or of the pair."""
+    shape = detect(row, PREFERENCE_SHAPES if "chosen" in row else CHAT_SHAPES)
+    assert shape is not None
+    texts: list[tuple[str, ...]] = []
+    for content in read_record(row, shape).contents:
+        if isinstance(content, Preference):
+            prompt = tuple(message.content for message in content.prompt.messages)
+            texts.append((*prompt, content.chosen, content.rejected))
+        else:
+            texts.append(tuple(message.content for message in content.messages))
+    return texts
+
+
+def reasons(row: dict[str, Any]) -> list[str]:
+    shape = detect(row, PREFERENCE_SHAPES if "chosen" in row else CHAT_SHAPES)
+    assert shape is not None
+    return [problem.reason for problem in read_record(row, shape).problems]
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+TOOL_CALLS = [{"type": "function", "function": {"name": "weather", "arguments": "{}"}}]
+
+
+def replied(text: str, **fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **fields}
+
+
+LABELLED = [
+    {"messages": [USER, REPLY]},
+    {"conversations": [HI, HELLO]},
+    {"prompt": "Hi", "completion": "Hello!"},
+    {"instruction": "Hi", "output": "Hello!"},
+]
+
+
+@pytest.mark.parametrize("row", LABELLED, ids=lambda row: "-".join(row))
+@pytest.mark.parametrize("name", ["label", "kto_tag"])
+@pytest.mark.parametrize("label", [False, 0, 0.0, -1, "false", "False", " FALSE ", "0", "bad"])
+def test_a_reply_with_a_bad_label_is_left_out_in_every_shape(
+    row: dict[str, Any], name: str, label: Any
+):
+    assert shown({**row, name: label}) == []
+    assert reasons({**row, name: label}) == ["reply labelled as bad"]
+
+
+@pytest.mark.parametrize("row", LABELLED, ids=lambda row: "-".join(row))
+@pytest.mark.parametrize("label", [True, 1, 1.0, "true", "good", None])
+def test_a_reply_with_a_good_label_is_trained_in_every_shape(row: dict[str, Any], label: Any):
+    assert shown({**row, "label": label}) == [("Hi", "Hello!")]
+
+
+@pytest.mark.parametrize("label", ["sports", 3, 0.5, ["false"], {"a": 0}])
+def test_a_label_that_says_neither_good_nor_bad_is_reported(label: Any):
+    row = {**LABELLED[0], "label": label}
+    assert read_record(row, chat_shape(row)).unused == ["label"]
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *({name: value} for name in ("weight", "train", "training", "loss")
+          for value in (0, 0.0, False, "false")),
+        {"training_detail": [{"begin_offset": 0, "end_offset": 3, "train": False}]},
+        {"finish_reason": "length"},
+        {"cut": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_reply_that_is_marked_as_not_trained_is_context(mark: dict[str, Any]):
+    messages = [USER, replied("No idea.", **mark), USER, replied("Lima.", weight=1, train=True)]
+    assert shown({"messages": messages}) == [("Hi", "No idea.", "Hi", "Lima.")]
+    assert len(reasons({"messages": messages})) == 1
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"cut": True}], ids=str)
+def test_a_mark_on_the_record_holds_for_all_of_it(mark: dict[str, Any]):
+    for row in (*LABELLED, {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}):
+        assert shown({**row, **mark}) == []
+
+
+def test_a_weight_that_is_neither_0_nor_1_is_reported():
+    row = {"messages": [USER, replied("Lima.", weight=0.5)]}
+    assert read_record(row, chat_shape(row)).unused == ["messages.weight"]
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+@pytest.mark.parametrize(
+    "row",
+    [*LABELLED, {"prompt": [USER], "completion": [REPLY]}, {"question": "Hi", "response": "Hello!"},
+     {"messages": [{"role": "system", "content": ""}, USER, REPLY]},
+     {"messages": [SYSTEM, USER, REPLY]}],
+    ids=lambda row: "-".join(row),
+)  # fmt: skip
+def test_the_system_prompt_of_a_record_is_used_in_every_shape(name: str, row: dict[str, Any]):
+    assert shown({**row, name: "Be brief."}) == [("Be brief.", "Hi", "Hello!")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PAIR,
+        {"chosen": CHOSEN, "rejected": REJECTED},
+        {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"},
+        {"question": "Hi", "chosen": "Hello!", "rejected": "What?"},
+        {"conversations": [HI], "chosen": HELLO, "rejected": {"from": "gpt", "value": "What?"}},
+        {"instruction": "", "input": "Hi", "chosen": "Hello!", "rejected": "What?"},
+    ],
+)
+def test_the_system_prompt_of_a_pair_is_used_in_every_shape(row: dict[str, Any]):
+    assert shown({**row, "system": "Be brief."}) == [("Be brief.", "Hi", "Hello!", "What?")]
+
+
+@pytest.mark.parametrize("empty", ["", " ", None])
+def test_an_empty_system_prompt_is_the_default_one(empty: str | None):
+    messages = [{"role": "system", "content": empty}, USER, REPLY]
+    for row in ({"messages": messages}, {"messages": [USER, REPLY], "system": empty}):
+        assert shown(row) == [("Hi", "Hello!")]
+
+
+def test_two_different_system_prompts_are_not_guessed_at():
+    assert reasons({"messages": [SYSTEM, USER, REPLY], "system": "Be kind."}) == [
+        "two system prompts"
+    ]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [["Is it you?", "Yes."]],
+        '[["Is it you?", "Yes."]]',
+        [{"role": "user", "content": "Is it you?"}, {"role": "assistant", "content": "Yes."}],
+    ],
+    ids=["pairs", "JSON text", "messages"],
+)
+def test_history_stands_before_the_question(history: Any):
+    row = {"instruction": "Sum up.", "input": "A text.", "output": "A.", "history": history}
+    assert shown(row) == [("A text.", "Is it you?", "Yes.", "Sum up.", "A.")]
+    assert shown({"prompt": "Sum up.", "completion": "A.", "history": history}) == [
+        ("Is it you?", "Yes.", "Sum up.", "A.")
+    ]
+
+
+@pytest.mark.parametrize("history", ["Hi", [["Hi"]], [1], {"a": 1}, [["Hi", 1]]])
+def test_a_history_that_cannot_be_read_is_not_passed_over(history: Any):
+    row = {"instruction": "Sum up.", "output": "A.", "history": history}
+    assert (shown(row), len(reasons(row))) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    "document",
+    ["<noinput>", "No input", "N/A", "None", "<no input>.", "No Input", "noinput", "n/a",
+     "No input required.", "nan", "NULL", "(none)", " \n", float("nan")],
+)  # fmt: skip
+def test_alpacas_ways_to_say_that_there_is_no_document_are_none(document: Any):
+    row = {"instruction": "Name a fish.", "input": document, "output": "A cod."}
+    assert shown(row) == [("Name a fish.", "A cod.")]
+
+
+@pytest.mark.parametrize("document", ["None of them came.", "5", "[]", "()", "Input: no"])
+def test_a_short_document_is_one(document: str):
+    row = {"instruction": "Name a fish.", "input": document, "output": "A cod."}
+    assert shown(row) == [(document, "Name a fish.", "A cod.")]
+
+
+@pytest.mark.parametrize("empty", ["", "  ", None])
+def test_with_an_empty_instruction_the_input_is_the_question(empty: str | None):
+    row = {"instruction": empty, "input": "Name a bird.", "output": "A robin."}
+    (sample,) = read(row, shape_named("alpaca", CHAT_SHAPES))
+    assert isinstance(sample, Conversation)
+    assert [message.content for message in sample.messages] == ["Name a bird.", "A robin."]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["\n\nHuman: Hi\n\nAssistant:", "Human: Hi\n\nAssistant: ", "\n\nHuman: Hi"]
+)
+def test_a_transcript_in_the_prompt_is_parsed(prompt: str):
+    row = {"prompt": prompt, "chosen": " Hello!", "rejected": " What?"}
+    assert shown(row) == [("Hi", "Hello!", "What?")]
+    assert shown({"prompt": prompt, "completion": " Hello!"}) == [("Hi", "Hello!")]
+    assert shown({"prompt": prompt, "chosen": CHOSEN, "rejected": REJECTED}) == shown(row)
+
+
+def test_an_instruction_may_quote_a_transcript():
+    asked = "Human: Hi\n\nAssistant: Hello!\n\nWho speaks first?"
+    assert shown({"instruction": asked, "output": "Human."}) == [(asked, "Human.")]
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "a.jpg"}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER, REPLY], "images": ["a.jpg"]},
+        {"conversations": [HI, HELLO], "image": "a.jpg"},
+        {"conversations": [{"from": "human", "value": "<image>\nWhat is this?"}, HELLO]},
+        {"messages": [{"role": "user", "content": "What is this? <image>"}, REPLY]},
+        {"messages": [{"role": "user", "content": [PICTURE]}, REPLY]},
+        {"messages": [{"role": "user", "content": [*parts("Hi"), PICTURE]}, REPLY]},
+        {"messages": [{**USER, "images": ["a.jpg"]}, REPLY]},
+        {"prompt": "<image>Hi", "completion": "Hello!"},
+        {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?", "images": ["a.jpg"]},
+        {"instruction": "Hi", "output": "Hello!", "image": {"bytes": "x"}},
+    ],
+)
+def test_what_needs_a_picture_is_left_out(row: dict[str, Any]):
+    assert (shown(row), reasons(row)) == ([], ["image"])
+
+
+@pytest.mark.parametrize("nothing", [None, [], "", False, {"bytes": None, "path": None}])
+def test_a_record_without_its_picture_is_text(nothing: Any):
+    assert shown({"messages": [USER, REPLY], "images": nothing}) == [("Hi", "Hello!")]
+
+
+def test_text_may_speak_of_the_image_tag():
+    asked = {"role": "user", "content": "What does <image> mean in SVG?"}
+    assert len(shown({"messages": [asked, REPLY]})) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        replied("Let me look.", tool_calls=TOOL_CALLS),
+        {"role": "assistant", "content": None, "tool_calls": TOOL_CALLS},
+        {"role": "assistant", "content": "", "function_call": {"name": "weather"}},
+        {"from": "function_call", "value": "{}"},
+        {"role": "Tool", "content": "sunny"},
+        {"from": "observation", "value": "sunny"},
+        replied('<tool_call>{"name": "weather"}</tool_call>'),
+        replied('<functioncall> {"name": "weather"}'),
+        {"role": "assistant", "content": [{"type": "tool_use", "name": "weather"}]},
+        {"role": "assistant", "content": [{"type": "python", "text": "1+1"}]},
+    ],
+    ids=str,
+)
+def test_a_tool_call_and_what_follows_it_is_left_out_under_that_name(call: dict[str, Any]):
+    row = {"messages": [USER, REPLY, USER, call, {"role": "tool", "content": "x"}, USER, WORSE]}
+    assert shown(row) == [("Hi", "Hello!")]
+    assert reasons(row) == ["tool call"]
+
+
+def test_fields_for_tools_that_are_empty_are_no_tool_call():
+    reply = {**REPLY, "tool_calls": None, "function_call": {"name": None, "arguments": None}}
+    assert shown({"messages": [USER, reply], "tools": "[]"}) == [("Hi", "Hello!")]
+
+
+@pytest.mark.parametrize(
+    ("messages", "samples", "reason"),
+    [
+        ([USER, replied(""), USER, REPLY], [("Hi", "Hi", "Hello!")], "empty assistant message"),
+        ([USER, REPLY, {**USER, "content": " "}, WORSE], [("Hi", "Hello!")], "empty user message"),
+        ([USER, REPLY, {"role": "king", "content": "x"}, USER, WORSE], [("Hi", "Hello!")],
+         "unknown role 'king'"),
+        ([USER, REPLY, SYSTEM, USER, WORSE], [("Hi", "Hello!")],
+         "system message not at the beginning"),
+        ([USER, REPLY, WORSE], [("Hi", "Hello!")], "reply without a user message before it"),
+    ],
+)  # fmt: skip
+def test_a_bad_turn_leaves_the_samples_that_are_sound(
+    messages: list[dict[str, Any]], samples: list[tuple[str, ...]], reason: str
+):
+    row = {"messages": messages}
+    found = shown(row)
+    assert found[: len(samples)] == samples
+    assert reason in reasons(row)
+
+
+def test_a_reply_to_an_empty_message_is_not_trained_as_the_answer_to_an_earlier_one():
+    messages = [USER, {**USER, "content": ""}, REPLY, USER, WORSE]
+    assert shown({"messages": messages}) == [("Hi", "Hello!", "Hi", "What?")]
+
+
+@pytest.mark.parametrize(
+    ("spelling", "role"),
+    [
+        ("developer", "system"), ("System", "system"), ("DEVELOPER", "system"),
+        ("model", "assistant"), ("GPT", "assistant"), ("Assistant", "assistant"),
+        ("bot", "assistant"), ("Human", "user"), ("USER", "user"), (" user ", "user"),
+    ],
+)  # fmt: skip
+def test_roles_are_known_in_any_spelling_and_capitals(spelling: str, role: str):
+    roles = {"system": spelling, "user": "user", "assistant": "assistant"}
+    roles |= {role: spelling}
+    turns = [{"role": roles[name], "content": name} for name in ("system", "user", "assistant")]
+    for row in ({"messages": turns}, {"conversations": turns}, {"conversation": turns}):
+        assert shown(row) == [("system", "user", "assistant")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": json.dumps([USER, REPLY])},
+        {"conversations": json.dumps([HI, HELLO], indent=1)},
+        {"prompt": json.dumps([USER]), "completion": json.dumps([REPLY])},
+        {"prompt": json.dumps(USER), "completion": json.dumps(REPLY)},
+    ],
+)
+def test_messages_as_json_text_are_parsed(row: dict[str, Any]):
+    assert shown(row) == [("Hi", "Hello!")]
+
+
+def test_a_pair_as_json_text_is_parsed():
+    sides = {name: json.dumps(side) for name, side in PAIR.items()}
+    assert shown(sides) == [("Hi", "Hello!", "What?")]
+
+
+@pytest.mark.parametrize("text", ['{"role": "king"', '["role"]', '{"role": 1, "a": "from"'])
+def test_other_text_that_looks_like_json_stays_text(text: str):
+    assert shown({"prompt": text, "completion": "Hello!"}) == [(text, "Hello!")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "value": "Hi"}],
+        [{"type": "input_text", "text": "Hi"}],
+        [{"text": "Hi"}],
+        ["Hi"],
+        {"type": "text", "text": "Hi"},
+    ],
+)
+def test_the_parts_of_a_content_are_read_in_every_spelling(content: Any):
+    assert shown({"messages": [{"role": "user", "content": content}, REPLY]}) == [("Hi", "Hello!")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [HI], "chosen": HELLO, "rejected": {"from": "gpt", "value": "What?"}},
+        {"conversations": [HI], "chosen": [HELLO], "rejected": [{"from": "gpt", "value": "What?"}]},
+        {"messages": [USER], "chosen": REPLY, "rejected": WORSE},
+        {"prompt": "Hi", "chosen": REPLY, "rejected": WORSE},
+        {"instruction": "Hi", "input": "", "chosen": "Hello!", "rejected": "What?"},
+        {"system": "", "question": "Hi", "chosen": "Hello!", "rejected": "What?"},
+        {"prompt": "Hi", "messages": [USER, REPLY], **PAIR},
+        {"prompt": CHOSEN.removesuffix(" Hello!"), "chosen": CHOSEN, "rejected": REJECTED},
+    ],
+)
+def test_pairs_are_read_as_others_write_them(row: dict[str, Any]):
+    shape = detect(row, PREFERENCE_SHAPES)
+    assert shape is not None
+    (found,) = read(row, shape)
+    assert isinstance(found, Preference)
+    assert (found.prompt.as_dicts(), found.chosen, found.rejected) == ([USER], "Hello!", "What?")
+    assert read_record(row, shape).unused == []
+
+
+def test_the_document_and_the_history_of_a_pair_are_part_of_its_prompt():
+    row = {"instruction": "Sum up.", "input": "A text.", "history": [["a", "b"]]}
+    assert shown({**row, "chosen": "A.", "rejected": "B."}) == [
+        ("A text.", "a", "b", "Sum up.", "A.", "B.")
+    ]
+
+
+def test_a_prompt_beside_whole_sides_is_what_they_begin_with():
+    assert shown({"prompt": [SYSTEM, USER], **PAIR}) == [("Be brief.", "Hi", "Hello!", "What?")]
+    other = {"prompt": [{"role": "user", "content": "Bye"}], **PAIR}
+    assert reasons(other) == ["the prompt is not what the sides begin with"]

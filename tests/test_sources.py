@@ -67,7 +67,7 @@ def test_a_shape_is_forced_for_one_source_or_for_all_of_ones_own(tmp_path: Path)
     ("settings", "said"),
     [
         ({"shape": ("c.jsonl=hh",)}, "--shape c.jsonl: no source has this name, only a.jsonl"),
-        ({"shape": ("hh",)}, "'hh' is no known shape. Known: messages"),
+        ({"shape": ("hh",)}, "'hh' is not a known shape. Give one of these: messages"),
         ({"mix": ("alpaca=2",)}, "--mix alpaca: no source has this name, only a.jsonl"),
     ],
 )

@@ -1,14 +1,14 @@
 """One template, in Python and in Jinja; the prompt is the beginning of what is trained."""
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from gpt2chat.core.inputs.shapes import CHAT_SHAPES, detect
+from gpt2chat.core.inputs.shapes import CHAT_SHAPES, detect, read_record
 from gpt2chat.core.model.checkpoint import chat_tokenizer
 from gpt2chat.core.text.conversations import Conversation, Message
 from gpt2chat.core.text.template import SPECIAL_TOKENS, render, to_text
@@ -38,7 +38,7 @@ def bundled() -> list[Conversation]:
     for row in rows:
         shape = detect(row, CHAT_SHAPES)
         assert shape is not None
-        samples += shape.convert(row)
+        samples += cast(list[Conversation], read_record(row, shape).contents)
     return samples
 
 

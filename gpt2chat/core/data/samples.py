@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from gpt2chat.core.data.shards import Kind, Pair, Sample
 from gpt2chat.core.data.tally import Tally
@@ -11,7 +11,7 @@ from gpt2chat.core.errors import RowError
 from gpt2chat.core.inputs.datafiles import Split
 from gpt2chat.core.inputs.mend import is_destroyed, mend
 from gpt2chat.core.inputs.records import Record
-from gpt2chat.core.inputs.shapes import ChatShape, PreferenceShape, has_keys
+from gpt2chat.core.inputs.shapes import ChatShape, PreferenceShape, read_record
 from gpt2chat.core.text.conversations import Conversation, Message, Preference
 
 SHORTENED = "early turns dropped"
@@ -55,45 +55,36 @@ def held_out(group: str, share: float, seed: int) -> bool:
     return int.from_bytes(digest[:8]) < share * 2**64
 
 
-def chat_items(record: Record, shape: ChatShape, sides: Sides, tally: Tally) -> Iterator[Item]:
-    """Yield a sample for each reply in a record; one that cannot be used is rejected."""
-    name = tally.source
-    try:
-        for conversation in shape.convert(require_keys(record, shape.keys)):
-            conversation, remarks = mended_sample(conversation)
-            group = opening(conversation)
-            sample = Sample(content_id(name, conversation), name, group, conversation)
-            yield Item("sft", sides.of(group), sample, record.file, record.line, remarks)
-    except RowError as error:
-        tally.reject(record, error)
-
-
-def pair_items(
-    record: Record, shape: PreferenceShape, sides: Sides, tally: Tally
+def record_items(
+    record: Record, shape: ChatShape | PreferenceShape, sides: Sides, tally: Tally
 ) -> Iterator[Item]:
-    """Yield the pair in a record; one that cannot be used is rejected."""
-    try:
-        preference, remarks = mended_pair(shape.convert(require_keys(record, shape.keys)))
-    except RowError as error:
-        tally.reject(record, error)
-        return
+    """Yield the samples or the pair in a record; what of it cannot be used is counted."""
+    contents, problems, unused = read_record(record.value, shape)
+    items: list[Item] = []
+    problems = list(problems)
+    for content in contents:
+        try:
+            items.append(_item(content, record, sides, tally.source))
+        except RowError as error:
+            problems.append(error)
+    for problem in problems:
+        tally.reject(record, problem, whole=not items)
+    if items:
+        tally.unused.update(unused)
+    yield from items
+
+
+def _item(content: Conversation | Preference, record: Record, sides: Sides, source: str) -> Item:
+    if isinstance(content, Conversation):
+        conversation, remarks = mended_sample(content)
+        group = opening(conversation)
+        sample = Sample(content_id(source, conversation), source, group, conversation)
+        return Item("sft", sides.of(group), sample, record.file, record.line, remarks)
+    preference, remarks = mended_pair(content)
     group = opening(preference.prompt)
-    name = tally.source
-    row_id = content_id(name, preference.prompt, preference.chosen, preference.rejected)
-    pair = Pair(row_id, name, group, preference)
-    yield Item("preference", sides.of(group), pair, record.file, record.line, remarks)
-
-
-def require_keys(record: Record, keys: Sequence[str]) -> dict[str, Any]:
-    """Return the record's fields.
-
-    Raises:
-        RowError: One that its shape needs is missing.
-    """
-    missing = [key for key in keys if not has_keys(record.value, (key,))]
-    if missing:
-        raise RowError(f"no field {missing[0]}")
-    return record.value
+    row_id = content_id(source, preference.prompt, preference.chosen, preference.rejected)
+    pair = Pair(row_id, source, group, preference)
+    return Item("preference", sides.of(group), pair, record.file, record.line, remarks)
 
 
 def mended_sample(conversation: Conversation) -> tuple[Conversation, frozenset[str]]:

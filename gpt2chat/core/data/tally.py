@@ -27,12 +27,16 @@ class Tally:
     """Records that were used without one of their fields, by its name."""
     rejected: list[str] = field(default_factory=list[str])
 
-    def reject(self, record: Record, error: RowError) -> None:
-        """Count a record, and keep it aside unless it is sound and only not wanted."""
+    def reject(self, record: Record, error: RowError, *, whole: bool = True) -> None:
+        """Count a record, and keep it aside unless it is sound and only not wanted.
+
+        Args:
+            whole: Nothing of the record is used; False where only some of its replies are lost.
+        """
         self.dropped[error.reason] += 1
         if isinstance(error, Filtered):
             return
-        self.bad += 1
+        self.bad += whole
         self.first_bad = self.first_bad or f"{record.where}: {error.reason}"
         text = record.text or json.dumps(record.value, default=str)
         self.rejected.append(

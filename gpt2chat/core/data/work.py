@@ -9,7 +9,7 @@ from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.data.near import signatures
 from gpt2chat.core.data.parts import Entry, Part, read_part, write_part
 from gpt2chat.core.data.rows import Row, pair_row, sample_row
-from gpt2chat.core.data.samples import SHORTENED, TYPED, Item, Sides, chat_items, pair_items
+from gpt2chat.core.data.samples import SHORTENED, TYPED, Item, Sides, record_items
 from gpt2chat.core.data.shards import Pair, Sample
 from gpt2chat.core.data.tally import Tally, rejected_line
 from gpt2chat.core.data.trees import Branches, tree_items
@@ -78,10 +78,8 @@ def _record_items(task: Records, sides: Sides, tally: Tally) -> Iterator[Item]:
         shape = detect(record.value, FEEDBACK_SHAPES) if task.mixed else task.shape
         if record.problem or shape is None:
             tally.reject(record, RowError(record.problem or "neither a sample nor a pair"))
-        elif isinstance(shape, ChatShape):
-            yield from chat_items(record, shape, sides, tally)
         else:
-            yield from pair_items(record, shape, sides, tally)
+            yield from record_items(record, shape, sides, tally)
 
 
 def _entries(items: Iterable[Item], tally: Tally, window: int) -> Iterator[Entry]:

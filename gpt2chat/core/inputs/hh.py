@@ -1,4 +1,4 @@
-"""Anthropic HH's transcripts: one text with `Human:` and `Assistant:` turns."""
+"""Parse Anthropic HH's transcripts: one text with `Human:` and `Assistant:` turns."""
 
 import re
 
@@ -17,16 +17,22 @@ def is_transcript(value: object) -> bool:
     return isinstance(value, str) and _BEGINNING.match(value) is not None
 
 
-def parse_transcript(text: str) -> Conversation:
+def parse_transcript(text: str, *, prompt: bool = False) -> Conversation:
     """Return the conversation in a transcript.
 
         "\\n\\nHuman: Hi\\n\\nAssistant: Hello!"
 
+    Args:
+        prompt: The transcript ends where a reply begins, so an empty last turn of the assistant
+            is where the reply goes.
+
     Raises:
-        RowError: It does not begin with a turn, a turn is empty, or the order wrong.
+        RowError: It does not begin with a turn, a turn is empty, or the order is wrong.
     """
     if not is_transcript(text):
         raise RowError("transcript does not begin with Human: or Assistant:")
     _, *parts = _TURN.split(text)
-    turns = zip(parts[::2], parts[1::2], strict=True)
+    turns = list(zip(parts[::2], parts[1::2], strict=True))
+    if prompt and turns[-1][0] == "Assistant" and not turns[-1][1].strip():
+        del turns[-1]
     return Conversation(tuple(Message(SPEAKERS[speaker], said) for speaker, said in turns))

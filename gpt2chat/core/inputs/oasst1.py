@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from gpt2chat.core.errors import RowError
-from gpt2chat.core.inputs.shapes import brief
-from gpt2chat.core.text.conversations import Conversation, Message, Role
+from gpt2chat.core.text.conversations import Conversation, Message, Role, brief
 
 KEYS = ("message_id", "text", "role")
 """Fields that every message row has, beside `parent_id`, which a root leaves empty."""

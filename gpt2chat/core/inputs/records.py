@@ -1,4 +1,4 @@
-"""Records of data files and of the Hub, read in chunks that one worker handles at a time."""
+"""Read the records of data files and of the Hub, in chunks that one worker handles at a time."""
 
 import json
 from collections.abc import Iterator
@@ -9,6 +9,9 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.inputs.datafiles import Split as Split
 from gpt2chat.core.inputs.datafiles import opened, readable
+from gpt2chat.core.inputs.fields import IRRELEVANT
+from gpt2chat.core.inputs.shapes import CHAT_SHAPES, MESSAGES, PREFERENCE_SHAPES, detect
+from gpt2chat.core.text.bounded_json import NestedTooDeep, is_too_deep, parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +48,12 @@ class Record:
         return f"{self.file}, {'line' if '.jsonl' in self.file else 'record'} {self.line}"
 
 
+class Broken(NamedTuple):
+    """Stands for a record that cannot be given to another process, or cannot be read."""
+
+    problem: str
+
+
 class Chunk(NamedTuple):
     """Up to `CHUNK_ROWS` records that follow each other, not parsed yet."""
 
@@ -62,7 +71,7 @@ class Chunk(NamedTuple):
         """Yield the records in order, broken ones with what is wrong."""
         for number, line in self.lines:
             yield _parsed(self.file, number, line)
-        values = self.values if self.table is None else cast(list[Any], self.table.to_pylist())
+        values = self.values if self.table is None else _table_rows(self.table)
         for number, value in enumerate(values, start=self.first):
             yield _record(self.file, number, value)
 
@@ -86,8 +95,8 @@ def read_chunks(file: Path) -> Iterator[Chunk]:
     with readable(file):
         if file.suffix == ".parquet":
             yield from _parquet(file)
-        elif ".json" in file.suffixes and _is_list(file):
-            yield from _list(file)
+        elif _is_whole(file):
+            yield from _whole(file)
         else:
             yield from _lines(file)
 
@@ -123,12 +132,12 @@ def _parsed(name: str, number: int, line: bytes) -> Record:
     if len(line) > LINE_BYTES:
         return _broken(name, number, TOO_LONG_A_LINE, line)
     try:
-        value: Any = json.loads(line.decode())  # of bytes, it would guess the encoding
+        value: Any = parse_json(line.decode())  # of bytes, it would guess the encoding
     except UnicodeDecodeError:
         return _broken(name, number, "not UTF-8", line)
     except json.JSONDecodeError:
         return _broken(name, number, "not JSON", line)
-    except RecursionError:
+    except NestedTooDeep:
         return _broken(name, number, "not JSON: nested too deep", line)
     except ValueError:  # int() refuses numbers of more than 4,300 digits
         return _broken(name, number, "not JSON: a number too long", line)
@@ -140,28 +149,96 @@ def _broken(name: str, number: int, problem: str, line: bytes) -> Record:
 
 
 def _record(name: str, number: int, value: Any) -> Record:
+    if isinstance(value, Broken):
+        return Record(name, number, {}, value.problem)
+    if _is_talk(value):
+        return Record(name, number, {"messages": value})  # nanochat's own format
     if isinstance(value, dict):
         return Record(name, number, cast(dict[str, Any], value))
     text = json.dumps(value, default=str)[:KEPT_TEXT]
     return Record(name, number, {}, "not an object with named fields", text)
 
 
-def _is_list(file: Path) -> bool:
+def _is_talk(value: object) -> bool:
+    """Return whether a value is a list of messages."""
+    entries = cast(list[object], value) if isinstance(value, list) else []
+    return bool(entries) and all(
+        isinstance(entry, dict) and ("role" in entry or "from" in entry) for entry in entries
+    )
+
+
+def _is_whole(file: Path) -> bool:
+    """Return whether a file is to be parsed as one text: a list, or objects over several lines."""
     with opened(file) as (text, _):
-        begins = text.read(2**16).removeprefix(BOM).lstrip()
-    return begins.startswith(b"[")
+        lines = (line.strip() for line in _read_lines(text))
+        filled = (line for line in lines if line and line != BOM)
+        first, second = next(filled, b"").removeprefix(BOM), next(filled, b"")
+    if not first.startswith((b"[", b"{")):
+        return False
+    return not second or first in (b"[", b"{") or not (_is_json(first) or _is_json(second))
 
 
-def _list(file: Path) -> Iterator[Chunk]:
-    """Yield what a JSON list holds. It is read whole: JSON Lines is the form for large files."""
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _whole(file: Path) -> Iterator[Chunk]:
+    """Yield the records of one JSON text. It is read whole: large data should be JSON Lines."""
     with opened(file) as (text, _):
         try:
-            values: list[Any] = json.loads(text.read())
+            values = _values(text.read().removeprefix(BOM).decode())
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{file} is not JSON: {error}.") from error
+            if ".json" not in file.suffixes:
+                values = None  # Lines, the first of them broken.
+            else:
+                cause = "it is nested too deep" if isinstance(error, RecursionError) else error
+                raise DataError(f"Cannot read {file}: it is not JSON ({cause}).") from error
+    if values is None:
+        yield from _lines(file)
+        return
     for first in range(0, len(values), CHUNK_ROWS):
         part = values[first : first + CHUNK_ROWS]
+        # A chunk is pickled for another process, which a value of many levels does not survive.
+        part = [Broken("nested too deep") if is_too_deep(value) else value for value in part]
         yield Chunk(file.name, first + 1, (first + len(part)) / len(values), values=part)
+
+
+def _values(text: str) -> list[Any]:
+    """Return the records in a JSON text: objects one after the other, or what one value holds."""
+    decoder, values, position = json.JSONDecoder(), list[Any](), 0
+    while position < len(text):
+        if text[position].isspace():
+            position += 1
+            continue
+        value, position = decoder.raw_decode(text, position)
+        values.append(value)
+    return _entries(values[0]) if len(values) == 1 else values
+
+
+def _entries(value: Any) -> list[Any]:
+    """Return the records in the one value of a JSON text.
+
+    A list holds records, unless it is one conversation. An object is a record, unless one of its
+    fields holds a list of records: {"version": 1, "data": [...]}.
+    """
+    if isinstance(value, list):
+        return [value] if _is_talk(value) else cast(list[Any], value)
+    record = cast(dict[str, Any], value)
+    lists = [
+        name
+        for name, entries in record.items()
+        if isinstance(entries, list)
+        and entries
+        and not _is_talk(entries)
+        and all(isinstance(entry, dict) or _is_talk(entry) for entry in cast(list[Any], entries))
+    ]
+    shape = detect(record, (*CHAT_SHAPES, *PREFERENCE_SHAPES))
+    is_wrapped = len(lists) == 1 and (shape is None or lists[0] in MESSAGES)
+    return record[lists[0]] if is_wrapped else [record]
 
 
 def _parquet(file: Path) -> Iterator[Chunk]:
@@ -173,3 +250,28 @@ def _parquet(file: Path) -> Iterator[Chunk]:
         for batch in table.iter_batches(batch_size=CHUNK_ROWS):
             yield Chunk(file.name, first, (first - 1 + len(batch)) / rows, table=batch)
             first += len(batch)
+
+
+def _table_rows(table: Any) -> list[Any]:
+    """Return the rows of a table as objects, or as what is wrong with them.
+
+    A cell may hold what Python has no value for: a text that is not UTF-8, the year 300,000.
+    """
+    import pyarrow as pa
+
+    problems = (ValueError, OverflowError, pa.ArrowException)
+    try:
+        return table.to_pylist()
+    except problems:
+        pass
+    rows: list[Any] = []
+    for number in range(table.num_rows):
+        row: dict[str, Any] = {}
+        broken = ""
+        for name in table.schema.names:
+            try:
+                row[name] = table.column(name)[number].as_py()
+            except problems:
+                broken = broken or ("" if name in IRRELEVANT else name)
+        rows.append(Broken(f"a cell of column {broken} cannot be read") if broken else row)
+    return rows

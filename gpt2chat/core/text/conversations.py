@@ -1,13 +1,37 @@
-"""Messages, conversations and preferences: what every source becomes, checked when made."""
+"""Define messages, conversations and preferences, and parse lists of messages."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast
 
 from gpt2chat.core.errors import RowError
+from gpt2chat.core.text.bounded_json import parse_json
 
 Role = Literal["system", "context", "user", "assistant"]
-ROLES: tuple[str, ...] = get_args(Role)
+ROLE_NAMES: dict[str, Role] = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    "context": "context",
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot"), "assistant"),
+}
+"""What others call the roles, in small letters: OpenAI, ShareGPT, OASST1, Gemma."""
+TOOL_CALL = "tool call"
+TOOL_ROLES = frozenset(
+    (
+        *("tool", "tool_call", "tool_response", "tool_result", "observation", "ipython"),
+        *("tools", "tool_calls", "tool_responses", "tool_results"),
+        *("function", "function_call", "function_response"),
+    )
+)
+PART_REASONS = {
+    **dict.fromkeys(("image", "image_url", "input_image", "image_path"), "image"),
+    **dict.fromkeys(("audio", "audio_url", "input_audio"), "audio"),
+    **dict.fromkeys(("video", "video_url", "input_video"), "video"),
+    **dict.fromkeys(("file", "input_file", "document"), "file"),
+    **dict.fromkeys(("tool_use", "tool_call", "tool_result", "function_call"), TOOL_CALL),
+    **dict.fromkeys(("python", "python_output"), TOOL_CALL),  # nanochat's calculator
+}
+"""Why a part of a content cannot be trained as text, by its type."""
 
 DEFAULT_SYSTEM = "You are a helpful assistant who converses with the user."
 
@@ -110,15 +134,6 @@ class Conversation:
         head = self.messages[: len(self.messages) - len(self.turns)]
         return Conversation((*head, *history, *tail))
 
-    def samples(self) -> Iterator["Conversation"]:
-        """Yield one sample for each assistant message, with what stands before it as its prompt.
-
-        An assistant message that follows no user message (a greeting) stays history.
-        """
-        for end in range(1, len(self.messages)):
-            if self.messages[end].role == "assistant" and self.messages[end - 1].role == "user":
-                yield Conversation(self.messages[: end + 1])
-
     def as_dicts(self) -> list[dict[str, str]]:
         """Return the messages in the ecosystem's shape, for JSON."""
         return [{"role": message.role, "content": message.content} for message in self.messages]
@@ -150,23 +165,103 @@ class Preference:
         object.__setattr__(self, "rejected", rejected)
 
 
+class Turn(NamedTuple):
+    """One entry of a list of messages."""
+
+    role: Role
+    text: str
+    """May be empty, which `Message` refuses."""
+    rest: dict[str, Any]
+    """The other fields of the entry; `content.name` for those of a part of its content."""
+
+
 def parse_messages(value: Any) -> Conversation:
-    """Return the conversation in a list of `{"role": …, "content": …}`.
+    """Return the conversation in a list of messages, in any spelling that `parse_turn` knows.
 
     Raises:
-        RowError: It is no such list, a role is unknown, a content no text, or the order wrong.
+        RowError: It is not such a list, a message is empty, or the order is wrong.
     """
+    turns = map(parse_turn, message_list(value, "messages"))
+    return Conversation(tuple(Message(turn.role, turn.text) for turn in turns))
+
+
+def message_list(value: Any, name: str) -> Sequence[Any]:
+    """Return a list of messages that is given as such or as JSON text, not parsed further.
+
+    Raises:
+        RowError: It is not such a list.
+    """
+    if isinstance(value, str):
+        try:
+            value = parse_json(value)
+        except ValueError:
+            raise RowError(f"field {name} is not a list of messages") from None
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise RowError("messages are not a list")
-    messages: list[Message] = []
-    for item in cast(Sequence[Any], value):
-        if not isinstance(item, Mapping):
-            raise RowError("message is not an object with role and content")
-        entry = cast(Mapping[str, Any], item)
-        role, content = entry.get("role"), entry.get("content")
-        if role not in ROLES:
-            raise RowError(f"unknown role {role!r}")
-        if not isinstance(content, str):
-            raise RowError("message content is not text")
-        messages.append(Message(cast(Role, role), content))
-    return Conversation(tuple(messages))
+        raise RowError(f"field {name} is not a list of messages")
+    return cast(Sequence[Any], value)
+
+
+def parse_turn(entry: object) -> Turn:
+    """Return one message in the spelling of OpenAI, ShareGPT, Gemma or nanochat.
+
+        {"role": "user", "content": "Hi"}        {"from": "human", "value": "Hi"}
+        {"role": "model", "content": [{"type": "text", "text": "Hello!"}]}
+
+    Raises:
+        RowError: It is not a message, a tool's or of an unknown role, or its content is not text.
+    """
+    if not isinstance(entry, Mapping):
+        raise RowError("message is not an object")
+    rest = dict(cast(Mapping[str, Any], entry))
+    role = parse_role(_take(rest, "role", "from"))
+    content = _take(rest, "content", "value", "text")
+    if isinstance(content, list):
+        return Turn(role, "\n".join(_part(part, rest) for part in cast(list[Any], content)), rest)
+    if isinstance(content, dict):
+        return Turn(role, _part(cast(dict[str, Any], content), rest), rest)
+    if content is not None and not isinstance(content, str):
+        raise RowError("message content is not text")
+    return Turn(role, content or "", rest)
+
+
+def parse_role(value: object) -> Role:
+    """Return the role that a name stands for, in any capitals.
+
+    Raises:
+        RowError: The name is a tool's or unknown.
+    """
+    name = value.strip().lower().replace("-", "_") if isinstance(value, str) else ""
+    role = ROLE_NAMES.get(name)
+    if role is None:
+        raise RowError(TOOL_CALL if name in TOOL_ROLES else f"unknown role {brief(value)}")
+    return role
+
+
+def brief(value: Any) -> str:
+    """Return a value as the reason of a `RowError` may name it: a word, or only its type."""
+    return repr(value[:20])[:20] if isinstance(value, str) else type(value).__name__
+
+
+def _take(fields: dict[str, Any], *names: str) -> Any:
+    for name in names:
+        if fields.get(name) is not None:
+            return fields.pop(name)
+    return None
+
+
+def _part(part: object, rest: dict[str, Any]) -> str:
+    """Return the text of one part of a content; its other fields are added to `rest`."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise RowError("message content has a part that is not text")
+    fields = dict(cast(dict[str, Any], part))
+    kind = _take(fields, "type")
+    if kind is not None and kind not in ("text", "input_text", "output_text"):
+        reason = PART_REASONS.get(kind) if isinstance(kind, str) else None
+        raise RowError(reason or f"a part of type {brief(kind)}")
+    text = _take(fields, "text", "value", "content")
+    if not isinstance(text, str):
+        raise RowError("message content has a part without text")
+    rest.update({f"content.{name}": value for name, value in fields.items()})
+    return text

@@ -1,0 +1,104 @@
+"""Track the fields of a record, so that none is ignored without a word.
+
+Every field of a record is used, is in `IRRELEVANT`, repeats a text that was used, or is reported.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, cast
+
+from gpt2chat.core.errors import RowError
+
+_WHICH = """
+id ids _id idx index uid uuid guid hash row_id record_id example_id sample_id item_id
+prompt_id question_id task_id conv_id conversation_id conversation_hash dialog_id dialogue_id
+session_id thread_id message_id parent_id message_tree_id tree_id turn_id turn_identifier
+source sources source_id source_file source_dataset dataset dataset_name dataset_source subset
+split origin original_index link url urls license licence version provenance
+"""
+_MADE_BY = """
+date datetime time timestamp create_time created created_at created_date creation_date
+update_time updated updated_at user_id user_name username avatarUrl author annotator
+annotator_id annotators worker_id country hashed_ip header
+model models model_name model_id chosen_model rejected_model chosen-model rejected-model
+generator generated_by generation_model completion_model engine temperature top_p seed
+"""
+_ABOUT = """
+lang language languages category categories topic topics subject domain domains
+task tasks task_type task_name title tag tags keyword keywords views skip_prompt_formatting
+length lengths tokens num_tokens n_tokens token_count num_turns n_turns turn turns
+num_messages word_count char_count
+"""
+IRRELEVANT = frozenset(f"{_WHICH} {_MADE_BY} {_ABOUT}".split())
+"""Fields, of records and of their messages, that do not change what a reply means or whether it
+is a good one: which record it is, who or what made it, its topic and size. The only list of its
+kind; a field that is not in it is used or reported."""
+
+NAME_LENGTH = 40
+"""Characters of a field's name that are reported."""
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a table's cell holds nothing: null, or the NaN that pandas writes for it."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def is_empty(value: object) -> bool:
+    """Return whether a value says nothing: missing, blank, or a list or object without content."""
+    if isinstance(value, str):
+        return value.strip() in ("", "[]", "{}", "null")
+    if isinstance(value, dict):
+        return all(map(is_missing, cast(dict[str, object], value).values()))
+    return is_missing(value) or (isinstance(value, list) and not value)
+
+
+class Fields:
+    """The fields of one JSON object, and which of them have not been used."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self._rest = {name: value for name, value in values.items() if not is_missing(value)}
+        self._inner: dict[str, None] = {}
+
+    def peek(self, name: str) -> Any:
+        """Return a field without using it; None where it is missing."""
+        return self._rest.get(name)
+
+    def take(self, *names: str) -> Any:
+        """Use the first of these fields that is not missing, and return it; else None."""
+        for name in names:
+            if name in self._rest:
+                return self._rest.pop(name)
+        return None
+
+    def need(self, *names: str) -> Any:
+        """Use the first of these fields that is not missing, and return it.
+
+        Raises:
+            RowError: All of them are missing.
+        """
+        value = self.take(*names)
+        if value is None:
+            raise RowError(f"no field {names[0]}")
+        return value
+
+    def report_inner(self, path: str, inner: "Fields") -> None:
+        """Report what is unused of an object within this one."""
+        self._inner.update(dict.fromkeys(f"{path}.{name}" for name in inner.unused()))
+
+    def unused(self, texts: Collection[str] = ()) -> Iterator[str]:
+        """Yield the names of the fields that have to be reported.
+
+        Args:
+            texts: Texts that were used. A field that repeats one of them, or that holds all of
+                them as one rendered text, adds nothing.
+        """
+        for name, value in self._rest.items():
+            if name in IRRELEVANT or is_empty(value) or _repeats(value, texts):
+                continue
+            yield name[:NAME_LENGTH]
+        yield from self._inner
+
+
+def _repeats(value: object, texts: Collection[str]) -> bool:
+    if not texts or not isinstance(value, str):
+        return False
+    return value.strip() in texts or all(text in value for text in texts)
