@@ -66,7 +66,7 @@ def test_the_operation_keeps_the_rules_of_custom_operations():
     torch.library.opcheck(packed_sdpa, (query, key, value, STARTS, None))
 
 
-def test_the_gradients_of_the_operation_are_on_the_querys_device():
+def test_the_gradients_of_the_operation_are_on_the_queries_device():
     parts = torch.empty(4, 1, 2, 19, 4, device="meta").unbind()
     found = torch.ops.gpt2chat.packed_sdpa_backward(*parts, STARTS.to("meta"), None)
     assert {gradient.device.type for gradient in found} == {"meta"}

@@ -13,6 +13,7 @@ from pyte import Screen, Stream
 SVG = "{http://www.w3.org/2000/svg}"
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKING = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 
 
 def script(name: str) -> ModuleType:
@@ -47,12 +48,20 @@ def test_the_readme_has_a_length_one_reads():
     assert 120 <= len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path):
-    text = page.read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text)
-    local = [link for link in links if "://" not in link]
-    assert [link for link in local if not (page.parent / link).exists()] == []
+    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8"))
+    for path, anchor in links:
+        if "://" not in path:
+            target = page.parent / path if path else page
+            assert target.exists(), path
+            assert not anchor or anchor in anchors(target), anchor
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
