@@ -13,7 +13,8 @@ from gpt2chat.core.errors import Gpt2ChatError
 
 HEAVY = {
     "torch", "transformers", "datasets", "trl", "peft", "rich", "prompt_toolkit",
-    "matplotlib", "tokenizers", "huggingface_hub", "accelerate", "numpy",
+    "matplotlib", "tokenizers", "huggingface_hub", "accelerate", "numpy", "pyarrow", "numba",
+    "tiktoken", "safetensors", "filelock", "ftfy", "rensa",
 }  # fmt: skip
 
 
@@ -22,16 +23,34 @@ def gpt2chat(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
+def loaded_by(*arguments: str, cwd: Path) -> tuple[set[str], subprocess.CompletedProcess[str]]:
+    """Return the names of the packages that a command loads, and the process."""
+    command = [sys.executable, "-X", "importtime", "-m", "gpt2chat", *arguments]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    lines = process.stderr.splitlines()
+    return {line.rpartition("|")[2].strip().split(".")[0] for line in lines}, process
+
+
 @pytest.mark.parametrize("command", ["", "prepare", "sft", "orpo", "eval", "chat"])
-def test_help_loads_no_heavy_library(command: str):
+def test_help_loads_no_heavy_library(command: str, tmp_path: Path):
     arguments = [argument for argument in (command, "--help") if argument]
-    process = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "gpt2chat", *arguments],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in process.stderr.splitlines()}
+    loaded, process = loaded_by(*arguments, cwd=tmp_path)
+    assert process.returncode == 0
     assert not loaded & HEAVY
     assert "Usage: " in process.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("sft", "--lr", "0"), ("orpo", "--beta", "-1"), ("prepare", "--holdout", "2"),
+     ("sft", "--epochs", "0"), ("prepare", "--mix", "alpaca")],
+)  # fmt: skip
+def test_a_wrong_setting_is_reported_before_any_heavy_library_is_loaded(
+    arguments: tuple[str, ...], tmp_path: Path
+):
+    loaded, process = loaded_by(*arguments, cwd=tmp_path)
+    assert process.returncode == 2
+    assert loaded & HEAVY <= {"rich"}  # which prints the error
 
 
 def test_version_is_printed():

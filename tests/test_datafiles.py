@@ -1,5 +1,6 @@
 """Data files are found, and told apart by split."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.test_records import LINES, write
 def test_the_name_of_a_file_decides_its_split(tmp_path: Path):
     for name in ("train-00000.jsonl", "a/valid.jsonl", "contest.jsonl", "latest-values.json"):
         write(tmp_path / name, LINES)
-    found = find_files("--chat", str(tmp_path))
+    found = find_files("chat", str(tmp_path))
     names = {split: [file.name for file in files] for split, files in found.items()}
     train = ["contest.jsonl", "latest-values.json", "train-00000.jsonl"]
     assert names == {"train": train, "validation": ["valid.jsonl"]}
@@ -20,21 +21,51 @@ def test_the_name_of_a_file_decides_its_split(tmp_path: Path):
 
 def test_a_test_split_stands_in_for_a_validation_split_only_where_there_is_none(tmp_path: Path):
     test = write(tmp_path / "test.jsonl", LINES)
-    assert find_files("--chat", str(tmp_path)) == {"validation": (test,)}
+    assert find_files("chat", str(tmp_path)) == {"validation": (test,)}
     validation = write(tmp_path / "val.jsonl", LINES)
-    assert find_files("--chat", str(tmp_path)) == {"validation": (validation,)}
+    assert find_files("chat", str(tmp_path)) == {"validation": (validation,)}
 
 
 def test_of_a_copy_of_a_hub_repository_its_data_folder_is_read(tmp_path: Path):
     wanted = write(tmp_path / "data" / "train-00000-of-00001.jsonl", LINES)
     for name in ("all.jsonl.gz", "data/.cache/train.jsonl", "data/dataset_info.json", "README.md"):
         write(tmp_path / name, LINES)
-    assert find_files("--oasst1", str(tmp_path)) == {"train": (wanted,)}
+    assert find_files("oasst1", str(tmp_path)) == {"train": (wanted,)}
+
+
+def test_all_files_of_a_folder_of_ones_own_are_read_also_beside_a_data_folder(tmp_path: Path):
+    wanted = [write(tmp_path / name, LINES) for name in ("a.jsonl", "data/b.jsonl", "sub/c.jsonl")]
+    write(tmp_path / ".hidden" / "d.jsonl", LINES)
+    for setting in ("chat", "preference"):
+        assert find_files(setting, str(tmp_path)) == {"train": tuple(wanted)}
+
+
+@pytest.mark.parametrize("mark", ["manifest.json", "run.toml", "config.json"])
+def test_what_this_program_writes_into_a_folder_is_not_read_with_the_folder(
+    mark: str, tmp_path: Path
+):
+    wanted = write(tmp_path / "a.jsonl", LINES)
+    write(tmp_path / "data" / mark, b"{}")
+    write(tmp_path / "data" / "sft" / "train-00000-of-00001.jsonl", LINES)
+    assert find_files("chat", str(tmp_path)) == {"train": (wanted,)}
+
+
+def test_a_folder_below_that_cannot_be_read_is_named(tmp_path: Path):
+    write(tmp_path / "a.jsonl", LINES)
+    write(tmp_path / "secret" / "b.jsonl", LINES)
+    (tmp_path / "secret").chmod(0)
+    try:
+        if os.access(tmp_path / "secret", os.R_OK):
+            pytest.skip("this user may read everything")
+        with pytest.raises(DataError, match="secret"):
+            find_files("chat", str(tmp_path))
+    finally:
+        (tmp_path / "secret").chmod(0o700)
 
 
 def test_a_glob_gives_its_files_in_order(tmp_path: Path):
     files = [write(tmp_path / f"{name}.jsonl", LINES) for name in ("b", "a")]
-    assert find_files("--chat", str(tmp_path / "*.jsonl")) == {"train": tuple(sorted(files))}
+    assert find_files("chat", str(tmp_path / "*.jsonl")) == {"train": tuple(sorted(files))}
 
 
 @pytest.mark.parametrize(
@@ -49,5 +80,5 @@ def test_a_glob_gives_its_files_in_order(tmp_path: Path):
 def test_what_is_not_there_is_said_with_its_flag(tmp_path: Path, name: str, said: str):
     write(tmp_path / "a.csv", b"a,b\n")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=rf"^--chat .*{said}"):
-        find_files("--chat", str(tmp_path / name))
+    with pytest.raises(DataError, match=rf"^`chat` .*{said}"):
+        find_files("chat", str(tmp_path / name))

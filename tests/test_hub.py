@@ -47,8 +47,8 @@ def answer(name, content, streaming, patience=None, disk_is_full=False):
         file_download.http_get = full
     told = {"rows": {}, "batches": {}}
     try:
-        reached = hub.reach("--chat", name)
-        data = hub.load_hub("--chat", name, content, reached=reached, streaming=streaming)
+        reached = hub.reach("chat", name)
+        data = hub.load_hub("chat", name, content, reached=reached, streaming=streaming)
         told |= {"revision": data.revision, "cached": data.cached}
         told["sizes"] = {split: data.rows(split) for split in data.splits}
         for split in data.splits:
@@ -225,15 +225,15 @@ def test_a_split_that_is_not_there_is_told_before_a_download(
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
 def test_what_the_hub_refuses_is_a_network_error(hub: Hub, tmp_path: Path, streaming: bool):
     said = {
-        "o/500": ("The Hugging Face Hub fails for o/500 (500)", "type the command again"),
-        "o/503": ("The Hugging Face Hub fails for o/503 (503)", "type the command again"),
+        "o/500": ("The Hugging Face Hub fails for o/500 (500)", "run the same again"),
+        "o/503": ("The Hugging Face Hub fails for o/503 (503)", "run the same again"),
         "o/429": ("too many requests for o/429 (429)", "hf auth login raises the limit"),
         "o/403": ("The Hugging Face Hub refuses o/403 (403)", "hf auth login, then"),
-        "o/gated": ("--chat o/gated is gated", "hf auth login"),
+        "o/gated": ("`chat` o/gated is gated", "hf auth login"),
         "o/private": ("no data set of this name that you can read", "if it is private"),
-        "o/cut": ("Lost the Hugging Face Hub for o/cut", "type the command again"),
-        "o/readme": ("The Hugging Face Hub fails for o/readme (500)", "type the command again"),
-        "o/api": ("The Hugging Face Hub fails for o/api (502)", "type the command again later"),
+        "o/cut": ("Lost the Hugging Face Hub for o/cut", "run the same again"),
+        "o/readme": ("The Hugging Face Hub fails for o/readme (500)", "run the same again"),
+        "o/api": ("The Hugging Face Hub fails for o/api (502)", "run the same again later"),
         "o/limit": ("too many requests for o/limit (429)", "again later"),
     }
     for name in set(said) - {"o/gated", "o/private"}:
@@ -250,7 +250,7 @@ def test_what_the_hub_refuses_is_a_network_error(hub: Hub, tmp_path: Path, strea
         assert told.get("error") == "NetworkError", told.get("text")
         assert all(text in told["text"] for text in texts), told["text"]
         assert "\n" not in told["text"]
-        assert "--chat FILE" in told["text"]
+        assert "`chat=FILE`" in told["text"]
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
@@ -338,7 +338,7 @@ def test_what_is_wrong_with_the_files_is_a_data_error(hub: Hub, tmp_path: Path, 
         assert told.get("error") == "DataError", told.get("text")
         assert text in told["text"]
         assert "\n" not in told["text"]
-        assert "--chat FILE" in told["text"]
+        assert "`chat=FILE`" in told["text"]
 
 
 def test_a_card_that_counts_other_rows_is_told(hub: Hub, tmp_path: Path):

@@ -149,5 +149,5 @@ def test_an_empty_file_is_refused(flag: str):
 
 def test_trees_given_as_conversations_are_refused_with_the_flag_for_them():
     tree = {"message_tree_id": "t", "prompt": {"text": "Hi"}}
-    with pytest.raises(DataError, match="OASST1's messages: give them with --oasst1"):
+    with pytest.raises(DataError, match="OASST1's messages: give them with `oasst1`"):
         jobs(chat=(write("a.jsonl", tree),))

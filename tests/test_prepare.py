@@ -16,7 +16,7 @@ from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.data import prepare as prepare_module
 from gpt2chat.core.data.journal import Progress
 from gpt2chat.core.data.prepare import PrepareResult, prepare
-from gpt2chat.core.data.shards import TOKENS, read_pairs, read_samples
+from gpt2chat.core.data.shards import TOKENS, read_manifest, read_pairs, read_samples
 from gpt2chat.core.errors import ConfigError, Interrupted
 from gpt2chat.core.inputs.records import read_file
 from gpt2chat.core.text.tokens import encode_conversations
@@ -269,7 +269,7 @@ def test_everything_off_is_refused():
 
 
 def test_the_sample_and_a_source_exclude_each_other():
-    failure(invoke("--sample", "--alpaca", "off"), 2, "--sample stands in for")
+    failure(invoke("--sample", "--alpaca", "off"), 2, "--sample")
 
 
 def test_nothing_left_to_train_on_is_refused_with_the_reasons():
@@ -383,3 +383,11 @@ def test_ctrl_c_leaves_the_old_folder_and_nothing_beside_it():
         prepare(settings, press)
     assert tree(Path("data")) == before
     assert sorted(path.name for path in Path().iterdir()) == ["chat.jsonl", "data"]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.jsonl", "🙂.jsonl".encode()])
+def test_the_name_of_a_file_may_be_any_the_system_allows(name: bytes):
+    file = write(os.fsdecode(name), *questions(5))
+    result = prepare(config(chat=(file,), holdout=0, mix=(f"{file}=2",)), ignore)
+    assert read_manifest(result.out).inputs[0].name == file
+    assert {sample.source for sample in read_samples(result.out, "train")} == {file}

@@ -1,5 +1,6 @@
 """Shards are read as they were written, or refused by name."""
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -76,14 +77,14 @@ def test_without_a_manifest_the_command_to_type_is_named(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError) as error:
         read_samples(Path("data"), "train")
-    said = "No manifest.json in data. Type gpt2chat prepare first, or name the folder with --data."
-    assert str(error.value) == said
+    assert error.value.setting == "data"
+    assert "`prepare()`" in str(error.value)
 
 
 def test_a_shard_changed_by_hand_is_refused_by_name(data: Path):
     shard = data / "sft" / "train-00000-of-00001.jsonl"
     shard.write_text(shard.read_text().replace("the", "teh", 1))
-    with pytest.raises(DataError, match=f"{shard} is not as prepare wrote it.*gpt2chat prepare"):
+    with pytest.raises(DataError, match=f"{shard}: not as prepare wrote it"):
         read_samples(data, "train")
     assert read_pairs(data, "train")
 
@@ -91,7 +92,7 @@ def test_a_shard_changed_by_hand_is_refused_by_name(data: Path):
 def test_a_shard_that_is_gone_is_refused_by_name(data: Path):
     shard = data / "preference" / "train-00000-of-00001.jsonl"
     shard.unlink()
-    with pytest.raises(DataError, match=f"{shard} is named in the manifest.*gpt2chat prepare"):
+    with pytest.raises(DataError, match=f"{shard}: "):
         read_pairs(data, "train")
 
 
@@ -105,22 +106,24 @@ def rewrite(data: Path, **values: Any) -> None:
     [
         ({"template": "0" * 16}, "another chat template"),
         ({"tokenizer": "0" * 16}, "another tokenizer"),
-        ({"version": VERSION + 1}, "no manifest of prepare"),
-        ({"more": 1}, "no manifest of prepare"),
-        ({"shards": [{"path": "x"}]}, "no manifest of prepare"),
-        ({"shards": None}, "no manifest of prepare"),
+        ({"version": VERSION + 1}, "not as prepare wrote it"),
+        ({"more": 1}, "not as prepare wrote it"),
+        ({"shards": [{"path": "x"}]}, "not as prepare wrote it"),
+        ({"shards": None}, "not as prepare wrote it"),
+        ({"counts": []}, "not as prepare wrote it"),
+        ({"window": "1024"}, "not as prepare wrote it"),
     ],
 )
 def test_a_manifest_of_another_kind_is_refused(data: Path, values: dict[str, Any], said: str):
     rewrite(data, **values)
-    with pytest.raises(DataError, match=f"{said}.*Type gpt2chat prepare again"):
+    with pytest.raises(DataError, match=said):
         read_samples(data, "train")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "{}"])
 def test_what_is_no_manifest_is_refused(data: Path, text: str):
     (data / MANIFEST).write_text(text)
-    with pytest.raises(DataError, match="no manifest of prepare"):
+    with pytest.raises(DataError, match="manifest.json: not as prepare wrote it"):
         read_manifest(data)
 
 
@@ -138,3 +141,52 @@ def test_no_training_rows_is_an_error_and_no_validation_rows_is_none(data: Path)
         read_samples(data, "train")
     with pytest.raises(DataError, match="has no training pairs"):
         read_pairs(data, "train")
+
+
+def edit_row(data: Path, kind: str, change: dict[str, Any] | str) -> None:
+    """Change the third row of a shard, and make its hash right again."""
+    shard = data / kind / "train-00000-of-00001.jsonl"
+    rows = shard.read_text(encoding="utf-8").splitlines(keepends=True)
+    text = change if isinstance(change, str) else json.dumps({**json.loads(rows[2]), **change})
+    rows[2] = text + "\n"
+    shard.write_text("".join(rows), encoding="utf-8")
+    digest = hashlib.sha256(shard.read_bytes()).hexdigest()
+    shards = [asdict(entry) for entry in read_manifest(data).shards]
+    path = f"{kind}/{shard.name}"
+    rewrite(data, shards=[s | {"sha256": digest} if s["path"] == path else s for s in shards])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "{",
+        "[" * 100_000,
+        "[]",
+        '"text"',
+        {"conversation": None},
+        {"conversation": [{"role": "user", "content": "Hi"}]},
+        {"conversation": [{"role": "user", "content": ""}]},
+        {"conversation": [{"role": ["user"], "content": "Hi"}]},
+        {"id": 1},
+        {"group": None},
+    ],
+)
+def test_a_row_that_was_edited_is_named_with_its_file(data: Path, change: dict[str, Any] | str):
+    edit_row(data, "sft", change)
+    with pytest.raises(DataError, match=r"sft/train-00000-of-00001\.jsonl, row 3"):
+        read_samples(data, "train")
+
+
+@pytest.mark.parametrize("side", [{"chosen": None}, {"rejected": 1}, {"chosen": ""}])
+def test_a_pair_that_was_edited_is_named_with_its_file(data: Path, side: dict[str, Any]):
+    edit_row(data, "preference", side)
+    with pytest.raises(DataError, match=r"preference/train-00000-of-00001\.jsonl, row 3"):
+        read_pairs(data, "train")
+
+
+def test_a_manifest_names_no_file_outside_its_folder(data: Path):
+    first, *others = (asdict(shard) for shard in read_manifest(data).shards)
+    for path in ("../secret", "/etc/passwd"):
+        rewrite(data, shards=[first | {"path": path}, *others])
+        with pytest.raises(DataError, match="outside"):
+            read_manifest(data)

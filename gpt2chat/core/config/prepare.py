@@ -93,6 +93,12 @@ class PrepareConfig(Settings):
         help="Read the bundled sample instead of the three public sources; needs no network.",
         section="Sources",
     )
+    only: bool = setting(
+        False,
+        help="Read only the sources that are given, not the three public ones by default. Files "
+        "alone need no network.",
+        section="Sources",
+    )
     shape: tuple[str, ...] = setting(
         (),
         help="Read a source, or all of `chat` and `preference`, as this shape instead of "
@@ -134,7 +140,7 @@ class PrepareConfig(Settings):
         help="Share of a source to hold out for validation if it has no validation split.",
         section="Selection",
         ge=0,
-        lt=1,
+        le=1,
     )
     max_length: int = setting(
         1024,
@@ -172,6 +178,8 @@ class PrepareConfig(Settings):
             parse_share(share)
         named = (self.oasst1, self.alpaca, self.ultrafeedback)
         standard = (PrepareConfig.oasst1, PrepareConfig.alpaca, PrepareConfig.ultrafeedback)
+        if self.sample and self.only:
+            raise ConfigError("`sample` and `only` exclude each other: give one.", setting="only")
         if self.sample and named != standard:
             raise ConfigError(
                 "`sample` replaces `oasst1`, `alpaca` and `ultrafeedback`. Leave these out.",

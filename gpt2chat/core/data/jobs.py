@@ -96,9 +96,9 @@ class Jobs:
         shape = shape_named(source.shape, shapes) if source.shape else None
         said = ""
         for chunk in chunks:
-            shape = shape or _detected(chunk, source.flag, shapes)
+            shape = shape or _detected(chunk, source.setting, shapes)
             if shape and not said:
-                forced = ", as --shape says" if source.shape else ""
+                forced = ", as set by `shape`" if source.shape else ""
                 said = f"{chunk.file}: shape {shape.title}{forced}"
                 self._journal.say(source.name, said)
             yield chunk, shape
@@ -145,7 +145,7 @@ class Jobs:
         if is_tree(record.value):
             self._journal.say(opened.source.name, f"{record.file}: whole trees")
         elif not has_keys(record.value, oasst1.KEYS):
-            raise unknown_shape(record, opened.source.flag, ())
+            raise unknown_shape(record, opened.source.setting, ())
         return True
 
     def _branches(self, path: Path, tallies: Sequence[Tally], rows: int) -> Iterator[Branches]:
@@ -166,7 +166,7 @@ def _nonempty(file: str, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     return chain((first,), chunks)
 
 
-def _detected(chunk: Chunk, flag: str, shapes: Shapes) -> ChatShape | PreferenceShape | None:
+def _detected(chunk: Chunk, setting: str, shapes: Shapes) -> ChatShape | PreferenceShape | None:
     """Return the shape of the first record that has one; None where none can be read.
 
     Raises:
@@ -175,7 +175,7 @@ def _detected(chunk: Chunk, flag: str, shapes: Shapes) -> ChatShape | Preference
     sound = list(islice((record for record in chunk.records() if not record.problem), DETECT))
     found = next(filter(None, (detect(record.value, shapes) for record in sound)), None)
     if sound and found is None:
-        raise unknown_shape(sound[0], flag, shapes)
+        raise unknown_shape(sound[0], setting, shapes)
     return found
 
 
@@ -196,19 +196,19 @@ def _record_messages(record: Record, tally: Tally) -> Iterator[TreeMessage]:
             tally.reject(replace(record, value=dict(row)), error)
 
 
-def unknown_shape(record: Record, flag: str, shapes: Shapes) -> DataError:
+def unknown_shape(record: Record, setting: str, shapes: Shapes) -> DataError:
     """Return what to tell the user of a record that none of the shapes fits.
 
     Args:
-        shapes: Those that the flag takes; none for OASST1's message rows.
+        shapes: Those that the setting takes; none for OASST1's message rows.
     """
     fields = ", ".join(list(record.value)[:20])[:200] or "none"
     if shapes and (has_keys(record.value, oasst1.KEYS) or is_tree(record.value)):
-        advice = "These are OASST1's messages: give them with --oasst1."
-    elif flag != "--preference" and detect(record.value, PREFERENCE_SHAPES):
-        advice = "These are preference pairs: give them with --preference."
-    elif flag != "--chat" and detect(record.value, CHAT_SHAPES):
-        advice = "These are conversations: give them with --chat."
+        advice = "These are OASST1's messages: give them with `oasst1`."
+    elif setting != "preference" and detect(record.value, PREFERENCE_SHAPES):
+        advice = "These are preference pairs: give them with `preference`."
+    elif setting != "chat" and detect(record.value, CHAT_SHAPES):
+        advice = "These are conversations: give them with `chat`."
     else:
         known = "; ".join(shape.title for shape in shapes) or ", ".join(oasst1.KEYS)
         advice = f"Expected one of: {known}."

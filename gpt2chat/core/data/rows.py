@@ -194,7 +194,8 @@ def _row(
     contents = [message["content"] for message in fields["conversation"]]
     contents += [text.removesuffix(END_OF_TURN) for text in texts[1:]]
     return Row(
-        line=line.encode() + b"\n",
+        # The name of a file, and so of a source, need not be UTF-8: such bytes become \udcff.
+        line=line.encode("utf-8", "backslashreplace") + b"\n",
         text_hash=_digest(texts),
         exchange_hash=_digest((asked, texts[1])),
         exchange=_exchange(asked, texts[1:]),

@@ -1,4 +1,4 @@
-"""Shards: what `prepare` writes and training reads, checked against their manifest.
+"""Read the shards that `prepare` writes, checked against their manifest.
 
 data/
 ├── sft/train-00000-of-00001.jsonl, validation-…           a prompt and the reply to train on
@@ -13,19 +13,20 @@ data/
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar
 
-from gpt2chat.core.errors import DataError
-from gpt2chat.core.inputs.datafiles import Split
-from gpt2chat.core.inputs.sources import Input
+from gpt2chat.core.errors import DataError, Gpt2ChatError, RowError
+from gpt2chat.core.inputs.datafiles import Input, Split
 from gpt2chat.core.text.conversations import Conversation, Preference, parse_messages
 from gpt2chat.core.text.template import END_OF_TURN
 from gpt2chat.core.text.tokens import template_fingerprint, tokenizer_fingerprint
 
 Kind = Literal["sft", "preference", "reference"]
+Item = TypeVar("Item")
 
 VERSION = 2
 MANIFEST = "manifest.json"
@@ -78,14 +79,14 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """`manifest.json`: what stands in a data folder and where it comes from."""
+    """`manifest.json`: what a data folder contains and where it comes from."""
 
     version: int
     window: int
     """Longest sample, in tokens."""
     seed: int
     settings: dict[str, Any]
-    """What else decided the rows: the flags of `prepare` that name no source."""
+    """What else decided the rows: the settings of `prepare` that do not name a source."""
     holdout: dict[str, float]
     """Share of each source's groups that was held out for validation."""
     counts: dict[str, dict[str, dict[str, int]]]
@@ -119,42 +120,56 @@ class Manifest:
 def read_samples(
     data: Path, split: Split, kind: Literal["sft", "reference"] = "sft"
 ) -> list[Sample]:
-    """Return the samples of a split; none where it has no validation samples.
+    """Return the samples of a split; none if it has no validation samples.
 
     Raises:
         DataError: There are no training samples, or the shards are not what `prepare` wrote.
     """
-    samples = [
-        Sample(row["id"], row["source"], row["group"], parse_messages(row["conversation"]))
-        for row in _rows(data, kind, split)
-    ]
+    samples = list(_rows(data, kind, split, _sample))
     if not samples and split == "train":
         raise DataError(
             f"{data} has no training samples. "
-            "Type gpt2chat prepare with --oasst1, --alpaca or --chat."
+            "Prepare some with `oasst1`, `alpaca` or `chat`, or give another folder with `data`.",
+            setting="data",
         )
     return samples
 
 
 def read_pairs(data: Path, split: Split) -> list[Pair]:
-    """Return the preference pairs of a split; none where it has no validation pairs.
+    """Return the preference pairs of a split; none if it has no validation pairs.
 
     Raises:
         DataError: There are no training pairs, or the shards are not what `prepare` wrote.
     """
-    pairs = [_pair(row) for row in _rows(data, "preference", split)]
+    pairs = list(_rows(data, "preference", split, _pair))
     if not pairs and split == "train":
         raise DataError(
             f"{data} has no training pairs. "
-            "Type gpt2chat prepare with --ultrafeedback or --preference."
+            "Prepare some with `ultrafeedback` or `preference`, or give another folder with "
+            "`data`.",
+            setting="data",
         )
     return pairs
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    conversation = parse_messages(row["conversation"])
+    if conversation.reply is None:
+        raise RowError("conversation does not end with a reply")
+    return Sample(*_names(row), conversation)
 
 
 def _pair(row: dict[str, Any]) -> Pair:
     prompt = parse_messages(row["conversation"])
     chosen, rejected = (row[side].removesuffix(END_OF_TURN) for side in ("chosen", "rejected"))
-    return Pair(row["id"], row["source"], row["group"], Preference(prompt, chosen, rejected))
+    return Pair(*_names(row), Preference(prompt, chosen, rejected))
+
+
+def _names(row: dict[str, Any]) -> tuple[str, str, str]:
+    names = (row["id"], row["source"], row["group"])
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("id, source and group must be text")
+    return names
 
 
 def read_manifest(data: Path) -> Manifest:
@@ -165,34 +180,82 @@ def read_manifest(data: Path) -> Manifest:
     """
     path = data / MANIFEST
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-        manifest = _parsed(values)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            f"No {MANIFEST} in {data}. Type gpt2chat prepare first, or name the folder with --data."
-        ) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f"{path} is no manifest of prepare. Type gpt2chat prepare again."
-        ) from error
+        with damage(path):
+            manifest = _parsed(json.loads(path.read_text(encoding="utf-8")))
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise DataError(
+                f"No {MANIFEST} in {data}. Run `prepare()` first, or give its folder with `data`.",
+                setting="data",
+            ) from None
+        raise
     if manifest.template != template_fingerprint():
-        raise DataError(f"{path}: made with another chat template. Type gpt2chat prepare again.")
+        raise DataError(f"{path}: made with another chat template. Run `prepare()` again.")
     if manifest.tokenizer != tokenizer_fingerprint():
-        raise DataError(f"{path}: made with another tokenizer. Type gpt2chat prepare again.")
+        raise DataError(f"{path}: made with another tokenizer. Run `prepare()` again.")
     return manifest
+
+
+@contextmanager
+def damage(path: Path, place: str = "") -> Generator[None]:
+    """Turn whatever reading a file of a data folder raises into an error with the file's name.
+
+    A file that was edited, cut short or replaced can raise almost anything.
+
+    Args:
+        place: Where in the file, such as ", row 7".
+
+    Raises:
+        DataError: The file cannot be read, or is not what `prepare` wrote.
+    """
+    try:
+        yield
+    except (Gpt2ChatError, MemoryError):
+        raise
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError):
+            cause = error.strerror or str(error)
+        elif isinstance(error, RowError):
+            cause = error.reason
+        elif isinstance(error, KeyError):
+            cause = f"no field {error}"
+        elif isinstance(error, RecursionError):
+            cause = "nested too deep"
+        raise DataError(
+            f"{path}{place}: not as prepare wrote it ({cause.splitlines()[0]}). "
+            "Run `prepare()` again."
+        ) from error
 
 
 def _parsed(values: Any) -> Manifest:
     if values["version"] != VERSION:
-        raise ValueError(f"version {values['version']}")
+        raise ValueError(f"version {values['version']}, not {VERSION}")
     shards = tuple(Shard(**shard) for shard in values.pop("shards"))
     inputs = tuple(Input(**entry) for entry in values.pop("inputs"))
-    return Manifest(**values, shards=shards, inputs=inputs)
+    manifest = Manifest(**values, shards=shards, inputs=inputs)
+    # Anything else in the manifest is only shown; these decide what is read.
+    for shard in shards:
+        texts: tuple[object, ...] = (shard.path, shard.kind, shard.split, shard.sha256)
+        rows: object = shard.rows
+        if not all(isinstance(text, str) for text in texts) or not isinstance(rows, int):
+            raise TypeError(f"shard {shard.path}")
+        if Path(shard.path).is_absolute() or ".." in Path(shard.path).parts:
+            raise ValueError(f"shard {shard.path} is outside the folder")
+    for name in ("counts", "dropped", "noted", "tokens", "lengths", "settings", "versions"):
+        if not isinstance(getattr(manifest, name), dict):
+            raise TypeError(f"{name} is not an object")
+    window: object = manifest.window
+    if not isinstance(window, int) or window < 1:
+        raise ValueError(f"window {window}")
+    return manifest
 
 
 def manifest_text(manifest: Manifest) -> str:
     """Return a manifest as JSON, the same for the same manifest."""
-    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    # The name of a file need not be UTF-8; what is not becomes an escape such as \udcff.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def check_shards(data: Path, kind: Kind, split: Split) -> Manifest:
@@ -208,26 +271,24 @@ def check_shards(data: Path, kind: Kind, split: Split) -> Manifest:
     return manifest
 
 
-def _rows(data: Path, kind: Kind, split: Split) -> Iterator[dict[str, Any]]:
+def _rows(
+    data: Path, kind: Kind, split: Split, parse: Callable[[dict[str, Any]], Item]
+) -> Iterator[Item]:
     for shard in read_manifest(data).shards:
         if (shard.kind, shard.split) == (kind, split):
             path = data / shard.path
             _check(path, shard)
             with path.open("rb") as lines:
-                yield from (cast(dict[str, Any], json.loads(line)) for line in lines)
+                for number, line in enumerate(lines, start=1):
+                    with damage(path, f", row {number}"):
+                        yield parse(json.loads(line))
 
 
 def _check(path: Path, shard: Shard) -> None:
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"{path} is named in the manifest and cannot be read ({error.strerror}). "
-            "Type gpt2chat prepare again."
-        ) from error
+    with damage(path), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != shard.sha256:
         raise DataError(
-            f"{path} is not as prepare wrote it (its sha256 differs from the manifest's). "
-            "Type gpt2chat prepare again."
+            f"{path}: not as prepare wrote it (its sha256 is not the manifest's). "
+            "Run `prepare()` again."
         )

@@ -80,7 +80,7 @@ def _renamed(line: bytes, repeat: int) -> bytes:
     """Return the line of a row that stands in the split again, with an id of its own."""
     values: dict[str, Any] = json.loads(line)
     values["id"] += f"#{repeat + 1}"
-    return json.dumps(values, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def write_rejected(selection: Selection, path: Path) -> None:

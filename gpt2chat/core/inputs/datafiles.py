@@ -1,21 +1,37 @@
-"""Data files: how they are found, told apart by split, and opened, compressed or not."""
+"""Find data files, tell them apart by split, and open them, compressed or not."""
 
 import bz2
 import glob
 import gzip
 import io
 import lzma
+import os
 import re
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Literal, NoReturn, cast
 
 from gpt2chat.core.errors import DataError
 
 Split = Literal["train", "validation"]
 Files = dict[Split, tuple[Path, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file, or a data set on the Hub, that was read."""
+
+    source: str
+    name: str
+    """File name, or name on the Hub."""
+    sha256: str
+    """Empty for a data set on the Hub."""
+    revision: str
+    """Commit of a data set on the Hub; empty for a file."""
+
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -24,12 +40,16 @@ SUFFIXES = (
     ".parquet",
 )
 METADATA = ("dataset_info.json", "dataset_infos.json", "state.json", "manifest.json")
-"""What stands beside data files and holds no records."""
+"""Files next to data files that hold no records."""
+OWN = ("chat", "preference", "feedback")
+"""Settings for data of the user's own, as opposed to the public data sets."""
+WRITTEN = {"manifest.json", "run.toml", "config.json"}
+"""One of these is in every data folder, run and model folder: no other file there is read."""
 
 _SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|validation|valid|val|dev|eval|test)(?:[^a-z]|$)")
 
 
-def find_files(flag: str, value: str) -> Files:
+def find_files(setting: str, value: str) -> Files:
     """Return the data files that a path, a folder or a glob stands for, by split.
 
     `train`, `validation` (valid, val, dev, eval) or `test` in a file's name decide the split; test
@@ -40,20 +60,24 @@ def find_files(flag: str, value: str) -> Files:
     """
     path = Path(value).expanduser()
     if path.is_dir():
-        return _by_split({file: _name(file, path) for file in _folder_files(flag, path)})
+        return _by_split({file: _name(file, path) for file in _folder_files(setting, path)})
     if path.is_file():
-        _require_known(flag, path)
+        _require_known(setting, path)
         return _by_split({path: path.name})
     if not any(sign in value for sign in "*?["):
         raise DataError(
-            f"{flag} {value}: there is no such file. Give a file, a folder or a glob that exists."
+            f"`{setting}` {value}: there is no such file. "
+            "Give a file, a folder or a glob that exists.",
+            setting=setting,
         )
     found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
     files = [file for file in found if file.is_file()]
     if not files:
-        raise DataError(f"{flag} {value}: no file matches. Give a file, a folder or another glob.")
+        raise DataError(
+            f"`{setting}` {value}: no file matches. Give a file, a folder or another glob."
+        )
     for file in files:
-        _require_known(flag, file)
+        _require_known(setting, file)
     return _by_split({file: file.name for file in files})
 
 
@@ -61,27 +85,48 @@ def _name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix()
 
 
-def _folder_files(flag: str, folder: Path) -> list[Path]:
-    files = [
-        file
-        for file in folder.rglob("*")
-        if file.name.endswith(SUFFIXES)
-        and file.name not in METADATA
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    ]
-    # A copy of a Hub repository: what its data/ holds is the data set, other files are extras.
-    files = [file for file in files if _name(file, folder).startswith("data/")] or files
+def _folder_files(setting: str, folder: Path) -> list[Path]:
+    """Return all data files in a folder and below, sorted by name.
+
+    Hidden files and folders are left out, and so is what this program writes: data folders, runs
+    and models, so that the folder one works in can be given.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise DataError(
+            f"`{setting}` {folder}: cannot read {error.filename}: {error.strerror}. "
+            "Make it readable, or give the files one by one.",
+            setting=setting,
+        ) from error
+
+    files: list[Path] = []
+    # Unlike glob, it does not pass over a folder that cannot be read.
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        if Path(root) != folder and WRITTEN & set(names):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [
+            Path(root, name)
+            for name in names
+            if name.endswith(SUFFIXES) and name not in METADATA and not name.startswith(".")
+        ]
+    if setting not in OWN:
+        # A copy of a Hub repository: its data/ is the data set, its other files are extras.
+        files = [file for file in files if _name(file, folder).startswith("data/")] or files
     if not files:
-        raise DataError(f"{flag} {folder}: no data file in it (.jsonl, .json or .parquet).")
+        raise DataError(
+            f"`{setting}` {folder}: no data file in it (.jsonl, .json or .parquet).",
+            setting=setting,
+        )
     return sorted(files, key=lambda file: _name(file, folder))
 
 
-def _require_known(flag: str, file: Path) -> None:
+def _require_known(setting: str, file: Path) -> None:
     if not file.name.endswith(SUFFIXES):
         raise DataError(
-            f"{flag} {file}: not a kind of file that can be read. "
-            "Give .jsonl, .json (also packed: .gz, .bz2, .xz, .zst) or .parquet."
+            f"`{setting}` {file}: not a kind of file that can be read. "
+            "Give .jsonl, .json (also compressed: .gz, .bz2, .xz, .zst) or .parquet."
         )
 
 

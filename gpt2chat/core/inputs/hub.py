@@ -52,7 +52,7 @@ class HubName:
 class HubData:
     """A data set's splits, found but not read."""
 
-    flag: str
+    setting: str
     name: str
     """As it was given."""
     revision: str
@@ -75,7 +75,7 @@ class HubData:
             NetworkError: A streamed split breaks off.
             DataError: A streamed file is damaged.
         """
-        with one_line(self.flag, self.name, "stream"):
+        with one_line(self.setting, self.name, "stream"):
             yield from self.splits[split].with_format("arrow").iter(batch_size=size)
 
 
@@ -91,18 +91,18 @@ def parse_name(value: str) -> HubName:
     return HubName(*(cast(str, found[part] or "") for part in parts))
 
 
-def reach(flag: str, name: str) -> bool:
+def reach(setting: str, name: str) -> bool:
     """Return whether the Hub answers for a name; False where only a copy in the cache is left.
 
     Raises:
         NetworkError: The Hub cannot be reached, or does not have the name.
     """
-    with one_line(flag, name, "reach"):
+    with one_line(setting, name, "reach"):
         return _reach(parse_name(name).repository)
 
 
 def load_hub(
-    flag: str, name: str, content: Content, *, reached: bool, streaming: bool = False
+    setting: str, name: str, content: Content, *, reached: bool, streaming: bool = False
 ) -> HubData:
     """Return the splits of a data set of the Hub: those to train and to validate on.
 
@@ -125,19 +125,19 @@ def load_hub(
 
     _prepare_libraries(offline=not reached)
     asked = parse_name(name)
-    with one_line(flag, name, "stream" if streaming else "download"):
+    with one_line(setting, name, "stream" if streaming else "download"):
         builder = datasets.load_dataset_builder(asked.repository)
-        picked = _pick(flag, asked, content, _available(builder))
+        picked = _pick(setting, asked, content, _available(builder))
         if not streaming:
             builder.download_and_prepare()
         splits: dict[Split, Any] = {}
         sizes: dict[Split, int | None] = {}
         for split, there in picked.items():
             whole = _open(builder, there, streaming)
-            splits[split], sizes[split] = _cut(flag, asked, whole, _total(builder, whole, there))
+            splits[split], sizes[split] = _cut(setting, asked, whole, _total(builder, whole, there))
     # `datasets` turns to its cache by itself where the Hub is lost after the first question.
     cached = not reached or isinstance(builder, Cache)
-    return HubData(flag, name, cast(str, builder.hash), splits, sizes, cached)
+    return HubData(setting, name, cast(str, builder.hash), splits, sizes, cached)
 
 
 def _prepare_libraries(*, offline: bool) -> None:
@@ -194,7 +194,7 @@ def _available(builder: Any) -> list[str]:
     return [str(split) for split in found]
 
 
-def _pick(flag: str, asked: HubName, content: Content, there: list[str]) -> dict[Split, str]:
+def _pick(setting: str, asked: HubName, content: Content, there: list[str]) -> dict[Split, str]:
     """Return what to train and to validate on, by the names that the Hub has for it."""
     suffix = SUFFIXES[content]
     wanted: dict[Split, tuple[str, ...]] = {
@@ -211,8 +211,8 @@ def _pick(flag: str, asked: HubName, content: Content, there: list[str]) -> dict
     if "train" not in picked:
         missing = asked.split or "train"
         raise DataError(
-            f"{flag} {asked.repository} has no split called {missing}, only "
-            f"{', '.join(there) or 'none'}. Give one: {flag} {asked.repository}:SPLIT."
+            f"`{setting}` {asked.repository} has no split called {missing}, only "
+            f"{', '.join(there) or 'none'}. Give one: `{setting}={asked.repository}:SPLIT`."
         )
     return picked
 
@@ -228,19 +228,21 @@ def _total(builder: Any, whole: Any, split: str) -> int | None:
     return known.num_examples if known else None
 
 
-def _cut(flag: str, asked: HubName, whole: Any, total: int | None) -> tuple[Any, int | None]:
+def _cut(setting: str, asked: HubName, whole: Any, total: int | None) -> tuple[Any, int | None]:
     """Return the rows of a split that are asked for, and how many they are."""
     rows = asked.rows(total)
     if rows is None:
         raise DataError(
-            f"{flag} {asked.repository}: it is not known how many rows {asked.split} has. "
-            "Give numbers of rows, or leave --streaming out."
+            f"`{setting}` {asked.repository}: it is not known how many rows {asked.split} has. "
+            "Give numbers of rows, or leave `streaming` out."
         )
     first, end = rows
     if total is not None:
         end = total if end is None else min(end, total)
         if first >= end:
-            raise DataError(f"{flag} {asked.repository}: {asked.split} has {total:,} rows only.")
+            raise DataError(
+                f"`{setting}` {asked.repository}: {asked.split} has {total:,} rows only."
+            )
     if first:
         whole = whole.skip(first)
     if end is None:

@@ -8,8 +8,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-import pyarrow as pa
-
 from gpt2chat.core.errors import DataError, Gpt2ChatError, NetworkError, StorageError
 
 Doing = Literal["reach", "download", "stream"]
@@ -18,14 +16,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _SCRIPT = "Dataset scripts are no longer supported"
 _AGAIN: dict[Doing, str] = {
-    "reach": "type the command again later",
-    "download": "type the command again (files that came whole are kept)",
-    "stream": "type the command again (without --streaming, files that came whole are kept)",
+    "reach": "run the same again later",
+    "download": "run the same again (files that came whole are kept)",
+    "stream": "run the same again (without `streaming`, files that came whole are kept)",
 }
 
 
 @contextmanager
-def one_line(flag: str, name: str, doing: Doing) -> Generator[None]:
+def one_line(setting: str, name: str, doing: Doing) -> Generator[None]:
     """Raise what the libraries raise as an error of ours. What is none of theirs passes.
 
     Raises:
@@ -40,7 +38,7 @@ def one_line(flag: str, name: str, doing: Doing) -> Generator[None]:
     except Exception as error:
         chain = list(_chain(error))
         for translate in (_of_disk, _of_access, _of_hub, _of_data):
-            ours = translate(flag, name, doing, chain)
+            ours = translate(setting, name, doing, chain)
             if ours:
                 raise ours from error
         raise
@@ -57,7 +55,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _of_disk(
-    flag: str, name: str, doing: Doing, chain: Sequence[BaseException]
+    setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
 ) -> Gpt2ChatError | None:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -67,7 +65,7 @@ def _of_disk(
         if error.errno in _FULL or "Not enough disk space" in str(error):
             return StorageError(
                 f"No space left to download {name}. Point HF_HOME to another disk, "
-                "or stream it with --streaming."
+                "or stream it with `streaming=True`."
             )
         if error.errno in _FORBIDDEN:
             return StorageError(
@@ -78,7 +76,7 @@ def _of_disk(
 
 
 def _of_access(
-    flag: str, name: str, doing: Doing, chain: Sequence[BaseException]
+    setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
 ) -> Gpt2ChatError | None:
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -86,20 +84,20 @@ def _of_access(
     gated = "is a gated dataset"
     if any(isinstance(error, GatedRepoError) or gated in str(error) for error in chain):
         return NetworkError(
-            f"{flag} {name} is gated on the Hugging Face Hub: ask for access on its page, then "
-            f"type hf auth login. Or give files with {flag} FILE."
+            f"`{setting}` {name} is gated on the Hugging Face Hub: ask for access on its page, "
+            f"then run hf auth login. Or give files with `{setting}=FILE`."
         )
     if any(isinstance(e, (RepositoryNotFoundError, DatasetNotFoundError)) for e in chain):
         return NetworkError(
-            f"{flag} {name}: the Hugging Face Hub has no data set of this name that you can read. "
-            f"Check the spelling, type hf auth login if it is private, or give files with {flag} "
-            "FILE."
+            f"`{setting}` {name}: the Hugging Face Hub has no data set of this name that you can "
+            "read. Check the spelling, run hf auth login if it is private, or give files with "
+            f"`{setting}=FILE`."
         )
     return None
 
 
 def _of_hub(
-    flag: str, name: str, doing: Doing, chain: Sequence[BaseException]
+    setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
 ) -> Gpt2ChatError | None:
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -108,9 +106,9 @@ def _of_hub(
         XetDownloadError,
     )
 
-    again = f"{_AGAIN[doing]}, or give files with {flag} FILE."
+    again = f"{_AGAIN[doing]}, or give files with `{setting}=FILE`."
     if any(isinstance(error, OfflineModeIsEnabled) for error in chain):
-        return _unreached(flag, name, "HF_HUB_OFFLINE is set, and there is no copy in the cache")
+        return _unreached(setting, name, "HF_HUB_OFFLINE is set, and there is no copy in the cache")
     for error in chain:
         # `datasets` asks for files that need not be there.
         if isinstance(error, HfHubHTTPError) and error.response.status_code != 404:
@@ -125,14 +123,14 @@ def _of_hub(
     if not lost:
         return None
     if doing == "reach":
-        return _unreached(flag, name, _short(lost[-1]))
+        return _unreached(setting, name, _short(lost[-1]))
     return NetworkError(f"Lost the Hugging Face Hub for {name} ({_short(lost[-1])}): {again}")
 
 
-def _unreached(flag: str, name: str, why: str) -> NetworkError:
+def _unreached(setting: str, name: str, why: str) -> NetworkError:
     return NetworkError(
         f"Cannot reach the Hugging Face Hub for {name} ({why}). Without network: "
-        f"gpt2chat prepare --sample, or give files with {flag} FILE."
+        f"`prepare(sample=True)`, or give files with `{setting}=FILE`."
     )
 
 
@@ -144,38 +142,40 @@ def _of_status(name: str, status: int, again: str) -> NetworkError:
         )
     if status in (401, 403):
         return NetworkError(
-            f"The Hugging Face Hub refuses {name} ({status}): type hf auth login, then {again}"
+            f"The Hugging Face Hub refuses {name} ({status}): run hf auth login, then {again}"
         )
     return NetworkError(f"The Hugging Face Hub fails for {name} ({status}): {again}")
 
 
 def _of_data(
-    flag: str, name: str, doing: Doing, chain: Sequence[BaseException]
+    setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
 ) -> Gpt2ChatError | None:
     from datasets.exceptions import DatasetsError
 
     for error in chain:
         if _is_damage(error):
             return DataError(
-                f"{flag} {name}: a file of it is cut short or damaged on the Hugging Face Hub "
-                f"({_short(error)}). Give files with {flag} FILE."
+                f"`{setting}` {name}: a file of it is cut short or damaged on the Hugging Face Hub "
+                f"({_short(error)}). Give files with `{setting}=FILE`."
             )
         if "Config name is missing" in str(error):
             configs = str(error).splitlines()[1].partition(": ")[2].strip("[]").replace("'", "")
             return DataError(
-                f"{flag} {name} has several configurations ({configs}) and cannot be loaded by its "
-                f"name: download the files of one, and give them with {flag} FILE."
+                f"`{setting}` {name} has several configurations ({configs}) and cannot be loaded "
+                f"by its name: download the files of one, and give them with `{setting}=FILE`."
             )
     known = isinstance(chain[0], (DatasetsError, ValueError, OSError)) or _SCRIPT in str(chain[0])
     if not known:
         return None
     return DataError(
-        f"{flag} {name} cannot be loaded by its name: {_why(chain[0])}. "
-        f"Give files with {flag} FILE."
+        f"`{setting}` {name} cannot be loaded by its name: {_why(chain[0])}. "
+        f"Give files with `{setting}=FILE`."
     )
 
 
 def _is_damage(error: BaseException) -> bool:
+    import pyarrow as pa
+
     kinds = (pa.ArrowException, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
     # Parquet's own complaints come as an OSError that has no number.
     return isinstance(error, kinds) or "corrupt" in str(error).lower()

@@ -8,7 +8,7 @@ from pathlib import Path
 from gpt2chat.core.config.prepare import OFF, PrepareConfig, parse_share
 from gpt2chat.core.errors import ConfigError, DataError
 from gpt2chat.core.files import STARTER
-from gpt2chat.core.inputs.datafiles import SUFFIXES, Files, Split, find_files
+from gpt2chat.core.inputs.datafiles import OWN, SUFFIXES, Files, Input, Split, find_files
 from gpt2chat.core.inputs.hub import Content, HubData, is_hub_name, load_hub, reach
 from gpt2chat.core.inputs.records import CHUNK_ROWS, Chunk, read_chunks
 from gpt2chat.core.inputs.shapes import (
@@ -20,7 +20,6 @@ from gpt2chat.core.inputs.shapes import (
     shape_named,
 )
 
-OWN_FLAGS = ("--chat", "--preference")
 SHAPES: dict[Content, Sequence[ChatShape | PreferenceShape]] = {
     "oasst1": (),
     "chat": CHAT_SHAPES,
@@ -36,31 +35,18 @@ SAMPLE_HOLDOUT = 0.2
 """Of the bundled pairs. Of its instructions none is held out: OASST1 has a validation split."""
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A file, or a data set on the Hub, that was read."""
-
-    source: str
-    name: str
-    """File name, or name on the Hub."""
-    sha256: str
-    """Empty for a data set on the Hub."""
-    revision: str
-    """Commit of a data set on the Hub; empty for a file."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """One thing that a flag names."""
+    """One thing that a setting names."""
 
     name: str
     """What its rows are counted under."""
-    flag: str
+    setting: str
     value: str
     """As it was given."""
     content: Content
     holdout: float
-    """Share of its groups that goes to validation; 0 where it has a validation split."""
+    """Share of its groups that goes to validation; 0 if it has a validation split."""
     files: Files | None
     """None for a name on the Hub."""
     shape: str = ""
@@ -74,28 +60,31 @@ def find_sources(settings: PrepareConfig) -> list[Source]:
         ConfigError: Everything is off.
         DataError: A file is not there, or of no kind that can be read.
     """
-    named = _sample() if settings.sample else _three(settings)
+    named = _sample() if settings.sample else _defaults(settings)
     own = [
-        *(_own("--chat", value, "chat", settings) for value in settings.chat),
-        *(_own("--preference", value, "preference", settings)
+        *(_own("chat", value, "chat", settings) for value in settings.chat),
+        *(_own("preference", value, "preference", settings)
           for value in settings.preference),
-        *(_own("--feedback", value, "feedback", settings) for value in settings.feedback),
+        *(_own("feedback", value, "feedback", settings) for value in settings.feedback),
     ]  # fmt: skip
     sources = _shaped([*named, *_share_validation(own)], settings.shape)
     if not sources:
         raise ConfigError(
-            "Every source is off. Give one with --oasst1, --alpaca, --ultrafeedback, --chat or "
-            "--preference, or type gpt2chat prepare --sample."
+            "Every source is off. Give one with `oasst1`, `alpaca`, `ultrafeedback`, `chat` or "
+            "`preference`, or use the bundled sample: `prepare(sample=True)`."
         )
     for share in settings.mix:
-        _require_named("--mix", parse_share(share)[0], sources)
+        _require_named("mix", parse_share(share)[0], sources)
     return sources
 
 
-def _require_named(flag: str, name: str, sources: Sequence[Source]) -> None:
+def _require_named(setting: str, name: str, sources: Sequence[Source]) -> None:
     names = list(dict.fromkeys(source.name for source in sources))
     if name not in names:
-        raise ConfigError(f"{flag} {name}: no source has this name, only {', '.join(names)}.")
+        raise ConfigError(
+            f"`{setting}` {name}: no source has this name, only {', '.join(names)}.",
+            setting=setting,
+        )
 
 
 def _shaped(sources: list[Source], forced: Sequence[str]) -> list[Source]:
@@ -103,18 +92,23 @@ def _shaped(sources: list[Source], forced: Sequence[str]) -> list[Source]:
     for entry in forced:
         name, _, shape = entry.rpartition("=")
         if name:
-            _require_named("--shape", name, sources)
+            _require_named("shape", name, sources)
         chosen = [
             source
             for source in sources
-            if source.name == name or (not name and source.flag in OWN_FLAGS)
+            if source.name == name or (not name and source.setting in ("chat", "preference"))
         ]
         if not chosen:
-            raise ConfigError(f"--shape {shape} is for --chat and --preference: give one of them.")
+            raise ConfigError(
+                f"`shape` {shape} is for `chat` and `preference`: give one of them.",
+                setting="shape",
+            )
         for source in chosen:
             if source.content == "oasst1":
                 raise ConfigError(
-                    "--shape oasst1: message rows and whole trees are told apart as they are."
+                    "`shape` does not apply to `oasst1`: message rows and whole trees are "
+                    "recognised automatically.",
+                    setting="shape",
                 )
             shape_named(shape, SHAPES[source.content])
         sources = [
@@ -123,44 +117,48 @@ def _shaped(sources: list[Source], forced: Sequence[str]) -> list[Source]:
     return sources
 
 
-def _three(settings: PrepareConfig) -> Iterator[Source]:
-    contents: dict[str, tuple[str, Content]] = {
-        "oasst1": (settings.oasst1, "oasst1"),
-        "alpaca": (settings.alpaca, "chat"),
-        "ultrafeedback": (settings.ultrafeedback, "preference"),
+def _defaults(settings: PrepareConfig) -> Iterator[Source]:
+    contents: dict[str, Content] = {
+        "oasst1": "oasst1",
+        "alpaca": "chat",
+        "ultrafeedback": "preference",
     }
-    for name, (value, content) in contents.items():
-        if value != OFF:
-            yield _source(name, f"--{name}", value, content, settings)
+    for name, content in contents.items():
+        value: str = getattr(settings, name)
+        unasked = settings.only and value == getattr(PrepareConfig, name)
+        if value != OFF and not unasked:
+            yield _source(name, name, value, content, settings)
 
 
-def _names_hub(flag: str, value: str) -> bool:
+def _names_hub(setting: str, value: str) -> bool:
     if value.endswith(SUFFIXES) or Path(value).exists():
         return False
     # A file of one's own that is not there is a slip, not a data set: these have an owner.
-    own = flag in (*OWN_FLAGS, "--feedback")
+    own = setting in OWN
     return is_hub_name(value) and ("/" in value or not own)
 
 
-def _own(flag: str, value: str, content: Content, settings: PrepareConfig) -> Source:
-    path = value.split(":")[0] if _names_hub(flag, value) else value
-    return _source(Path(path).name, flag, value, content, settings)
+def _own(setting: str, value: str, content: Content, settings: PrepareConfig) -> Source:
+    path = value.split(":")[0] if _names_hub(setting, value) else value
+    return _source(Path(path).name, setting, value, content, settings)
 
 
-def _source(name: str, flag: str, value: str, content: Content, settings: PrepareConfig) -> Source:
-    files = None if _names_hub(flag, value) else find_files(flag, value)
+def _source(
+    name: str, setting: str, value: str, content: Content, settings: PrepareConfig
+) -> Source:
+    files = None if _names_hub(setting, value) else find_files(setting, value)
     has_validation = files is not None and "validation" in files
     holdout = 0.0 if has_validation else settings.holdout
-    return Source(name, flag, value, content, holdout, files)
+    return Source(name, setting, value, content, holdout, files)
 
 
 def _share_validation(own: list[Source]) -> Iterator[Source]:
     """Hold nothing out of `--chat train.jsonl` where `--chat valid.jsonl` stands beside it."""
     with_validation = {
-        source.flag for source in own if source.files and "validation" in source.files
+        source.setting for source in own if source.files and "validation" in source.files
     }
     for source in own:
-        yield replace(source, holdout=0.0) if source.flag in with_validation else source
+        yield replace(source, holdout=0.0) if source.setting in with_validation else source
 
 
 def _sample() -> Iterator[Source]:
@@ -172,8 +170,8 @@ def _sample() -> Iterator[Source]:
     ]
     for name, stem, content, holdout in kinds:
         path = str(SAMPLE / f"{stem}.jsonl.gz")
-        files = find_files("--sample", path)
-        yield Source(name, "--sample", path, content, holdout, files)
+        files = find_files("sample", path)
+        yield Source(name, "sample", path, content, holdout, files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +251,14 @@ def open_sources(sources: Sequence[Source], *, streaming: bool) -> Iterator[Open
         NetworkError: The Hub cannot be reached, or does not have a name.
         DataError: A data set cannot be loaded by its name alone.
     """
-    reached = {source: reach(source.flag, source.value) for source in sources if not source.files}
+    reached = {
+        source: reach(source.setting, source.value) for source in sources if not source.files
+    }
     for source in sources:
         hub = None
         if not source.files:
             hub = load_hub(
-                source.flag,
+                source.setting,
                 source.value,
                 source.content,
                 reached=reached[source],
