@@ -120,9 +120,9 @@ def test_a_loop_ends_the_reply_and_its_repeats_are_not_kept():
     verse = " I like potatoes with butter and with salt, on a plate."
     stream = of_text("Well." + verse * 9, stop_loops=True)
     shown = "".join(stream)
-    assert stream.reply.looped
+    assert stream.reply.finish_reason == "loop"
     assert not stream.reply.stopped
     # It begins with the dot before the first verse, so the dot after it repeats already.
     assert stream.reply.text + "." == "Well." + verse
     assert shown + "." == "Well." + 3 * verse
-    assert not of_text("Well." + verse * 9).read().looped
+    assert of_text("Well." + verse * 9).read().finish_reason != "loop"

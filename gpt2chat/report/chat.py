@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from gpt2chat.core.generation.generate import Reply
 
 
+ENDS = {
+    "stop": "",
+    "length": "cut at the limit of max_new_tokens",
+    "window": "cut at the end of the window",
+    "loop": "stopped because it repeated itself",
+    "cancelled": "stopped by Ctrl-C",
+}
+"""What to say of a reply that ended for this reason."""
 NARROW = 40
 """Columns; on fewer a name and what it stands for do not fit beside each other."""
 
@@ -74,12 +82,9 @@ def visible(pieces: Iterable[str]) -> Iterator[str]:
 def show_speed(reply: "Reply", *, interrupted: bool = False) -> None:
     """Print how long a reply is, why it ended if not by itself, and how fast it came."""
     parts = [counted(len(reply.ids), "token")]
-    if interrupted:
-        parts.append("stopped by Ctrl-C")
-    elif reply.looped:
-        parts.append("stopped where it went round in circles")
-    elif not reply.stopped:
-        parts.append("cut at the limit")
+    ended = "stopped by Ctrl-C" if interrupted else ENDS[reply.finish_reason]
+    if ended:
+        parts.append(ended)
     if reply.tokens_per_second:
         parts.append(f"{reply.tokens_per_second:,.0f} tokens/s")
     note(", ".join(parts))

@@ -1,9 +1,9 @@
-"""Prompt tokens to a stream of text: one engine for chat, evaluation and whatever serves."""
+"""Generate text from prompt tokens: one engine for chat, evaluation and servers."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,8 +28,8 @@ class Generator:
     """Generates with one model.
 
     The keys and values of the last prompt and reply are kept, and a prompt that begins like them
-    is computed from where it differs. Threads may share a generator: replies that alternate are
-    right, but each then computes its prompt again.
+    is computed from where it differs. Threads may share a generator. Replies that alternate token
+    by token are right but slow, since each computes its prompt again: hold `turn` to prevent that.
     """
 
     def __init__(
@@ -46,8 +46,7 @@ class Generator:
             compiled: Let PyTorch compile a step, at the first one.
 
         Raises:
-            HardwareError: The device has not the precision that is asked for, or int8 is to be
-                compiled.
+            HardwareError: The device lacks the precision, or `compiled` is combined with int8.
         """
         on_device: Any = model.to(device)  # pyright: ignore[reportArgumentType]
         self.device = device
@@ -55,9 +54,11 @@ class Generator:
         self.precision, self._decoder = make_decoder(on_device, precision, compiled=compiled)
         self._cached: list[int] = []
         self._owner: Sampler | None = None
-        """Whose reply the loop on the device has drawn last."""
+        """The sampler of the reply that the loop on the device continues."""
         self._kept_loop: GraphLoop | None = None
         self._lock = threading.Lock()
+        self.turn = threading.RLock()
+        """Held by whoever reads a whole reply: replies that alternate recompute their prompts."""
 
     @property
     def window(self) -> int:
@@ -86,8 +87,13 @@ class Generator:
             ReplyError: As the pieces are read: the model's scores are not finite.
         """
         self._check(prompt)
-        tokens = self._tokens(list(prompt), Sampler(sampling, 1, top_logprobs))
-        return ReplyStream(tokens, stop=sampling.stop, stop_loops=stop_loops)
+        return ReplyStream(
+            self._tokens(list(prompt), Sampler(sampling, 1, top_logprobs)),
+            stop=sampling.stop,
+            stop_loops=stop_loops,
+            prompt_tokens=len(prompt),
+            limit=self._limit(prompt, sampling),
+        )
 
     def generate(
         self, prompt: Sequence[int], sampling: Sampling, *, top_logprobs: int | None = None
@@ -144,6 +150,11 @@ class Generator:
             if cancelled():
                 return
             self._after(ids[:end])
+
+    def _limit(self, prompt: Sequence[int], sampling: Sampling) -> Literal["length", "window"]:
+        """Return what ends a reply first if the model does not."""
+        fits = sampling.max_new_tokens <= self.window - len(prompt)
+        return "length" if fits else "window"
 
     def _check(self, prompt: Sequence[int]) -> None:
         if not 0 < len(prompt) < self.window:
@@ -209,7 +220,12 @@ class Generator:
         sampling, lengths = sampler.sampling, list(map(len, prompts))
         limits = [min(sampling.max_new_tokens, self.window - length) for length in lengths]
         decoder = self._decoder.with_slots(len(prompts), max(lengths) + sampling.max_new_tokens)
-        builders = [ReplyBuilder(sampling.stop) for _ in prompts]
+        builders = [
+            ReplyBuilder(
+                sampling.stop, prompt_tokens=len(prompt), limit=self._limit(prompt, sampling)
+            )
+            for prompt in prompts
+        ]
         active = list(range(len(prompts)))
         logits = torch.stack([decoder.extend(ids, 0, row) for row, ids in enumerate(prompts)])
         if self._on_device(sampler):
@@ -225,7 +241,7 @@ class Generator:
                 if not builders[row].ended and len(builders[row].ids) < limits[row]
             ]
         for builder in builders:
-            builder.rest()
+            builder.end_at_limit()
             yield builder.reply
 
 

@@ -1,65 +1,96 @@
-"""Drawn tokens to the text of a reply: whole characters, where it ends, and whether it loops."""
+"""Turn drawn tokens into a reply: whole characters, where it ends, and whether it loops."""
 
 import codecs
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from gpt2chat.core.generation.sampling import Choice
 from gpt2chat.core.text.tokens import STOP_IDS, token_bytes
 
 LONGEST_LOOP = 96
-"""Tokens of the longest passage whose repetition is noticed."""
+"""Length in tokens of the longest passage whose repetition is noticed."""
 LOOP_TIMES = 3
-"""So often a passage stands in a row before a reply counts as a loop,"""
+"""A reply loops once a passage occurs this often in a row …"""
 LOOP_TOKENS = 32
-"""and the row has at least so many tokens: short passages have more times."""
+"""… and these occurrences have at least this many tokens: short passages need more of them."""
+
+FinishReason = Literal["stop", "length", "window", "loop", "cancelled"]
+"""Why a reply ended: with a stop token or text, at `max_new_tokens`, at the model's last position,
+because it repeated itself, or because the caller stopped it."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered, whole or as far as it came."""
+    """What a model answered, whole or as far as it came; `str(reply)` is its text."""
 
     text: str
-    """As generated: white space at its ends is kept, a half character at its end is not."""
+    """Without half a character at its end. `Chat` strips white space, the engine keeps it."""
     ids: tuple[int, ...]
-    """Its tokens without the stop token; a stop text, which is not in the text, is among them."""
-    stopped: bool
-    """The model ended it with a stop token or text; otherwise a limit or the caller did."""
-    looped: bool
-    """It said the same over and over, and was ended; the repeats are not in text and ids."""
+    """Its tokens without the stop token; a stop text is among them, though not in `text`."""
+    finish_reason: FinishReason
+    """Why it ended. The repeats of a loop are neither in `text` nor in `ids`."""
     first_seconds: float
-    """From the start to the first token: the prompt's forward pass. 0 before that."""
+    """Seconds from the start to the first token: the prompt's forward pass. 0 before that."""
     seconds: float
-    """From the start to the last token."""
+    """Seconds from the start to the last token."""
     tokens: int
-    """How many were generated, stop token and repeats among them."""
+    """Number of generated tokens, including the stop token and the repeats of a loop."""
     choices: tuple[Choice, ...] = ()
-    """With their log-probabilities, where these were asked for."""
+    """Its tokens with their log-probabilities, if these were asked for."""
+    prompt_tokens: int = 0
+    """Number of tokens that the model read before it answered."""
+    left_window: int = 0
+    """Number of earlier messages that left the window to make room for this turn."""
+    repeated: bool = False
+    """An earlier reply of the same chat says the same."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the model ended the reply itself, so that its end is not cut off."""
+        return self.finish_reason == "stop"
 
     @property
     def tokens_per_second(self) -> float:
-        """Decode speed: the tokens after the first, by the time they took; 0 if there are none."""
+        """Decoding speed: the tokens after the first, by the time they took; 0 without any."""
         decoding = self.seconds - self.first_seconds
         return (self.tokens - 1) / decoding if self.tokens > 1 and decoding > 0 else 0.0
 
 
 class ReplyBuilder:
-    """A reply that grows token by token."""
+    """A reply that grows token by token.
 
-    def __init__(self, stop: Sequence[str] = (), *, stop_loops: bool = False):
+    Args:
+        prompt_tokens: Length of the prompt, for the reply to report.
+        limit: What ends the reply if the model does not.
+    """
+
+    def __init__(
+        self,
+        stop: Sequence[str] = (),
+        *,
+        stop_loops: bool = False,
+        prompt_tokens: int = 0,
+        limit: Literal["length", "window"] = "length",
+    ):
         self.ids: list[int] = []
         self.ended = False
-        """A stop token, a stop text or a loop has ended it."""
+        """A stop token, a stop text or a loop has ended the reply."""
         self._stop = stop
         self._loop = LoopWatch() if stop_loops else None
+        self._prompt_tokens = prompt_tokens
+        self._limit: Literal["length", "window"] = limit
         self._choices: list[Choice] = []
-        # A byte sequence that is no UTF-8 says nothing, and as U+FFFD in the history the model
+        # A byte sequence that is not UTF-8 means nothing; as U+FFFD in the history, the model
         # would learn to repeat it.
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         self._text = ""
         self._shown = 0
-        self._stopped = False
+        self._finish: FinishReason = "cancelled"
         self._cut: int | None = None
         self._tokens = 0
         self.begin()
@@ -75,7 +106,7 @@ class ReplyBuilder:
             self._first = self._last
         self._tokens += 1
         if choice.token in STOP_IDS:
-            self.ended = self._stopped = True
+            self.ended, self._finish = True, "stop"
             return self._show(len(self._text))
         self.ids.append(choice.token)
         if choice.logprob is not None:
@@ -85,28 +116,36 @@ class ReplyBuilder:
         at = _first_of(self._stop, self._text, before)
         if at is not None:
             self._text = self._text[:at]
-            self.ended = self._stopped = True
+            self.ended, self._finish = True, "stop"
             return self._show(at)
         if self._loop is not None:
             self._cut = self._loop.repeats(self.ids)
-            self.ended = self._cut is not None
+            if self._cut is not None:
+                self.ended, self._finish = True, "loop"
         return self._show(len(self._text) - _begun(self._stop, self._text))
 
-    def rest(self) -> str:
-        """Return what was held back because it could have become a stop text."""
+    def end_at_limit(self) -> str:
+        """Note that no token follows; return the text held back as the beginning of a stop text."""
+        if not self.ended:
+            self._finish = self._limit
         return self._show(len(self._text))
 
     @property
     def reply(self) -> Reply:
-        """What there is so far."""
+        """The reply so far."""
         ids, text, choices = self.ids, self._text[: self._shown], self._choices
         if self._cut is not None:
             ids, choices = ids[: -self._cut], choices[: -self._cut]
             text = b"".join(token_bytes()[token] for token in ids).decode("utf-8", "ignore")
-        first, last = self._first - self._begun, self._last - self._begun
-        looped = self._cut is not None
         return Reply(
-            text, tuple(ids), self._stopped, looped, first, last, self._tokens, tuple(choices)
+            text,
+            tuple(ids),
+            self._finish,
+            self._first - self._begun,
+            self._last - self._begun,
+            self._tokens,
+            tuple(choices),
+            self._prompt_tokens,
         )
 
     def _show(self, end: int) -> str:
@@ -119,9 +158,17 @@ class ReplyStream(Iterator[str]):
     """The pieces of a reply as they come. `reply` may be read at any time, also after Ctrl-C."""
 
     def __init__(
-        self, tokens: Iterator[Choice], *, stop: Sequence[str] = (), stop_loops: bool = False
+        self,
+        tokens: Iterator[Choice],
+        *,
+        stop: Sequence[str] = (),
+        stop_loops: bool = False,
+        prompt_tokens: int = 0,
+        limit: Literal["length", "window"] = "length",
     ):
-        self._builder = ReplyBuilder(stop, stop_loops=stop_loops)
+        self._builder = ReplyBuilder(
+            stop, stop_loops=stop_loops, prompt_tokens=prompt_tokens, limit=limit
+        )
         self._pieces = self._run(tokens)
         self._cancelled = False
 
@@ -146,13 +193,15 @@ class ReplyStream(Iterator[str]):
     def _run(self, tokens: Iterator[Choice]) -> Iterator[str]:
         builder = self._builder
         builder.begin()
+        if self._cancelled:
+            return
         for choice in tokens:
             piece = builder.add(choice)
             if piece:
                 yield piece
             if builder.ended or self._cancelled:
                 return
-        rest = builder.rest()
+        rest = builder.end_at_limit()
         if rest:
             yield rest
 
