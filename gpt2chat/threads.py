@@ -1,28 +1,29 @@
-"""Threads that work until the program ends, and how it ends with them at work."""
+"""Background threads, and how to end the program while they work."""
 
 import contextlib
 import os
 import sys
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 
 NAME = "gpt2chat"
-"""Of each such thread."""
+"""Name of each such thread."""
 
 
 def work_beside(work: Callable[[], None]) -> None:
-    """Do some work in a thread that leaving the program does not wait for."""
+    """Do some work in a thread that the end of the program does not wait for."""
     threading.Thread(target=work, name=NAME, daemon=True).start()
 
 
 def end_beside_work(code: object) -> None:
-    """End the process where such a thread is there; return where there is none.
+    """End the process at once if such a thread runs; otherwise return.
 
-    It may be inside PyTorch, which nothing can stop; and Python, which ends as other programs do,
-    would end below its feet: the process aborts.
+    Interpreter shutdown would free state that PyTorch still uses in that thread, and the process
+    would abort.
 
     Args:
-        code: What SystemExit holds.
+        code: The code of SystemExit.
     """
     if not any(thread.name == NAME for thread in threading.enumerate()):
         return
@@ -30,3 +31,28 @@ def end_beside_work(code: object) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+class Background:
+    """A thread that does one piece of work after the other. It begins with the first one."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Callable[[], None], threading.Event]] = SimpleQueue()
+        self._begun = False
+
+    def do(self, work: Callable[[], None]) -> threading.Event:
+        """Do some work after everything before it; return the event that is set at its end."""
+        if not self._begun:
+            work_beside(self._do_all)
+            self._begun = True
+        done = threading.Event()
+        self._work.put((work, done))
+        return done
+
+    def _do_all(self) -> None:
+        while True:
+            work, done = self._work.get()
+            # An error here occurs again, and is reported, when the reply is asked for.
+            with contextlib.suppress(BaseException):
+                work()
+            done.set()

@@ -8,29 +8,27 @@ from typing import Any
 import pytest
 import torch
 
-from gpt2chat.core.chat.feedback import Feedback
-from gpt2chat.core.chat.session import Session
+from gpt2chat.core.chat.chat import Chat
+from gpt2chat.core.chat.model import ChatModel
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.generation.generate import Generator
-from gpt2chat.dialogue import Dialogue, LoadedModel, Models
 from gpt2chat.dialogue.ahead import computing_ahead
+from gpt2chat.dialogue.dialogue import Dialogue
+from gpt2chat.dialogue.models import Models
 from tests.helpers import before_each_pass, tiny_model
-from tests.test_dialogue import FEEDBACK
 
 
 def chat(generator: Generator) -> Dialogue:
     """A chat of two messages with a model that is loaded at once."""
 
-    def load(_: str) -> LoadedModel:
-        return LoadedModel(generator, 1, "cpu")
+    def load(_: str) -> ChatModel:
+        return ChatModel("tiny", generator)
 
     return begun_with(load)
 
 
-def begun_with(load: Callable[[str], LoadedModel]) -> Dialogue:
-    dialogue = Dialogue(
-        Session(), Sampling(max_new_tokens=4), Models(["tiny"], load), Feedback(FEEDBACK)
-    )
+def begun_with(load: Callable[[str], ChatModel]) -> Dialogue:
+    dialogue = Dialogue(Chat(None, sampling=Sampling(max_new_tokens=4)), Models(["tiny"], load))
     dialogue.session.ask("Hello", 4)
     dialogue.session.answer("word " * 200)
     return dialogue
@@ -86,7 +84,7 @@ def test_enter_does_not_wait_for_all_of_it(monkeypatch: pytest.MonkeyPatch):
 def test_with_a_seed_nothing_hangs_on_how_fast_the_user_types(monkeypatch: pytest.MonkeyPatch):
     generator = Generator(tiny_model(), torch.device("cpu"), "fp32")
     dialogue = chat(generator)
-    dialogue.sampling = Sampling(max_new_tokens=4, seed=0)
+    dialogue.chat.sampling = Sampling(max_new_tokens=4, seed=0)
     passes: list[int] = []
     before_each_pass(monkeypatch, generator, lambda: passes.append(1))
     threads = threading.active_count()
@@ -96,9 +94,9 @@ def test_with_a_seed_nothing_hangs_on_how_fast_the_user_types(monkeypatch: pytes
 
 
 def test_a_model_that_is_not_loaded_is_not_waited_for():
-    waiting: Future[LoadedModel] = Future()
+    waiting: Future[ChatModel] = Future()
 
-    def load(_: str) -> LoadedModel:
+    def load(_: str) -> ChatModel:
         return waiting.result()
 
     dialogue = begun_with(load)

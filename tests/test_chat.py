@@ -81,7 +81,7 @@ def test_an_empty_answer_is_asked_for_once_more(
         assert out == ""
         assert err.splitlines()[1:] == [
             "error: The model ended its reply before the first word, twice. Ask in other words, or "
-            "with another --seed."
+            "set another --seed."
         ]
 
 
@@ -117,7 +117,7 @@ def test_the_system_prompt_changes_the_answer(chat: Chat):
         (("-p", " "), " \n", 3, "The message is empty."),
         ((), b"\xff\xfe", 3, "Standard input is not UTF-8 text"),
         ((), "word " * 2000, 3, "The message has 2,000 tokens; 988 fit beside"),
-        (("-p", "x", "--system", " "), "", 3, "The system prompt cannot be used: empty"),
+        (("-p", "x", "--system", "a " * 999), "", 3, "The system prompt has 999 tokens"),
         (("-p", "x", "--top-p", "0"), "", 2, "--top-p must be above 0 and at most 1, not 0.0."),
         (("-p", "x", "--temperature", "nan"), "", 2, "--temperature must be from 0 to 100"),
         (("-p", "x", "--max-new-tokens", "961"), "", 2, "--max-new-tokens must be from 1 to 960"),
@@ -184,8 +184,8 @@ def test_the_latest_chat_goes_on_with_its_model_and_system_prompt(
     folder = keep(tmp_path, str(tiny_folder), "starter")
     code, out, err = chat("--resume-last", "-p", "And?", model=None)
     assert code == 0
-    resumed = next(line for line in err.splitlines() if "goes on" in line)
-    assert resumed.endswith(f" goes on: 2 messages, the latest “hi”, with {tiny_folder}, starter.")
+    resumed = next(line for line in err.splitlines() if "Resumed" in line)
+    assert resumed.endswith(f": 2 messages, the latest “hi”, with {tiny_folder}, starter.")
     assert out != chat("-p", "And?")[1]
     kept = latest_chat(folder)
     assert kept.models == (str(tiny_folder), "starter")
@@ -201,8 +201,8 @@ def test_a_later_chat_that_cannot_be_read_is_named(chat: Chat, tiny_folder: Path
     code, _, err = chat("--resume-last", "-p", "And?", model=None)
     assert code == 0
     unread, resumed, *_ = err.splitlines()
-    assert unread.startswith(f"{folder / 'later.json'} is no saved chat: ")
-    assert " goes on: 2 messages" in resumed
+    assert unread.startswith(f"{folder / 'later.json'} is not a saved chat: ")
+    assert resumed.startswith("Resumed the chat")
 
 
 def test_flags_win_over_what_is_gone_on_with(chat: Chat, tiny_folder: Path, tmp_path: Path):
@@ -217,7 +217,7 @@ def test_flags_win_over_what_is_gone_on_with(chat: Chat, tiny_folder: Path, tmp_
 def test_there_is_one_line_where_no_chat_can_go_on(chat: Chat, tmp_path: Path):
     code, out, err = chat("--resume-last", "-p", "And?")
     assert (code, out) == (3, "")
-    assert err == "error: There is no chat to go on with. Begin one with gpt2chat chat.\n"
+    assert err == "error: There is no chat to resume. Start one with gpt2chat chat.\n"
     keep(tmp_path, "./gone")
     code, out, err = chat("--resume-last", "-p", "And?", model=None)
     assert (code, out) == (4, "")

@@ -27,7 +27,9 @@ MORE = talk("hello", "hi", "and?", "well").messages
 def kept(folder: Path) -> list[list[str]]:
     """The contents of all kept chats, the newest last."""
     files = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime_ns)
-    return [[message.content for message in read_chat(file).messages] for file in files]
+    return [
+        [message.content for message in read_chat(file).conversation.messages] for file in files
+    ]
 
 
 def test_a_chat_is_kept_in_one_file_of_the_user_alone(tmp_path: Path):
@@ -36,7 +38,7 @@ def test_a_chat_is_kept_in_one_file_of_the_user_alone(tmp_path: Path):
     autosave.write(HELLO, ["starter"])
     autosave.write(MORE, ["starter"])
     (file,) = folder.iterdir()
-    assert [message.content for message in read_chat(file).messages] == [
+    assert [message.content for message in read_chat(file).conversation.messages] == [
         "hello",
         "hi",
         "and?",
@@ -117,7 +119,7 @@ def test_a_chat_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path):
     save_chat(tmp_path / "chat.json", HELLO)
     text = (tmp_path / "chat.json").read_text()
     (tmp_path / "chat.json").write_text(text, encoding="utf-8-sig")
-    assert read_chat(tmp_path / "chat.json").messages == HELLO
+    assert read_chat(tmp_path / "chat.json").conversation.messages == HELLO
 
 
 def test_a_file_that_is_no_chat_is_passed_over_and_named(tmp_path: Path):
@@ -127,20 +129,18 @@ def test_a_file_that_is_no_chat_is_passed_over_and_named(tmp_path: Path):
     latest = latest_chat(tmp_path)
     assert latest.models == ("a",)
     (why,) = latest.unread
-    assert why.startswith(f"{tmp_path / 'zzz.json'} is no saved chat: ")
+    assert why.startswith(f"{tmp_path / 'zzz.json'} is not a saved chat: ")
 
 
 def test_where_no_kept_chat_can_be_read_the_latest_is_named(tmp_path: Path):
     (tmp_path / "zzz.json").write_text("{")
-    with pytest.raises(DataError, match=r"zzz\.json is no saved chat"):
+    with pytest.raises(DataError, match=r"zzz\.json is not a saved chat"):
         latest_chat(tmp_path)
 
 
 def test_without_a_chat_the_command_to_type_is_named(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "none", None):
-        with pytest.raises(
-            DataError, match=r"no chat to go on with\. Begin one with gpt2chat chat"
-        ):
+        with pytest.raises(DataError, match=r"no chat to resume"):
             latest_chat(folder)
 
 

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from gpt2chat.core.chat.feedback import Feedback
-from gpt2chat.core.chat.session import Session
+from gpt2chat.core.chat.chat import Chat
+from gpt2chat.core.chat.model import ChatModel
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import CheckpointError, ReplyError
 from gpt2chat.core.generation.generate import Generator, ReplyStream
 from gpt2chat.core.generation.sampling import Choice
 from gpt2chat.core.text.tokens import EOT_ID, encode_text
-from gpt2chat.dialogue import Dialogue, LoadedModel, Models
+from gpt2chat.dialogue.commands import take
+from gpt2chat.dialogue.dialogue import Dialogue
+from gpt2chat.dialogue.models import Models
 from tests.helpers import tiny_model
 
 FEEDBACK = Path("feedback.jsonl")
@@ -29,17 +31,17 @@ Capture = pytest.CaptureFixture[str]
 Votes = Callable[..., tuple[str, str]]
 
 
-def load(name: str) -> LoadedModel:
+def load(name: str) -> ChatModel:
     if name not in GENERATORS:
         raise CheckpointError(f"--model {name} cannot be loaded.")
-    return LoadedModel(GENERATORS[name], 27_000, "cpu")
+    return ChatModel(name, GENERATORS[name])
 
 
 @pytest.fixture
 def dialogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dialogue:
     monkeypatch.chdir(tmp_path)
     sampling = Sampling(max_new_tokens=6, seed=0)
-    return Dialogue(Session(), sampling, Models(["one", "two"], load), Feedback(FEEDBACK))
+    return Dialogue(Chat(None, sampling=sampling), Models(["one", "two"], load))
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def vote(dialogue: Dialogue, capsys: Capture) -> Votes:
             return word
 
         dialogue.question = answer
-        dialogue.turn(line)
+        take(dialogue, line)
         captured = capsys.readouterr()
         return captured.out, captured.err
 
@@ -96,7 +98,14 @@ def test_a_vote_keeps_the_reply_notes_the_pair_and_counts(dialogue: Dialogue, vo
     assert (row["chosen_model"], row["rejected_model"]) == (names["B"], names["A"])
     assert (row["prompt"], row["seed"]) == ([{"role": "user", "content": "Hello"}], 0)
     wins = ", ".join(f"{name} {int(name == names['B'])}" for name in ("one", "two"))
-    assert err.endswith(f"Noted: 1 pair in feedback.jsonl.\nWins so far: {wins}.\n")
+    assert "Noted: 1 pair in feedback.jsonl.\n" in err
+    assert err.endswith(f"Wins so far: {wins}.\n")
+
+
+def test_a_vote_for_a_reply_that_was_cut_is_marked_and_said_to_be_left_out(vote: Votes):
+    _, err = vote("/compare Hello", "b")
+    assert rows()[0]["cut"] is True
+    assert "prepare leaves it out" in err
 
 
 def test_names_are_hidden_until_the_vote(dialogue: Dialogue, capsys: Capture):
@@ -108,7 +117,7 @@ def test_names_are_hidden_until_the_vote(dialogue: Dialogue, capsys: Capture):
         return "a"
 
     dialogue.question = answer
-    dialogue.turn("/compare Hello")
+    take(dialogue, "/compare Hello")
     before = seen[0].replace("Loading one …\n", "").replace("Loading two …\n", "")
     assert not re.search(r"\b(one|two)\b", before)
     assert [line for line in before.splitlines() if len(line) == 1] == ["A", "B"]
@@ -135,7 +144,7 @@ def test_all_models_read_the_same_and_draw_with_the_same_seed(
             return stream(prompt, sampling, **given)
 
         monkeypatch.setattr(generator, "stream", listen)
-    dialogue.sampling = Sampling(max_new_tokens=6)
+    dialogue.chat.sampling = Sampling(max_new_tokens=6)
     vote("/compare Hello", "=")
     assert len(asked) == 2
     assert asked[0] == asked[1]
@@ -289,7 +298,7 @@ def test_a_model_named_at_the_start_that_cannot_be_loaded_is_told_of_at_the_next
 def test_only_what_was_named_is_loaded(dialogue: Dialogue, vote: Votes):
     loaded: list[str] = []
 
-    def watched(name: str) -> LoadedModel:
+    def watched(name: str) -> ChatModel:
         loaded.append(name)
         return load(name)
 

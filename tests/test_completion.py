@@ -6,14 +6,16 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from gpt2chat.core.chat.feedback import Feedback
-from gpt2chat.core.chat.session import Session
+from gpt2chat.core.chat.chat import Chat
+from gpt2chat.core.chat.model import ChatModel
 from gpt2chat.core.config.sampling import Sampling
-from gpt2chat.dialogue import COMMANDS, Dialogue, LoadedModel, Models
+from gpt2chat.dialogue.commands import COMMANDS
+from gpt2chat.dialogue.dialogue import Dialogue
+from gpt2chat.dialogue.models import Models
 from gpt2chat.repl.completion import Completions
 
 
-def load(name: str) -> LoadedModel:
+def load(name: str) -> ChatModel:
     raise AssertionError(name)
 
 
@@ -32,7 +34,7 @@ def completed(line: str) -> list[str]:
     """The lines that Tab offers."""
     models = Models((), load)
     models.add("runs/orpo")
-    dialogue = Dialogue(Session(), Sampling(top_k=5), models, Feedback(Path("feedback.jsonl")))
+    dialogue = Dialogue(Chat(None, sampling=Sampling(top_k=5)), models)
     found = Completions(dialogue).get_completions(Document(line), CompleteEvent())
     return [line[: len(line) + entry.start_position] + entry.text for entry in found]
 
@@ -52,7 +54,6 @@ def completed(line: str) -> list[str]:
         ("/set te", ["/set temperature "]),
         ("/set top_", ["/set top_k ", "/set top_p "]),
         ("/set top_k ", ["/set top_k 5", "/set top_k default"]),
-        ("/set markdown o", ["/set markdown on", "/set markdown off"]),
         ("/set heat ", ["/set heat default"]),
         ("/system d", ["/system default"]),
         ("/compare ", ["/compare runs/sft", "/compare starter"]),

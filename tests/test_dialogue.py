@@ -12,16 +12,18 @@ import pytest
 import torch
 
 from gpt2chat import report
+from gpt2chat.core.chat.chat import Chat
 from gpt2chat.core.chat.chats import Autosave, latest_chat
-from gpt2chat.core.chat.feedback import Feedback
-from gpt2chat.core.chat.session import Session
+from gpt2chat.core.chat.model import ChatModel
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import CheckpointError, DataError
 from gpt2chat.core.generation.generate import Generator, ReplyStream
 from gpt2chat.core.generation.sampling import Choice
 from gpt2chat.core.text.tokens import EOT_ID, encode_text
-from gpt2chat.dialogue import COMMANDS, Dialogue, LoadedModel, Models, is_open
-from gpt2chat.dialogue.text import as_typed, unquoted
+from gpt2chat.dialogue.commands import COMMANDS, take
+from gpt2chat.dialogue.dialogue import Dialogue
+from gpt2chat.dialogue.models import Models
+from gpt2chat.dialogue.text import as_typed, is_open, unquoted
 from tests.helpers import before_each_pass, tiny_model
 
 FEEDBACK = Path("feedback.jsonl")
@@ -32,7 +34,7 @@ Said = Callable[..., tuple[str, str]]
 
 def models(*names: str, generator: Generator = GENERATOR) -> Models:
     """Models that are loaded at once and all the same."""
-    return Models(names or ("tiny",), lambda _: LoadedModel(generator, 27_000, "cpu"))
+    return Models(names or ("tiny",), lambda _: ChatModel("tiny", generator))
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def dialogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dialogue:
     monkeypatch.chdir(tmp_path)
     sampling = Sampling(max_new_tokens=6, seed=0)
     autosave = Autosave(tmp_path / "chats")
-    return Dialogue(Session(), sampling, models(), Feedback(FEEDBACK), autosave=autosave)
+    return Dialogue(Chat(None, sampling=sampling), models(), autosave=autosave)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def said(dialogue: Dialogue, capsys: Capture) -> Said:
     def say(*lines: str) -> tuple[str, str]:
         for line in lines:
             capsys.readouterr()
-            dialogue.turn(line)
+            take(dialogue, line)
         captured = capsys.readouterr()
         return captured.out, captured.err
 
@@ -89,7 +91,7 @@ def test_a_reply_that_nobody_reads_ends_the_chat(
 
     monkeypatch.setattr(report, "show_reply", broken)
     with pytest.raises(BrokenPipeError):
-        dialogue.turn("Hello")
+        take(dialogue, "Hello")
 
 
 def test_messages_in_three_quotes_and_after_a_space_are_messages(dialogue: Dialogue, said: Said):
@@ -164,20 +166,11 @@ def test_settings_are_shown_and_changed(dialogue: Dialogue, said: Said):
     assert said("/set temperature 0.9")[1].split() == ["temperature", "0.9"]
     assert said("/SET Top-K=5")[1].split() == ["top_k", "5"]
     assert said("/set top_k")[1].split() == ["top_k", "5"]
-    assert dialogue.sampling == Sampling(temperature=0.9, top_k=5, max_new_tokens=6, seed=0)
+    assert dialogue.chat.sampling == Sampling(temperature=0.9, top_k=5, max_new_tokens=6, seed=0)
     said("/set temperature default", "/set seed none")
-    assert dialogue.sampling == Sampling(top_k=5, max_new_tokens=6)
-    assert [line.split()[0] for line in said("/set")[1].splitlines()] == [
-        *(entry.name for entry in dataclasses.fields(Sampling)),
-        "markdown",
-    ]
-
-
-def test_markdown_is_switched(dialogue: Dialogue, said: Said):
-    assert said("/set markdown off")[1].split() == ["markdown", "off"]
-    assert not dialogue.markdown
-    said("/set markdown on")
-    assert dialogue.markdown
+    assert dialogue.chat.sampling == Sampling(top_k=5, max_new_tokens=6)
+    names = [line.split()[0] for line in said("/set")[1].splitlines()]
+    assert names == [entry.name for entry in dataclasses.fields(Sampling)]
 
 
 def test_context_shows_the_prompt_that_comes_next_with_its_tokens(dialogue: Dialogue, said: Said):
@@ -213,7 +206,8 @@ def test_show_tells_what_answers_and_where_things_are(dialogue: Dialogue, said: 
     shown = {line[:13].strip(): line[15:].strip() for line in text.splitlines()}
     assert shown["model"] == "tiny"
     assert shown["folder"] == "Hugging Face Hub"
-    assert (shown["parameters"], shown["device"]) == ("27,000", "cpu")
+    assert shown["parameters"] == f"{GENERATOR.parameters:,}"
+    assert shown["device"] == f"cpu, {GENERATOR.precision}"
     assert shown["window"] == f"1,024 tokens, {dialogue.session.used} used"
     assert "temperature 0.72, top_k 36" in shown["sampling"]
     assert shown["document"] == "A page. (3 tokens)"
@@ -249,7 +243,7 @@ def test_help_has_one_line_for_each_command(said: Said):
 )
 def test_a_word_leaves(dialogue: Dialogue, line: str):
     with pytest.raises(EOFError):
-        dialogue.turn(line)
+        take(dialogue, line)
 
 
 def test_a_chat_is_kept_after_each_turn_and_each_command(dialogue: Dialogue, said: Said):
@@ -300,20 +294,20 @@ def test_a_chat_that_can_no_longer_be_kept_goes_on(dialogue: Dialogue, said: Sai
         ("/GOOD because", "/good takes nothing. Leave out because."),
         ("/retry again", "/retry takes nothing. Leave out again."),
         ("/context a page", "/context takes nothing. Type /document TEXT to set a document."),
-        ("/set markdown maybe", "markdown must be on or off, not maybe."),
+        ("/set temprature 1", "There is no setting temprature. Did you mean temperature?"),
         ("/set heat", "There is no setting heat."),
         ("/set heat 1", "There is no setting heat."),
         ("/set temperature 1 2", "temperature must be a number, not 1 2."),
         (
             "/set heat 1",
             "There is no setting heat. There are temperature, top_k, top_p, min_p, "
-            "repetition_penalty, no_repeat_ngram, stop, max_new_tokens, seed, markdown.",
+            "repetition_penalty, no_repeat_ngram, stop, max_new_tokens, seed.",
         ),
         ("/set temperature -1", "temperature must be from 0 to 100, not -1.0."),
         ("/save", "/save needs a file, such as /save chat.json."),
         ("/save chat.json", "There is nothing to save."),
         ("/load", "/load needs a file"),
-        ("/load ~nobody-here/chat.json", "~nobody-here/chat.json cannot be read"),
+        ("/load ~nobody-here/chat.json", "Cannot read ~nobody-here/chat.json"),
         ("/document @", "/document needs a file, such as /document @page.txt."),
         ("/document @none.txt", "none.txt: No such file or directory."),
         ("/document @.", ".: Is a directory."),
@@ -321,7 +315,7 @@ def test_a_chat_that_can_no_longer_be_kept_goes_on(dialogue: Dialogue, said: Sai
         ("/document " + "word " * 600, "The document has 600 tokens; at most 512 fit."),
         ("word " * 2000, "The message has 2,000 tokens"),
         ('"""\n"""', "The message cannot be used: empty user message."),
-        ("\ud800", "The message cannot be used: text with a lone surrogate."),
+        ("\ud800", "The message is not valid UTF-8."),
     ],
 )
 def test_a_mistake_is_one_line_and_the_chat_goes_on(
@@ -380,7 +374,7 @@ def test_a_second_ctrl_c_does_not_lose_what_came(
     dialogue.keep = pressed_again
     before_each_pass(monkeypatch, GENERATOR, press)
     with pytest.raises(KeyboardInterrupt):
-        dialogue.turn("Hello")  # the first press, before the reply has begun
+        take(dialogue, "Hello")  # the first press, before the reply has begun
     dialogue.keep = keep
     out, err = said("Hello")
     assert "stopped by Ctrl-C" in err
@@ -418,7 +412,7 @@ def test_an_empty_reply_is_asked_for_once_more(
     out, err = said("Hello")
     assert len(set(drawn)) == 2
     assert contents(dialogue) == (["Hello", out.strip()] if answered else [])
-    assert ("No reply came" in err) == (not answered)
+    assert ("before the first word" in err) == (not answered)
 
 
 def test_a_reply_that_loops_is_stopped_and_its_repeats_are_forgotten(
@@ -432,31 +426,31 @@ def test_a_reply_that_loops_is_stopped_and_its_repeats_are_forgotten(
     monkeypatch.setattr(GENERATOR, "stream", loop)
     out, err = said("Hello")
     assert out.count("potatoes") > 2
-    assert "stopped where it went round in circles" in err
+    assert "stopped because it repeated itself" in err
     assert contents(dialogue) == ["Hello", "Well: I like potatoes with butter and with salt."]
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_chat_with_its_error():
-    def load(_: str) -> LoadedModel:
+    def load(_: str) -> ChatModel:
         raise CheckpointError("no weights")
 
     with pytest.raises(CheckpointError, match="no weights"):
-        Dialogue(Session(), Sampling(), Models(["none"], load), Feedback(FEEDBACK)).turn("Hello")
+        take(Dialogue(Chat(None), Models(["none"], load)), "Hello")
 
 
 def test_ctrl_c_while_the_model_loads_leaves_the_chat_as_it_was(capsys: Capture):
     go_on = Event()
 
-    def load(_: str) -> LoadedModel:
+    def load(_: str) -> ChatModel:
         assert go_on.wait(60)
-        return LoadedModel(GENERATOR, 27_000, "cpu")
+        return ChatModel("slow", GENERATOR)
 
-    dialogue = Dialogue(Session(), Sampling(), Models(["slow"], load), Feedback(FEEDBACK))
+    dialogue = Dialogue(Chat(None), Models(["slow"], load))
     # To the thread that waits, as the system does; another would not wake it.
     press = Timer(0.1, signal.pthread_kill, [get_ident(), signal.SIGINT])
     press.start()
     with pytest.raises(KeyboardInterrupt):
-        dialogue.turn("Hello")
+        take(dialogue, "Hello")
     go_on.set()
     assert contents(dialogue) == []
     assert capsys.readouterr().err == "Loading slow …\n"
@@ -508,9 +502,21 @@ def test_a_good_reply_is_noted_with_all_that_stood_before_it(dialogue: Dialogue,
     reply = contents(dialogue)[-1]
     assert "Noted: 1 row in feedback.jsonl." in said("/good")[1]
     prompt = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
-    assert noted() == [{"prompt": prompt, "completion": reply, "label": True}]
+    (row,) = noted()
+    assert (row["prompt"], row["completion"], row["label"]) == (prompt, reply, True)
     assert "noted already" in said("/good")[1]
     assert len(noted()) == 1
+
+
+def test_a_good_reply_that_was_cut_is_marked_and_said_to_be_left_out(
+    dialogue: Dialogue, said: Said
+):
+    said("Hello")
+    assert "prepare leaves it out" in said("/good")[1]
+    assert noted()[0]["cut"] is True
+    said("/edit All of it.")
+    assert "prepare" not in said("/good")[1]
+    assert [row.get("cut") for row in noted()] == [True, True, None, None]
 
 
 def test_a_bad_reply_and_a_better_one_are_a_pair(dialogue: Dialogue, said: Said):

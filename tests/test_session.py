@@ -90,10 +90,10 @@ def test_the_longest_message_that_fits_is_taken_alone():
     assert prompt.left == 2
 
 
-@pytest.mark.parametrize("text", ["", " \n", "\ud800"])
+@pytest.mark.parametrize("text", ["", " \n", "\ud800", "half\udcc3"])
 def test_a_message_that_is_no_text_is_refused(text: str):
     session = Session()
-    with pytest.raises(DataError, match="The message cannot be used"):
+    with pytest.raises(DataError, match="The message"):
         session.ask(text, REPLY)
     assert session.turns == ()
 
@@ -242,9 +242,9 @@ def test_a_file_that_is_no_chat_is_refused_and_never_overwritten(tmp_path: Path,
     path = tmp_path / "notes.txt"
     path.write_text(text)
     session = chat("hello", "hi")
-    with pytest.raises(DataError, match="is no saved chat"):
+    with pytest.raises(DataError, match="is not a saved chat"):
         session.load(path)
-    with pytest.raises(DataError, match="is no saved chat"):
+    with pytest.raises(DataError, match="is not a saved chat"):
         session.save(path)
     assert path.read_text() == text
     assert contents(session) == ["hello", "hi"]
@@ -262,7 +262,7 @@ def test_a_chat_is_saved_again_under_its_own_name(tmp_path: Path):
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path):
-    with pytest.raises(DataError, match=r"none.json cannot be read: No such file or directory\."):
+    with pytest.raises(DataError, match=r"Cannot read .*none.json: No such file or directory\."):
         Session().load(tmp_path / "none.json")
 
 

@@ -10,12 +10,14 @@ import psutil
 import pytest
 import torch
 
+from gpt2chat.core.chat.chat import Chat
 from gpt2chat.core.chat.chats import Autosave, read_chat
-from gpt2chat.core.chat.feedback import Feedback
-from gpt2chat.core.chat.session import Session
+from gpt2chat.core.chat.model import ChatModel
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.generation.generate import Generator
-from gpt2chat.dialogue import Dialogue, LoadedModel, Models
+from gpt2chat.dialogue.commands import take
+from gpt2chat.dialogue.dialogue import Dialogue
+from gpt2chat.dialogue.models import Models
 from tests.helpers import ignore, tiny_model
 
 WARM, TURNS = 100, 500
@@ -48,18 +50,14 @@ def resident() -> int:
 def test_500_turns_take_no_more_memory_than_their_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    model = LoadedModel(Generator(tiny_model(positions=512), torch.device("cpu")), 1, "cpu")
-    session = Session()
-    dialogue = Dialogue(
-        session,
-        Sampling(max_new_tokens=2, seed=0),
-        Models(("tiny",), lambda _: model),
-        Feedback(tmp_path / "feedback.jsonl"),
-        autosave=Autosave(tmp_path / "chats"),
-    )
+    model = ChatModel("tiny", Generator(tiny_model(positions=512), torch.device("cpu")))
+    chat = Chat(None, sampling=Sampling(max_new_tokens=2, seed=0))
+    models = Models(("tiny",), lambda _: model)
+    dialogue = Dialogue(chat, models, autosave=Autosave(tmp_path / "chats"))
+    session = chat.session
     warm = 0
     for turn in range(TURNS):
-        dialogue.turn(f"{turn}: {MESSAGE}")
+        take(dialogue, f"{turn}: {MESSAGE}")
         assert session.used <= session.window
         if turn == WARM:
             assert "left the window" in capsys.readouterr().err
@@ -69,4 +67,4 @@ def test_500_turns_take_no_more_memory_than_their_text(
     text = sum(len(message.content.encode()) for message in session.turns)
     assert len(pickle.dumps(session)) < text + OVERHEAD * 2 * TURNS
     (kept,) = (tmp_path / "chats").iterdir()
-    assert read_chat(kept).messages == session.messages
+    assert read_chat(kept).conversation.messages == session.messages

@@ -2,85 +2,101 @@
 
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt2chat.core.config.chat import ChatConfig
-from gpt2chat.core.config.sampling import Sampling
-from gpt2chat.core.errors import DataError, ReplyError
+from gpt2chat.core.errors import ConfigError, DataError, ReplyError, RowError
 
 if TYPE_CHECKING:
+    from gpt2chat.core.chat.chat import Chat
     from gpt2chat.core.chat.chats import KeptChat
+    from gpt2chat.core.chat.model import ChatModel
     from gpt2chat.core.chat.session import Session
-    from gpt2chat.core.generation.generate import Generator, ReplyStream
-    from gpt2chat.dialogue import LoadedModel
+    from gpt2chat.core.generation.reply import Reply
+    from gpt2chat.core.text.conversations import Conversation
 
 
 def chat(settings: ChatConfig) -> None:
     """Talk with a model in the terminal.
 
-    With -p or piped input, answer once and exit.
+    With -p, a file of prompts or piped input, answer and exit.
     """
     settings = replace(settings, model=tuple(dict.fromkeys(settings.model)))
-    message = one_message(settings.prompt)
+    questions = questions_to_answer(settings)
+    if settings.json and questions is None:
+        raise ConfigError("`json` needs a `prompt`. Give one.", setting="json")
 
-    from gpt2chat.dialogue.interrupts import ended_by_sigterm
     from gpt2chat.dialogue.start import begin, kept_chat
+    from gpt2chat.interrupts import ended_by_sigterm
 
     with ended_by_sigterm():
-        going_on = kept_chat(settings)
-        session, names = begin(settings, going_on)
-        if message is None:
-            talk(session, names, settings, going_on)
+        resumed = kept_chat(settings)
+        session, names = begin(settings, resumed)
+        if questions is None:
+            talk(session, names, settings, resumed)
+        elif resumed:
+            answer_next(session, names, questions[0], settings, resumed)
         else:
-            answer_once(session, names, message, settings, going_on)
+            answer_each(names, questions, settings)
 
 
 def talk(
-    session: "Session",
-    names: list[str],
-    settings: ChatConfig,
-    going_on: "KeptChat | None",
+    session: "Session", names: list[str], settings: ChatConfig, resumed: "KeptChat | None"
 ) -> None:
     """Talk until the user leaves."""
+    from gpt2chat.core.chat.chat import Chat
     from gpt2chat.core.chat.chats import Autosave, chats_folder, history_file
-    from gpt2chat.core.chat.feedback import Feedback
-    from gpt2chat.dialogue import Dialogue, Models
+    from gpt2chat.dialogue.dialogue import Dialogue
+    from gpt2chat.dialogue.models import Models
     from gpt2chat.repl import run
 
     folder = chats_folder() if settings.history else None
-    dialogue = Dialogue(
-        session,
-        settings.sampling,
-        Models(names, lambda name: load(name, settings)),
-        Feedback(settings.feedback),
-        autosave=Autosave(folder, going_on) if folder else None,
-        history=history_file() if settings.history else None,
-        markdown=settings.markdown,
+    chat = Chat(None, session=session, sampling=settings.sampling, feedback=settings.feedback)
+    run(
+        Dialogue(
+            chat,
+            Models(names, lambda name: load(name, settings)),
+            autosave=Autosave(folder, resumed) if folder else None,
+            history=history_file() if settings.history else None,
+        )
     )
-    run(dialogue)
 
 
-def one_message(prompt: str | None) -> str | None:
-    """Return what to answer once: `--prompt`, piped text, or both; None for a chat.
+def questions_to_answer(settings: ChatConfig) -> "list[Conversation] | None":
+    """Return what to answer without a conversation; None for a conversation.
+
+    Piped text is a message, or the end of each `prompt`.
 
     Raises:
-        DataError: The message is empty, or the piped text is not UTF-8.
+        DataError: A message is empty, the piped text is not UTF-8, or the file of prompts cannot be
+            used.
     """
-    parts = [] if prompt is None else [prompt]
+    if settings.prompts is None and not settings.prompt and sys.stdin.isatty():
+        return None
+
+    from gpt2chat.core.chat.prompts import read_prompts
+    from gpt2chat.core.text.conversations import Conversation, Message
+
+    if settings.prompts:
+        return read_prompts(settings.prompts)
+    piped = ""
     if not sys.stdin.isatty():
         try:
-            parts.append(sys.stdin.buffer.read().decode("utf-8-sig"))
+            piped = sys.stdin.buffer.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"Standard input is not UTF-8 text: {error}.") from error
-    if not parts:
-        return None
-    message = "\n\n".join(part.strip() for part in parts if part.strip())
-    if not message:
-        raise DataError("The message is empty. Give -p some text, or pipe some in.")
-    return message
+    questions: list[Conversation] = []
+    for prompt in settings.prompt or ("",):
+        text = "\n\n".join(part.strip() for part in (prompt, piped) if part.strip())
+        if not text:
+            raise DataError("The message is empty. Give -p some text, or pipe some in.")
+        try:
+            questions.append(Conversation((Message("user", text),)))
+        except RowError as error:  # the bytes of half a character
+            raise DataError(f"The message is not valid UTF-8: {error.reason}.") from error
+    return questions
 
 
 def wait_briefly() -> None:
@@ -93,64 +109,119 @@ def wait_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-def load(name: str, settings: ChatConfig) -> "LoadedModel":
-    """Return a model ready to generate; the second that it takes is torch's import mostly."""
+def load(name: str, settings: ChatConfig) -> "ChatModel":
+    """Return a model, ready to talk; importing torch takes most of the second that this takes."""
     wait_briefly()
-    from gpt2chat.core.generation.loading import load_generator
-    from gpt2chat.dialogue import LoadedModel
+    from gpt2chat.core.chat.model import load as load_model
 
-    generator = load_generator(name, settings.device, settings.precision, settings.compile)
-    return LoadedModel(
-        generator, generator.parameters, f"{generator.device}, {generator.precision}"
-    )
+    return load_model(name, settings.device, settings.precision, settings.compile)
 
 
-def answer_once(
+def answer_next(
     session: "Session",
     names: list[str],
-    text: str,
+    question: "Conversation",
     settings: ChatConfig,
-    going_on: "KeptChat | None",
+    resumed: "KeptChat",
 ) -> None:
-    """Write the first model's answer to stdout, and how it came about to stderr. No chat is kept
-    of it, unless it is one that goes on.
+    """Answer the next message of a chat that is resumed, with its first model, and keep both.
 
     Raises:
-        ReplyError: The answer is empty.
+        DataError: The message is too long for the window.
+        ReplyError: The model gave no reply.
     """
+    from gpt2chat.core.chat.chat import Chat
     from gpt2chat.core.chat.chats import Autosave
-    from gpt2chat.report import quiet_keys, show_reply, show_speed
 
-    generator = load(names[0], settings).generator
-    session.window = generator.window
-    ids = session.ask(text, settings.sampling.max_new_tokens).ids
-    with quiet_keys():
-        stream, pieces = begun_reply(generator, ids, settings.sampling)
-        show_reply(pieces, markdown=settings.markdown)
-    session.answer(stream.reply.text)
-    show_speed(stream.reply)
-    if going_on and settings.history:
-        Autosave(going_on.path.parent, going_on).write(session.messages, names)
+    chat = Chat(load(names[0], settings).generator, session=session, sampling=settings.sampling)
+    show_answer(chat, question.user.content, names[0], settings)
+    if settings.history:
+        autosave = Autosave(resumed.path.parent, resumed)
+        autosave.write(session.messages, names, session.cut_messages)
 
 
-def begun_reply(
-    generator: "Generator", ids: list[int], sampling: Sampling
-) -> tuple["ReplyStream", Iterable[str]]:
-    """Return a reply that has a word, and all its pieces. An empty one is asked for once more.
+def answer_each(names: list[str], questions: "list[Conversation]", settings: ChatConfig) -> None:
+    """Answer each message on its own, with each model. Nothing is kept.
+
+    In a file of prompts one that cannot be answered does not stop the others.
 
     Raises:
-        ReplyError: It is empty again.
+        DataError: The message is too long for the window.
+        ReplyError: The model gave no reply; or a prompt of a file could not be answered.
     """
-    from gpt2chat.dialogue.dialogue import AGAIN
+    from gpt2chat.core.chat.chat import Chat
+    from gpt2chat.core.chat.session import Session
+    from gpt2chat.report import note, say, show_json_line
 
-    for tried in (sampling, sampling.seeded(AGAIN)):
-        stream = generator.stream(ids, tried, stop_loops=True)
-        begin: list[str] = []
-        for piece in stream:
-            begin.append(piece)
-            if piece.strip():
-                return stream, chain(begin, stream)
-    raise ReplyError(
-        "The model ended its reply before the first word, twice. Ask in other words, or with "
-        "another --seed."
-    )
+    failures, first = 0, True
+    for name in names:
+        if len(names) > 1:
+            note(f"{name}:")
+        model = load(name, settings)
+        for question in questions:
+            if not (first or settings.json or settings.prompts):
+                say("")  # an empty line between two answers
+            first = False
+            try:
+                session = Session(window=model.window)
+                session.replace(question, "the prompt")
+                if settings.system is not None and question.messages[0].role != "system":
+                    session.set_system(settings.system)
+                text = session.undo()
+                chat = Chat(model.generator, session=session, sampling=settings.sampling)
+                show_answer(chat, text, name, settings, question)
+            except (DataError, ReplyError) as error:
+                if not settings.prompts:
+                    raise
+                failures += 1
+                show_json_line({"model": name, **asked(question), "error": str(error)})
+    if failures:
+        what = f"{failures} of {len(names) * len(questions)} replies"
+        raise ReplyError(f"{what} could not be given. Their lines have an error in place of one.")
+
+
+def show_answer(
+    chat: "Chat",
+    text: str,
+    name: str,
+    settings: ChatConfig,
+    question: "Conversation | None" = None,
+) -> None:
+    """Write an answer to stdout, as it comes or as JSON; without JSON, its figures to stderr.
+
+    Raises:
+        DataError: The message is too long for the window.
+        ReplyError: The model gave no reply.
+    """
+    from gpt2chat.report import quiet_keys, show_json_line, show_reply, show_speed
+
+    with quiet_keys(), chat.stream(text) as stream:
+        if settings.json or settings.prompts:
+            reply = stream.read()
+            given = asked(question) if question else {"prompt": text}
+            show_json_line({"model": name, **given, **figures(reply)})
+            return
+        # Nothing is written before the first word: an empty reply leaves stdout empty.
+        first = next(stream)
+        show_reply(chain([first], stream))
+    show_speed(stream.reply)
+
+
+def asked(question: "Conversation") -> dict[str, Any]:
+    """Return a prompt as the file of prompts has it."""
+    if len(question.messages) == 1:
+        return {"prompt": question.user.content}
+    return {"messages": question.as_dicts()}
+
+
+def figures(reply: "Reply") -> dict[str, Any]:
+    """Return a reply and its figures for JSON."""
+    return {
+        "reply": reply.text,
+        "finish_reason": reply.finish_reason,
+        "prompt_tokens": reply.prompt_tokens,
+        "tokens": reply.tokens,
+        "seconds": round(reply.seconds, 3),
+        "tokens_per_second": round(reply.tokens_per_second, 1),
+        "left_window": reply.left_window,
+    }

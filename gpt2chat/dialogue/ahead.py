@@ -1,51 +1,22 @@
-"""The beginning of the next prompt, computed while the user types."""
+"""Compute the beginning of the next prompt while the user types."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
-from queue import SimpleQueue
+from collections.abc import Generator
+from contextlib import contextmanager
 from threading import Event
-from typing import TYPE_CHECKING
 
-from gpt2chat.threads import work_beside
-
-if TYPE_CHECKING:
-    from gpt2chat.dialogue.dialogue import Dialogue
-
-
-class Background:
-    """One thread for all work beside the prompt."""
-
-    def __init__(self) -> None:
-        self._work: SimpleQueue[tuple[Callable[[], None], Event]] = SimpleQueue()
-        self._begun = False
-
-    def do(self, work: Callable[[], None]) -> Event:
-        """Do some work after what is being done; return what is set at its end."""
-        if not self._begun:
-            work_beside(self._do_all)
-            self._begun = True
-        done = Event()
-        self._work.put((work, done))
-        return done
-
-    def _do_all(self) -> None:
-        while True:
-            work, done = self._work.get()
-            # What goes wrong here goes wrong again, and is told, where the reply is asked for.
-            with suppress(BaseException):
-                work()
-            done.set()
+from gpt2chat.dialogue.dialogue import Dialogue
 
 
 @contextmanager
-def computing_ahead(dialogue: "Dialogue") -> Generator[None]:
-    """Let the model that answers compute what is known of the next prompt, until the block ends.
+def computing_ahead(dialogue: Dialogue) -> Generator[None]:
+    """Let the model compute the known part of the next prompt, until the block ends.
 
-    What it has computed by then is kept, so after Enter only the message is left. Not with a seed:
-    rounding depends on where a prompt is cut, and a chat that is to be the same again must not
-    depend on how fast its user types.
+    What it has computed by then stays, so after Enter only the message is left. A chat with a seed
+    computes nothing ahead: rounding depends on where a prompt is cut, and a repeatable chat must
+    not depend on how fast its user types.
     """
-    if dialogue.sampling.seed is not None:
+    chat = dialogue.chat
+    if chat.sampling.seed is not None:
         yield
         return
     ended = Event()
@@ -54,7 +25,7 @@ def computing_ahead(dialogue: "Dialogue") -> Generator[None]:
     def compute() -> None:
         generator = loading.result().generator
         if not ended.is_set():
-            ids = dialogue.session.beginning(dialogue.sampling.max_new_tokens)
+            ids = chat.session.beginning(chat.sampling.max_new_tokens)
             generator.warm(ids, ended.is_set)
 
     done = dialogue.background.do(compute)

@@ -1,32 +1,35 @@
-"""The commands: their names, what follows them, and what they do."""
+"""The slash commands: their names, what may follow them, and what a typed line does."""
 
+import difflib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from gpt2chat import report
+from gpt2chat.core.errors import ConfigError, DataError, Gpt2ChatError
 from gpt2chat.dialogue.compare import compare
+from gpt2chat.dialogue.dialogue import Dialogue
 from gpt2chat.dialogue.settings import context, document, set_, show, system
+from gpt2chat.dialogue.text import shortened, unquoted
 from gpt2chat.dialogue.turns import bad, clear, edit, good, load, retry, save, undo
 
-if TYPE_CHECKING:
-    from gpt2chat.dialogue.dialogue import Dialogue
+FAREWELL = ("bye", "quit", "exit")
 
 
 class Command(NamedTuple):
-    """A word with a slash before it."""
+    """A word after a slash."""
 
     usage: str
-    """Its name, and what may follow."""
+    """Its name and what may follow, for /help."""
     meaning: str
     """For /help, in one line."""
-    run: Callable[["Dialogue", str], None]
-    """Raises Gpt2ChatError where it cannot be done, and EOFError to leave."""
+    run: Callable[[Dialogue, str], None]
+    """Raises Gpt2ChatError if it cannot be done, and EOFError to leave."""
     takes: Literal["nothing", "text", "file", "document", "setting", "model"] = "nothing"
-    """What may stand after it, and be completed."""
+    """What may follow it, for completion."""
     needs_model: bool = False
     aliases: tuple[str, ...] = ()
     instead: str = ""
-    """What to type where something stands after it that it does not take."""
+    """What to type instead if something follows it that it does not take."""
 
     @property
     def name(self) -> str:
@@ -39,13 +42,13 @@ class Command(NamedTuple):
         return (self.name, *self.aliases)
 
 
-def show_help(_: "Dialogue", _text: str) -> None:
+def show_help(_: Dialogue, _text: str) -> None:
     """List what can be typed."""
     rows = [(command.usage, command.meaning) for command in COMMANDS]
     report.show_rows([*rows, *KEYS])
 
 
-def leave(_: "Dialogue", _text: str) -> None:
+def leave(_: Dialogue, _text: str) -> None:
     """Leave the chat."""
     raise EOFError
 
@@ -68,10 +71,10 @@ COMMANDS = (
         "/context", "the prompt that comes next, and what leaves it first", context,
         instead="Type /document TEXT to set a document.",
     ),
-    Command("/set [NAME VALUE]", "show or change sampling, and `markdown`", set_, "setting"),
+    Command("/set [NAME VALUE]", "show or change how replies are sampled", set_, "setting"),
     Command("/show", "model, settings, and where things are kept", show),
     Command("/save FILE", "write the chat as JSON, for /load and prepare --chat", save, "file"),
-    Command("/load FILE", "go on with a saved chat", load, "file"),
+    Command("/load FILE", "continue a saved chat", load, "file"),
     Command("/good", "note the latest reply, for prepare --feedback", good),
     Command("/bad", "the same; /retry and /good or /edit then make a pair", bad),
     Command(
@@ -88,3 +91,61 @@ KEYS = (
     ("Ctrl-C", "stop the reply, or drop the line"),
     ("Tab, Up, Ctrl-R", "complete, find earlier lines; Ctrl-L clears the screen"),
 )
+
+
+def take(dialogue: Dialogue, line: str) -> None:
+    """Do what a typed line says. A mistake in it is one line on stderr, and the chat continues.
+
+    Raises:
+        EOFError: The user leaves.
+        KeyboardInterrupt: Ctrl-C, before there was a reply to end; the chat is as it was.
+        Gpt2ChatError: The model that answers cannot be loaded.
+    """
+    text = line.strip()
+    if text.lower() in FAREWELL:
+        raise EOFError
+    if not text:
+        return
+    for error in dialogue.models.take_failed():
+        report.show_error(error)
+    with dialogue.interrupt:
+        try:
+            if line.startswith("/"):
+                _command(dialogue, text)
+            else:
+                dialogue.model()  # waits for it
+                _reporting_mistakes(lambda: dialogue.ask(unquoted(text)))
+        finally:
+            dialogue.keep()
+
+
+def _command(dialogue: Dialogue, line: str) -> None:
+    word, rest = (line.split(maxsplit=1) + ["", ""])[:2]
+    command = next((command for command in COMMANDS if word.lower() in command.names), None)
+    if command is None:
+        names = [name for command in COMMANDS for name in command.names]
+        begun = [name for name in names if len(word) > 1 and name.startswith(word.lower())]
+        near = begun or difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.7)
+        meant = f"Did you mean {near[0]}? " if near else ""
+        advice = f"{meant}Type /help, or a space before a message that begins with a slash."
+        report.show_error(ConfigError(f"There is no command {word}. {advice}"))
+        dialogue.draft = line if rest else ""  # nobody has to type a long line again
+        return
+    if rest and command.takes == "nothing":
+        instead = command.instead or f"Leave out {shortened(rest, 40)}."
+        report.show_error(ConfigError(f"{word.lower()} takes nothing. {instead}"))
+        return
+    if command.needs_model:
+        dialogue.model()  # waits for it
+    _reporting_mistakes(lambda: command.run(dialogue, unquoted(rest)))
+
+
+def _reporting_mistakes(do: Callable[[], None]) -> None:
+    try:
+        do()
+    except Gpt2ChatError as error:
+        report.show_error(error)
+    except BrokenPipeError:
+        raise  # nobody reads stdout any more: the end of the chat, not a mistake
+    except OSError as error:
+        report.show_error(DataError(f"{error.filename or 'The file'}: {error.strerror}."))

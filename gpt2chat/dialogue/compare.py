@@ -11,12 +11,13 @@ from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ConfigError, Gpt2ChatError, ReplyError, StorageError
 from gpt2chat.core.runs import local_folder
 from gpt2chat.core.text.wording import counted
+from gpt2chat.dialogue.dialogue import Dialogue
 from gpt2chat.dialogue.models import is_model_folder, known_models
 from gpt2chat.dialogue.text import as_typed
 
 if TYPE_CHECKING:
     from gpt2chat.core.generation.generate import Generator
-    from gpt2chat.dialogue.dialogue import Dialogue
+    from gpt2chat.core.generation.reply import Reply
 
 TIE, NEITHER = "=", "-"
 NAMED = {TIE: "ties", NEITHER: "neither"}
@@ -28,10 +29,15 @@ class Candidate(NamedTuple):
 
     letter: str
     model: str
-    reply: str
+    reply: "Reply"
+
+    @property
+    def text(self) -> str:
+        """The reply without white space around it."""
+        return self.reply.text.strip()
 
 
-def compare(dialogue: "Dialogue", text: str) -> None:
+def compare(dialogue: Dialogue, text: str) -> None:
     """Ask all loaded models for a reply, or load another model and then ask."""
     message = _with_another_model(dialogue, text)
     if not message and not dialogue.session.turns:
@@ -41,11 +47,14 @@ def compare(dialogue: "Dialogue", text: str) -> None:
             return
         raise ConfigError("There is no message to compare. Type /compare and the message.")
     generators = _generators(dialogue)
-    retries = 0 if message else dialogue.retries + 1
+    retries = 0 if message else dialogue.chat.retries + 1
     try:
         prompt = _prompt(dialogue, message, generators)
-        dialogue.tell_what_left(prompt)
-        sampling = _seeded(dialogue.drawn(retries))
+        dialogue.tell_what_left(prompt.left)
+        sampling = dialogue.chat.draw(retries)
+        if sampling.seed is None:  # one for all models, so that luck does not decide
+            drawn = random.SystemRandom().randrange(2**31)
+            sampling = dataclasses.replace(sampling, seed=drawn)
         candidates = _replies(dialogue, prompt, sampling, generators)
         vote = _vote(dialogue, candidates)
     except (KeyboardInterrupt, EOFError):
@@ -55,20 +64,20 @@ def compare(dialogue: "Dialogue", text: str) -> None:
     except ReplyError:
         _take_back(dialogue, message)
         raise
-    dialogue.retries = retries
+    dialogue.chat.retries = retries
     if vote is None or vote == NEITHER:
         _take_back(dialogue, message)
     if vote is not None:
         _settle(dialogue, candidates, vote, sampling.seed or 0)
 
 
-def _take_back(dialogue: "Dialogue", message: str) -> None:
+def _take_back(dialogue: Dialogue, message: str) -> None:
     """Be as before; what was asked stands in the prompt again."""
     dialogue.session.take_back()
     dialogue.draft = f"/compare {as_typed(message).lstrip(' ')}" if message else ""
 
 
-def _with_another_model(dialogue: "Dialogue", text: str) -> str:
+def _with_another_model(dialogue: Dialogue, text: str) -> str:
     """Load the model that a text names; return the text where it is a message."""
     names = dialogue.models.names
     alone = len(names) == 1
@@ -93,7 +102,7 @@ def _names_model(text: str, alone: bool) -> bool:
     return is_model_folder(text) or (one_word and (alone or "/" in text.strip("/")))
 
 
-def _generators(dialogue: "Dialogue") -> dict[str, "Generator"]:
+def _generators(dialogue: Dialogue) -> dict[str, "Generator"]:
     """Return all models, loaded, by name; one that cannot be loaded is forgotten."""
     generators: dict[str, Generator] = {}
     for name in dialogue.models.names:
@@ -105,9 +114,9 @@ def _generators(dialogue: "Dialogue") -> dict[str, "Generator"]:
     return generators
 
 
-def _prompt(dialogue: "Dialogue", message: str, generators: dict[str, "Generator"]) -> Prompt:
+def _prompt(dialogue: Dialogue, message: str, generators: dict[str, "Generator"]) -> Prompt:
     """Return a prompt that fits the window of every model."""
-    session, most = dialogue.session, dialogue.sampling.max_new_tokens
+    session, most = dialogue.session, dialogue.chat.sampling.max_new_tokens
     session.window = min(generator.window for generator in generators.values())
     try:
         return session.ask(message, most) if message else session.retry(most)
@@ -115,35 +124,29 @@ def _prompt(dialogue: "Dialogue", message: str, generators: dict[str, "Generator
         session.window = generators[dialogue.models.first].window
 
 
-def _seeded(sampling: Sampling) -> Sampling:
-    """Return a sampling with a seed, so that all models draw alike."""
-    if sampling.seed is not None:
-        return sampling
-    return dataclasses.replace(sampling, seed=random.SystemRandom().randrange(2**31))
-
-
 def _replies(
-    dialogue: "Dialogue", prompt: Prompt, sampling: Sampling, generators: dict[str, "Generator"]
+    dialogue: Dialogue, prompt: Prompt, sampling: Sampling, generators: dict[str, "Generator"]
 ) -> list[Candidate]:
     """Show the models' replies in a drawn order. Ctrl-C ends one of them."""
     order = random.SystemRandom().sample(list(generators), len(generators))
     candidates: list[Candidate] = []
     for letter, model in zip(ascii_uppercase, order, strict=False):
         report.show_label(letter)
-        reply, interrupted = dialogue.streamed(generators[model], prompt, sampling)
-        if not reply.text.strip() and not interrupted:
+        stream = generators[model].stream(prompt.ids, sampling, stop_loops=True)
+        candidate = Candidate(letter, model, dialogue.show(stream))
+        if not candidate.text and candidate.reply.finish_reason != "cancelled":
             report.note("No reply came.")
-        candidates.append(Candidate(letter, model, reply.text))
+        candidates.append(candidate)
     return candidates
 
 
-def _vote(dialogue: "Dialogue", candidates: list[Candidate]) -> str | None:
+def _vote(dialogue: Dialogue, candidates: list[Candidate]) -> str | None:
     """Return the letter of the best reply, or `TIE` or `NEITHER`; None where no model replied."""
-    given = [candidate for candidate in candidates if candidate.reply.strip()]
+    given = [candidate for candidate in candidates if candidate.text]
     if not given:
         report.note("No model replied. Ask again, or in other words.")
         return None
-    if len({candidate.reply.strip() for candidate in candidates}) == 1:
+    if len({candidate.text for candidate in candidates}) == 1:
         report.note("The replies are the same: there is nothing to vote on.")
         return TIE
     letters = [candidate.letter for candidate in given]
@@ -159,41 +162,44 @@ def _vote(dialogue: "Dialogue", candidates: list[Candidate]) -> str | None:
         report.note(f"Type {choice}, = or -. Ctrl-C leaves the chat as it was.")
 
 
-def _settle(dialogue: "Dialogue", candidates: list[Candidate], vote: str, seed: int) -> None:
+def _settle(dialogue: Dialogue, candidates: list[Candidate], vote: str, seed: int) -> None:
     """Say which model is which, keep the best reply in the chat, and note the vote."""
     report.note(", ".join(f"{entry.letter} is {entry.model}" for entry in candidates) + ".")
     chosen = next((entry for entry in candidates if entry.letter == vote), None)
     winner = chosen.model if chosen else NAMED[vote]
     dialogue.wins[winner] = dialogue.wins.get(winner, 0) + 1
     if chosen:
-        dialogue.session.answer(chosen.reply)
+        dialogue.session.answer(chosen.text, cut=not chosen.reply.stopped)
         _note_vote(dialogue, chosen, candidates, seed)
     elif vote == TIE:
-        given = [entry for entry in candidates if entry.reply.strip()]
-        kept = next((entry for entry in given if entry.model == dialogue.models.first), given[0])
-        dialogue.session.answer(kept.reply)
-        report.note(f"The reply of {kept.model} stays in the chat.")
+        given = [entry for entry in candidates if entry.text]
+        first = next((entry for entry in given if entry.model == dialogue.models.first), given[0])
+        dialogue.session.answer(first.text, cut=not first.reply.stopped)
+        report.note(f"The reply of {first.model} stays in the chat.")
     else:
         report.note("The chat is as it was.")
     tell_wins(dialogue)
 
 
 def _note_vote(
-    dialogue: "Dialogue", chosen: Candidate, candidates: list[Candidate], seed: int
+    dialogue: Dialogue, chosen: Candidate, candidates: list[Candidate], seed: int
 ) -> None:
     """Write the pairs; where they cannot be written, that is all that is lost."""
     prompt, _ = dialogue.session.latest
-    replies = {entry.model: entry.reply for entry in candidates}
+    replies = {entry.model: entry.text for entry in candidates}
+    feedback, cut = dialogue.chat.feedback, not chosen.reply.stopped
     try:
-        pairs = dialogue.feedback.vote(prompt, chosen.model, replies, seed)
+        pairs = feedback.vote(prompt, chosen.model, replies, seed, cut=cut)
     except StorageError as error:
         report.show_error(error)
         report.note(f"The reply of {chosen.model} stays in the chat all the same.")
     else:
-        report.note(f"Noted: {counted(pairs, 'pair')} in {dialogue.feedback.path}.")
+        report.note(f"Noted: {counted(pairs, 'pair')} in {feedback.path}.")
+        if pairs and cut:
+            report.note("The model did not end this reply itself, so prepare leaves it out.")
 
 
-def tell_wins(dialogue: "Dialogue") -> None:
+def tell_wins(dialogue: Dialogue) -> None:
     """Say how often each model was voted for in this chat."""
     if not dialogue.wins:
         return

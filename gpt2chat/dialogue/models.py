@@ -1,26 +1,17 @@
-"""The models of a chat: loaded in the background, one after the other."""
+"""Load the models of a chat in the background, one after the other."""
 
 import os.path
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from gpt2chat.core.errors import Gpt2ChatError
 from gpt2chat.core.runs import RUNS
 from gpt2chat.threads import work_beside
 
 if TYPE_CHECKING:
-    from gpt2chat.core.generation.generate import Generator
-
-
-class LoadedModel(NamedTuple):
-    """A model ready to answer."""
-
-    generator: "Generator"
-    parameters: int
-    device: str
-    """With the precision of the weights."""
+    from gpt2chat.core.chat.model import ChatModel
 
 
 class Models:
@@ -29,9 +20,9 @@ class Models:
     The first is loaded while the first message is typed, the others behind it.
     """
 
-    def __init__(self, names: Iterable[str], load: Callable[[str], LoadedModel]):
+    def __init__(self, names: Iterable[str], load: Callable[[str], "ChatModel"]):
         self._load = load
-        self._loading: dict[str, Future[LoadedModel]] = {}
+        self._loading: dict[str, Future[ChatModel]] = {}
         self._queue: SimpleQueue[str] = SimpleQueue()
         for name in names:
             self.add(name)
@@ -51,7 +42,7 @@ class Models:
         """Load another model behind those that are loaded or waiting; not the same one twice."""
         if self.find(name):
             return
-        future: Future[LoadedModel] = Future()
+        future: Future[ChatModel] = Future()
         # A running future cannot be cancelled, so a prompt that ends leaves the loading alone.
         future.set_running_or_notify_cancel()
         self._loading[name] = future
@@ -77,7 +68,7 @@ class Models:
                 self.remove(name)
         return errors
 
-    def loading(self, name: str) -> "Future[LoadedModel]":
+    def loading(self, name: str) -> "Future[ChatModel]":
         """Return what holds the model, or why it cannot be loaded, once that is known."""
         return self._loading[name]
 

@@ -1,4 +1,4 @@
-"""How a chat begins: with which models, anew or where the latest one ended."""
+"""Begin a chat: choose its models, and resume the latest one if that is wanted."""
 
 import json
 
@@ -24,7 +24,7 @@ def kept_chat(settings: ChatConfig) -> KeptChat | None:
     return latest_chat(chats_folder()) if settings.resume_last else None
 
 
-def begin(settings: ChatConfig, going_on: KeptChat | None) -> tuple[Session, list[str]]:
+def begin(settings: ChatConfig, resumed: KeptChat | None) -> tuple[Session, list[str]]:
     """Return the chat as it begins and its models' names, and say what was picked.
 
     Raises:
@@ -32,23 +32,23 @@ def begin(settings: ChatConfig, going_on: KeptChat | None) -> tuple[Session, lis
         CheckpointError: There is no such model.
     """
     session = Session()
-    if going_on:
-        for why in going_on.unread:
+    if resumed:
+        for why in resumed.unread:
             note(why)
-        session.replace(going_on.conversation, str(going_on.path))
+        session.replace(resumed.conversation, str(resumed.path), resumed.cut)
     if settings.system is not None:
         session.set_system(settings.system)
-    wanted = settings.model or (still_there(going_on) if going_on else ()) or ("",)
+    wanted = settings.model or (still_there(resumed) if resumed else ()) or ("",)
     names: list[str] = []
     for wish in wanted:
         name, why = pick_model(wish, ("sft", "orpo"), "gpt2chat sft")
         names.append(name)
-        if not going_on:
+        if not resumed:
             note(why)
         if is_base(name):
             note(f"{name} is a base model that has never seen the chat template: it rambles.")
-    if going_on:
-        note(f"{resumed(going_on)}, with {', '.join(names)}.")
+    if resumed:
+        note(f"{resumption(resumed)}, with {', '.join(names)}.")
     return session, names
 
 
@@ -68,11 +68,11 @@ def still_there(kept: KeptChat) -> tuple[str, ...]:
     return kept.models
 
 
-def resumed(kept: KeptChat) -> str:
+def resumption(kept: KeptChat) -> str:
     """Return which chat is gone on with."""
     turns = kept.conversation.turns
     return (
-        f"The chat of {kept.when:%Y-%m-%d %H:%M} goes on: {counted(len(turns), 'message')}, "
+        f"Resumed the chat of {kept.when:%Y-%m-%d %H:%M}: {counted(len(turns), 'message')}, "
         f"the latest “{shortened(turns[-1].content, 40)}”"
     )
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
-from gpt2chat.dialogue import COMMANDS, Dialogue
+from gpt2chat.dialogue.commands import COMMANDS
+from gpt2chat.dialogue.dialogue import Dialogue
 from gpt2chat.dialogue.models import known_models
 from gpt2chat.dialogue.settings import settings
 
@@ -46,7 +47,7 @@ class Completions(Completer):
             name, space, _ = rest.partition(" ")
             if not space:
                 return (f"{name} " for name in values)
-            choices = ("on", "off") if name == "markdown" else (values.get(name, ""), "default")
+            choices = (values.get(name, ""), "default")
             return (f"{name} {choice}" for choice in choices if choice)
         if takes == "model":
             loaded = self._dialogue.models.names

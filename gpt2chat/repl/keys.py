@@ -5,7 +5,7 @@ from prompt_toolkit.filters import has_focus
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 
-from gpt2chat.dialogue import is_open
+from gpt2chat.dialogue.text import is_open
 
 
 def message_keys() -> KeyBindings:

@@ -4,8 +4,10 @@ import sys
 from typing import Protocol
 
 from gpt2chat import report
-from gpt2chat.dialogue import Dialogue, is_open
 from gpt2chat.dialogue.ahead import computing_ahead
+from gpt2chat.dialogue.commands import take
+from gpt2chat.dialogue.dialogue import Dialogue
+from gpt2chat.dialogue.text import is_open
 from gpt2chat.repl.prompt import Prompt
 
 HOW_TO_LEAVE = "/exit or Ctrl-D leaves."
@@ -59,9 +61,9 @@ def _talk(dialogue: Dialogue, keyboard: Keyboard) -> None:
 def _do(dialogue: Dialogue, line: str) -> None:
     if dialogue.drafts:
         with report.quiet_keys():
-            dialogue.turn(line)
+            take(dialogue, line)
     else:
-        dialogue.turn(line)
+        take(dialogue, line)
 
 
 class PlainLines:

@@ -9,10 +9,10 @@ from prompt_toolkit.application import get_app
 from prompt_toolkit.history import DummyHistory
 from prompt_toolkit.layout.processors import TabsProcessor
 
-from gpt2chat.dialogue import Dialogue
+from gpt2chat.dialogue.dialogue import Dialogue
+from gpt2chat.interrupts import PromptInterrupts
 from gpt2chat.repl.completion import Completions
 from gpt2chat.repl.history import LastingHistory, lines_kept
-from gpt2chat.repl.interrupts import Interrupts
 from gpt2chat.repl.keys import message_keys
 from gpt2chat.report import sign
 
@@ -52,7 +52,7 @@ class Prompt:
         """
         draft, self._dialogue.draft = self._dialogue.draft, ""
         loading = self._dialogue.models.loading(self._dialogue.models.first)
-        interrupts = Interrupts(self._messages)
+        interrupts = PromptInterrupts(self._messages.app)
 
         def begun() -> None:
             watch(loading)
@@ -60,7 +60,7 @@ class Prompt:
 
         while True:
             try:
-                with interrupts.held():
+                with interrupts.delivered():
                     line = self._messages.prompt(default=draft, pre_run=begun, handle_sigint=False)
             except KeyboardInterrupt:
                 if not self._messages.default_buffer.text:
@@ -79,8 +79,8 @@ class Prompt:
             KeyboardInterrupt: Ctrl-C.
             EOFError: Ctrl-D.
         """
-        interrupts = Interrupts(self._answers)
-        with interrupts.held():
+        interrupts = PromptInterrupts(self._answers.app)
+        with interrupts.delivered():
             answer = self._answers.prompt(
                 [("bold", question)], pre_run=interrupts.begun, handle_sigint=False
             )

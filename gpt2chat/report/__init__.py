@@ -4,6 +4,7 @@ stdout has the result, nothing else; stderr has notes, progress and errors.
 """
 
 from gpt2chat.report.chat import (
+    show_json_line,
     show_label,
     show_question,
     show_reply,
@@ -11,7 +12,7 @@ from gpt2chat.report.chat import (
     show_speed,
     visible,
 )
-from gpt2chat.report.console import note, show_error, show_json, sign
+from gpt2chat.report.console import note, say, show_error, show_json, sign
 from gpt2chat.report.context import show_context
 from gpt2chat.report.evaluation import evaluation_progress, show_evaluation
 from gpt2chat.report.keys import quiet_keys
@@ -33,10 +34,12 @@ __all__ = [
     "note_positions",
     "prepare_progress",
     "quiet_keys",
+    "say",
     "show_context",
     "show_error",
     "show_evaluation",
     "show_json",
+    "show_json_line",
     "show_label",
     "show_plan",
     "show_prepare",

@@ -1,10 +1,11 @@
 """What `chat` prints."""
 
+import json
 import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.padding import Padding
 from rich.table import Table
@@ -13,8 +14,7 @@ from rich.text import Text
 from gpt2chat.core.errors import StorageError
 from gpt2chat.core.text.wording import counted
 from gpt2chat.report.console import err, note
-from gpt2chat.report.markdown import markdown_lines, show_lines
-from gpt2chat.report.screen import Streamed
+from gpt2chat.report.screen import WordWrap, screen_size
 
 if TYPE_CHECKING:
     from gpt2chat.core.generation.generate import Reply
@@ -32,22 +32,22 @@ NARROW = 40
 """Columns; on fewer a name and what it stands for do not fit beside each other."""
 
 
-def show_reply(pieces: Iterable[str], *, markdown: bool = False) -> None:
+def show_reply(pieces: Iterable[str]) -> None:
     """Write a reply to stdout as it comes, and a line break after it, also after Ctrl-C.
 
-    Args:
-        markdown: On a terminal, put the looks of a whole reply that holds Markdown in its place.
+    On a terminal, lines break between words. The width is asked for again at each piece: the user
+    may change it meanwhile.
     """
     encoding = sys.stdout.encoding or "utf-8"
-    streamed = Streamed()
+    wrap = WordWrap()
     try:
         for text in visible(pieces):
-            _write(streamed.add(text.encode(encoding, "replace").decode(encoding)))
+            piece = text.encode(encoding, "replace").decode(encoding)
+            size = screen_size()
+            _write(wrap.add(piece, size.columns) if size else piece)
     finally:
-        _write(streamed.rest() + "\n")
-    lines = markdown_lines(streamed.text) if markdown else []
-    if lines and streamed.erase():
-        show_lines(lines)
+        size = screen_size()
+        _write((wrap.rest(size.columns) if size else "") + "\n")
 
 
 def _write(text: str) -> None:
@@ -79,15 +79,19 @@ def visible(pieces: Iterable[str]) -> Iterator[str]:
             yield shown
 
 
-def show_speed(reply: "Reply", *, interrupted: bool = False) -> None:
+def show_speed(reply: "Reply") -> None:
     """Print how long a reply is, why it ended if not by itself, and how fast it came."""
     parts = [counted(len(reply.ids), "token")]
-    ended = "stopped by Ctrl-C" if interrupted else ENDS[reply.finish_reason]
-    if ended:
-        parts.append(ended)
+    if ENDS[reply.finish_reason]:
+        parts.append(ENDS[reply.finish_reason])
     if reply.tokens_per_second:
         parts.append(f"{reply.tokens_per_second:,.0f} tokens/s")
     note(", ".join(parts))
+
+
+def show_json_line(value: dict[str, Any]) -> None:
+    """Print an object of a result in JSON Lines, for other programs to read."""
+    _write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def show_rows(rows: Sequence[tuple[str, str]]) -> None:

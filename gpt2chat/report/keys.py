@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from threading import current_thread, main_thread
 from typing import Any
 
-from gpt2chat.report.screen import OTHERS, screen_size
+from gpt2chat.report.screen import screen_size
 
 MARK_PASTES, LEAVE_PASTES = b"\x1b[?2004h", b"\x1b[?2004l"
 
@@ -83,8 +83,7 @@ def _stop(number: int, _: Any) -> None:
 
 
 def _go_on(_number: int, _: Any) -> None:
-    """Set the mode again: the shell has changed it, and written on the screen."""
-    OTHERS.times += 1
+    """Set the mode again: the shell has changed it."""
     if _has_keys():
         _hush(sys.stdin.fileno())
 

@@ -1,4 +1,4 @@
-"""The terminal's screen while a reply streams: how many rows it takes, how it goes."""
+"""Break streamed text and messages between words, as wide as the terminal."""
 
 import os
 import re
@@ -18,61 +18,6 @@ COMMAND = re.compile(
 """What a user may copy; words that follow a flag may be its value."""
 HELD = "\0"
 """Stands for a space that is no place to break a line at: no printed text has it."""
-
-
-class Others:
-    """Other programs on the same screen: the shell, while this one was stopped by Ctrl-Z."""
-
-    times = 0
-    """So often they may have written."""
-
-
-OTHERS = Others()
-
-
-class Streamed:
-    """A text that is being written from the beginning of a line on, whole words to a row."""
-
-    def __init__(self) -> None:
-        self._size = screen_size()
-        self._others = OTHERS.times
-        self._text: list[str] = []
-        self._written: list[str] = []
-        self._wrap = WordWrap()
-
-    @property
-    def text(self) -> str:
-        """All that was to be written."""
-        return "".join(self._text)
-
-    def add(self, piece: str) -> str:
-        """Take what comes next and return what to write of it now: on a terminal whole words."""
-        self._text.append(piece)
-        size = screen_size()
-        return self._note(self._wrap.add(piece, size.columns) if size else piece)
-
-    def rest(self) -> str:
-        """Return what has not been written yet."""
-        size = screen_size()
-        return self._note(self._wrap.rest(size.columns) if size else "")
-
-    def erase(self) -> bool:
-        """Take the text and the line break after it off the screen; return whether it is gone.
-
-        It stays where its rows cannot be told for sure: outside a terminal, where it is taller
-        than the screen, or was written on a screen that changed its size or that others wrote on.
-        """
-        if self._size is None or self._size != screen_size() or self._others != OTHERS.times:
-            return False
-        few, many = rows("".join(self._written), self._size.columns)
-        if few != many or few >= self._size.lines:
-            return False
-        _write(f"\x1b[{few}A\r\x1b[J")
-        return True
-
-    def _note(self, text: str) -> str:
-        self._written.append(text)
-        return text
 
 
 class WordWrap:
@@ -103,7 +48,7 @@ class WordWrap:
             return ended + char
         self._word += char
         # Signs of double width are words of their own, in scripts without spaces.
-        whole = _widths(char)[1] == 2 or _width(self._word) >= columns
+        whole = _columns(char) == 2 or _width(self._word) >= columns
         return self._end_word(columns) if whole else ""
 
     def _end_word(self, columns: int) -> str:
@@ -134,44 +79,22 @@ def _held(command: str, columns: int) -> str:
 
 
 def _width(text: str) -> int:
-    return sum(_widths(char)[1] for char in text)
+    return sum(_columns(char) for char in text)
 
 
-def rows(text: str, columns: int) -> tuple[int, int]:
-    """Return how many rows a text takes at least and at most: terminals differ on some signs."""
-    lines = text.split("\n")
-    few, many = (sum(_wrapped(line, columns, most) for line in lines) for most in (0, 1))
-    return few, many
-
-
-def _wrapped(line: str, columns: int, most: int) -> int:
-    """Return how many rows a line takes at least or `most`; no sign stands across the edge."""
-    count, at = 1, 0
-    for char in line:
-        if char == "\t":
-            stop = min((at // 8 + 1) * 8, columns - 1)
-            at = max(at, stop) if most else stop  # some go back from beyond the edge
-            continue
-        width = _widths(char)[most]
-        if at + width > columns:
-            count, at = count + 1, 0
-        at += width
-    return count
-
-
-def _widths(char: str) -> tuple[int, int]:
-    """Return the least and the most columns that terminals give a character."""
+def _columns(char: str) -> int:
+    """Return the columns that a character takes; the most, if terminals differ."""
     if " " <= char <= "~":
-        return 1, 1
+        return 1
     width = get_character_cell_size(char)
     if ord(char) in PICTURES:
-        return 0, max(width, 2)  # nothing where it is joined to the one before
+        return max(width, 2)
     category = unicodedata.category(char)
     if category in MARKS:
-        return 0, 1 if char in "\ufe0e\ufe0f\u20e3" else 0
+        return 1 if char in "\ufe0e\ufe0f\u20e3" else 0
     if category in ("Cf", "Mc", "Co", "Cn") or (width == 0 and char != "\t"):
-        return 0, max(width, 1)
-    return width, width
+        return max(width, 1)
+    return width
 
 
 def screen_size() -> os.terminal_size | None:
@@ -182,8 +105,3 @@ def screen_size() -> os.terminal_size | None:
         return os.get_terminal_size(sys.stdout.fileno())
     except OSError:
         return None
-
-
-def _write(sequence: str) -> None:
-    sys.stdout.write(sequence)
-    sys.stdout.flush()

@@ -1,8 +1,9 @@
-"""Chats in files: saved by name, and kept by themselves so that they can be gone on with."""
+"""Chats in files: saved under a name, or kept automatically so that they can be resumed."""
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,24 +14,34 @@ from gpt2chat.core.text.conversations import Conversation, Message, parse_messag
 
 MOST_KEPT = 50
 """Chats that are kept; the oldest makes room for another."""
-ELSEWHERE = "Set XDG_DATA_HOME to a folder of your own, or give --no-history."
+ELSEWHERE = "Set XDG_DATA_HOME to a folder of your own, or set `history=False`."
+
+
+class SavedChat(NamedTuple):
+    """What a file of a chat contains."""
+
+    conversation: Conversation
+    cut: frozenset[int] = frozenset()
+    """Positions among the messages of the replies that the model did not end itself."""
 
 
 class KeptChat(NamedTuple):
-    """A chat that was kept, and what is needed to go on with it."""
+    """A chat that was kept, and what is needed to resume it."""
 
     path: Path
     conversation: Conversation
     models: tuple[str, ...]
-    """Those that were loaded, the one that answers first; none where the file does not say."""
+    """Names of its models, the one that answers first; empty if the file does not say."""
     when: datetime
-    """When its latest turn was."""
+    """Time of its latest turn."""
     unread: tuple[str, ...] = ()
-    """Why later ones cannot be gone on with; each text names its file."""
+    """Why later chats cannot be resumed; each text names its file."""
+    cut: frozenset[int] = frozenset()
+    """As in `SavedChat`."""
 
 
 def data_folder() -> Path | None:
-    """Return where chats and typed lines are kept; None where there is no home folder.
+    """Return where chats and typed lines are kept; None without a home folder.
 
     It is `gpt2chat` in `XDG_DATA_HOME` or in ~/.local/share.
     """
@@ -42,9 +53,9 @@ def data_folder() -> Path | None:
 
 
 def history_file() -> Path | None:
-    """Return the file of typed lines; None where none are to be kept.
+    """Return the file of typed lines; None if none are kept.
 
-    `GPT2CHAT_HISTORY` names another than that of the data folder, or is `off`.
+    `GPT2CHAT_HISTORY` names another file than that of the data folder, or is `off`.
     """
     given = os.environ.get("GPT2CHAT_HISTORY")
     if given == "off":
@@ -54,12 +65,12 @@ def history_file() -> Path | None:
 
 
 def chats_folder() -> Path | None:
-    """Return the folder of the kept chats; None where none are to be kept."""
+    """Return the folder of the kept chats; None if none are kept."""
     folder = data_folder()
     return None if os.environ.get("GPT2CHAT_HISTORY") == "off" else folder and folder / "chats"
 
 
-def read_chat(path: Path) -> Conversation:
+def read_chat(path: Path) -> SavedChat:
     """Return a saved or kept chat, or a plain JSON list of messages.
 
     Raises:
@@ -68,97 +79,116 @@ def read_chat(path: Path) -> Conversation:
     return _read(path)[0]
 
 
-def _read(path: Path) -> tuple[Conversation, dict[str, Any]]:
+def _read(path: Path) -> tuple[SavedChat, dict[str, Any]]:
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
         fields = cast(dict[str, Any], value) if isinstance(value, dict) else {"messages": value}
-        return parse_messages(fields.get("messages")), fields
+        messages: Any = fields.get("messages")
+        conversation = parse_messages(messages)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        raise DataError(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, RowError, RecursionError) as error:
-        raise DataError(f"{path} is no saved chat: {error}.") from error
+        raise DataError(f"{path} is not a saved chat: {error}.") from error
+    cut = frozenset(at for at, message in enumerate(messages) if message.get("cut") is True)
+    return SavedChat(conversation, cut), fields
 
 
-def save_chat(path: Path, messages: Sequence[Message]) -> None:
-    """Write a chat as one line of JSON, which `gpt2chat prepare --chat` reads too.
+def save_chat(path: Path, messages: Sequence[Message], cut: Collection[int] = ()) -> None:
+    """Write a chat as one line of JSON, which `prepare(chat=FILE)` reads too.
+
+    Args:
+        cut: Positions of the replies that the model did not end itself.
 
     Raises:
-        DataError: The file is there and is no saved chat.
+        DataError: The file exists and is not a saved chat.
         StorageError: The file cannot be written.
     """
     if path.exists():
         try:
             read_chat(path)
         except DataError:
-            raise DataError(f"{path} is no saved chat. Give another name.") from None
-    write_text(path, _line(messages), elsewhere="Give another name.")
+            raise DataError(f"{path} is not a saved chat. Give another name.") from None
+    write_text(path, _line(messages, cut), elsewhere="Give another name.")
 
 
-def _line(messages: Sequence[Message], **fields: Any) -> str:
-    shown = [{"role": message.role, "content": message.content} for message in messages]
-    return json.dumps({"messages": shown, **fields}, ensure_ascii=False) + "\n"
+def _line(messages: Sequence[Message], cut: Collection[int], **fields: Any) -> str:
+    entries = [
+        {"role": message.role, "content": message.content, **({"cut": True} if at in cut else {})}
+        for at, message in enumerate(messages)
+    ]
+    return json.dumps({"messages": entries, **fields}, ensure_ascii=False) + "\n"
 
 
 class Autosave:
-    """Keeps one chat after another, each in a file of its own, so that none is lost."""
+    """Keeps one chat after another, each in a file of its own."""
 
-    def __init__(self, folder: Path, going_on: KeptChat | None = None):
-        """Write to `folder`; a chat that is gone on with keeps its file."""
+    def __init__(self, folder: Path, resumed: KeptChat | None = None):
+        """Write to `folder`; a chat that is resumed keeps its file."""
         self.folder = folder
-        self._path = going_on.path if going_on else None
+        self._path = resumed.path if resumed else None
         self._written = _changed(self._path)
 
-    def write(self, messages: Sequence[Message], models: Sequence[str]) -> None:
-        """Keep the chat as it is; one without a message is kept no more.
+    def write(
+        self, messages: Sequence[Message], models: Sequence[str], cut: Collection[int] = ()
+    ) -> None:
+        """Keep the chat as it is; remove the file of a chat that has no user message any more.
 
         Raises:
             StorageError: The file cannot be written.
         """
         if self._path is not None and _changed(self._path) != self._written:
-            self._path = None  # another program goes on with the same chat: each has its own file
+            self._path = None  # another program resumed the same chat: each keeps its own file
         if not any(message.role == "user" for message in messages):
-            self._forget()
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
+                self._path = None
             return
         if self._path is None:
             self._path = self.folder / f"{datetime.now():%Y-%m-%d-%H%M%S-%f}-{os.getpid()}.json"
         with storage(self.folder, ELSEWHERE):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        line = _line(messages, models=[_lasting(name) for name in models])
+        line = _line(messages, cut, models=[_lasting(name) for name in models])
         write_text(self._path, line, elsewhere=ELSEWHERE, private=True)
+        others = [path for path in _newest_first(self.folder) if path != self._path]
+        self._make_newest(others)
         self._written = _changed(self._path)
-        for old in _newest_first(self.folder)[MOST_KEPT:]:
+        for old in others[MOST_KEPT - 1 :]:
             old.unlink(missing_ok=True)
 
     def begin_another(self) -> None:
-        """Leave the chat's file as it is: what comes is another chat."""
+        """Leave the chat's file as it is: the next messages belong to another chat."""
         self._path = None
 
-    def _forget(self) -> None:
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            self._path = None
+    def _make_newest(self, others: Sequence[Path]) -> None:
+        """Date the chat after all others, also if the clock was set back: the newest is resumed,
+        and the oldest are removed."""
+        newest, written = _changed(others[0]) if others else None, _changed(self._path)
+        if self._path and newest is not None and written is not None and written <= newest:
+            with contextlib.suppress(OSError):
+                os.utime(self._path, ns=(newest + 1, newest + 1))
 
 
 def latest_chat(folder: Path | None) -> KeptChat:
-    """Return the chat that was talked in last of those kept in a folder and can be read.
+    """Return the newest of the kept chats in a folder that can be read.
 
     Raises:
-        DataError: None is kept, or none can be read.
+        DataError: No chat is kept, or none can be read.
     """
     unread: list[str] = []
     for path in _newest_first(folder) if folder else ():
         try:
-            conversation, fields = _read(path)
+            chat, fields = _read(path)
         except DataError as error:
             unread.append(str(error))
             continue
         when = datetime.fromtimestamp((_changed(path) or 0) / 1e9)
         named: Any = fields.get("models")
         models = map(str, cast(list[Any], named)) if isinstance(named, list) else ()
-        return KeptChat(path, conversation, tuple(map(_here, models)), when, tuple(unread))
+        here = tuple(map(_here, models))
+        return KeptChat(path, chat.conversation, here, when, tuple(unread), chat.cut)
     if unread:
         raise DataError(unread[0])
-    raise DataError("There is no chat to go on with. Begin one with gpt2chat chat.")
+    raise DataError("There is no chat to resume. Start one with `chat()`.")
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -166,7 +196,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _changed(path: Path | None) -> int | None:
-    """Return when a file was written, in nanoseconds; None where there is none."""
+    """Return when a file was written, in nanoseconds; None if it does not exist."""
     try:
         return path.stat().st_mtime_ns if path else None
     except OSError:
@@ -174,11 +204,11 @@ def _changed(path: Path | None) -> int | None:
 
 
 def _lasting(model: str) -> str:
-    """Return a model's name as it is understood in any folder."""
+    """Return a model's name as it is valid in any working directory."""
     return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def _here(model: str) -> str:
-    """Return a model's name as it is typed in this folder."""
+    """Return a model's name as one types it in this working directory."""
     here = Path.cwd()
     return str(Path(model).relative_to(here)) if Path(model).is_relative_to(here) else model

@@ -1,5 +1,6 @@
-"""The history of one chat."""
+"""Keep the messages of one chat, and fit the next prompt into the window."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from gpt2chat.core.chat.window import (
 )
 from gpt2chat.core.errors import DataError, RowError
 from gpt2chat.core.text.conversations import Conversation, Message, Role
-from gpt2chat.core.text.tokens import WINDOW, encode_conversation, encode_text
+from gpt2chat.core.text.tokens import WINDOW, encode_conversation, encode_text, exchanges
 
 
 class Prompt(NamedTuple):
@@ -24,25 +25,29 @@ class Prompt(NamedTuple):
 
     ids: list[int]
     left: int
-    """Messages that this turn pushed out of the window."""
+    """Number of messages that this turn pushed out of the window."""
 
 
 class Session:
-    """One chat. The system prompt, the document and the latest message always stay in the window;
-    the oldest exchange leaves it first. What has left is still saved.
+    """The messages of one chat.
+
+    The system prompt, the document and the latest message always stay in the window; the oldest
+    exchange leaves it first. Messages that have left the window are still saved.
     """
 
     def __init__(self, system: str | None = None, window: int = WINDOW):
-        """Begin an empty chat; `system` is the template's own where it is not given.
+        """Begin an empty chat; without `system`, with the template's own system prompt.
 
         Raises:
-            DataError: The system prompt is empty, or takes more than half the window.
+            DataError: The system prompt takes more than half the window.
         """
         self.window = window
         self._head: list[Message] = []
         self._turns: list[Message] = []
         self._before: list[Message] = []
         self._left = 0
+        self._cut: set[int] = set()
+        """Positions in `_turns` of the replies that the model did not end itself."""
         if system is not None:
             self.set_system(system)
 
@@ -67,28 +72,33 @@ class Session:
         return next((part.content for part in self._head if part.role == "context"), None)
 
     def set_system(self, text: str | None) -> None:
-        """Set the system prompt from the next turn on; None for the template's own.
+        """Set the system prompt from the next turn on; the template's own if there is no text.
 
         Raises:
-            DataError: It is empty, takes more than half the window, or with the document more than
-                leaves room for a message.
+            DataError: It takes more than half the window or, together with the document, leaves no
+                room for a message.
         """
-        self._set_head("system", text, "The system prompt")
+        self._set_head("system", text if text and text.strip() else None, "The system prompt")
 
     def set_document(self, text: str | None) -> None:
-        """Put a document into the context block from the next turn on; None takes it out.
+        """Put a document into the context block from the next turn on; None removes it.
 
         Raises:
-            DataError: It is empty, takes more than half the window, or with the system prompt
-                more than leaves room for a message.
+            DataError: It is empty, takes more than half the window or, together with the system
+                prompt, leaves no room for a message.
         """
         self._set_head("context", text, "The document")
 
-    def ask(self, text: str, max_new_tokens: int) -> Prompt:
-        """Add a user message and return what the model reads.
+    def check(self, text: str, max_new_tokens: int) -> None:
+        """Raise the error that `ask` would raise, and change nothing."""
+        message = _message("user", text, "The message")
+        fitted(self._conversation(*self._turns, message), self.window, max_new_tokens)
 
-        The history makes room for a reply of `max_new_tokens`, up to half the window. A message
-        that alone leaves less room than that has a shorter reply, 64 tokens at least.
+    def ask(self, text: str, max_new_tokens: int) -> Prompt:
+        """Add a user message and return the prompt for its reply.
+
+        The history makes room for a reply of `max_new_tokens`, up to half the window. If the
+        message alone leaves less room than that, the reply may be shorter: at least 64 tokens.
 
         Raises:
             DataError: The message is empty or too long for the window. Nothing has changed.
@@ -96,26 +106,31 @@ class Session:
         message = _message("user", text, "The message")
         return self._prompt([*self._turns, message], max_new_tokens)
 
-    def answer(self, text: str) -> bool:
+    def answer(self, text: str, *, cut: bool = False) -> bool:
         """Add the reply, whole or as far as it came, and return whether there was one.
 
-        Where it is empty, all is as it was before the message, or before the retry.
+        An empty reply undoes the `ask` or `retry` before it.
+
+        Args:
+            cut: The model did not end the reply itself.
         """
         if not text.strip():
             self._turns = self._before
             return False
         self._turns = [*self._turns, Message("assistant", text)]
+        place = len(self._turns) - 1
+        self._cut = {at for at in self._cut if at < place} | ({place} if cut else set())
         return True
 
     def take_back(self) -> bool:
-        """Where no reply came to `ask` or `retry`, be as before it; return whether that was so."""
+        """Undo an `ask` or `retry` that got no reply; return whether there was one to undo."""
         waits = self._turns[-1:] and self._turns[-1].role == "user"
         if waits:
             self._turns = self._before
         return bool(waits)
 
     def retry(self, max_new_tokens: int) -> Prompt:
-        """Drop the latest reply and return what the model reads to give another.
+        """Drop the latest reply and return the prompt for another.
 
         Raises:
             DataError: There is no message to answer.
@@ -126,43 +141,44 @@ class Session:
         return self._prompt(turns, max_new_tokens)
 
     def undo(self) -> str:
-        """Take back the latest message of the user with its reply, and return its text.
+        """Take back the latest user message and its reply; return the message's text.
 
         Raises:
-            DataError: There is none.
+            DataError: There is no message.
         """
         users = [at for at, message in enumerate(self._turns) if message.role == "user"]
         if not users:
             raise DataError("There is nothing to undo.")
         taken = self._turns[users[-1]]
         self._turns = self._turns[: users[-1]]
-        # What the message pushed out comes back with the next one, where there is room again.
+        self._cut = {at for at in self._cut if at < users[-1]}
+        # What the message pushed out comes back with the next one if there is room again.
         self._left = min(self._left, len(self._turns))
         return taken.content
 
     def clear(self) -> None:
         """Forget all messages; the system prompt and the document stay."""
-        self._turns, self._left = [], 0
+        self._turns, self._left, self._cut = [], 0, set()
 
     @property
     def used(self) -> int:
-        """Tokens of the window that the chat takes as it stands, the latest reply included."""
+        """Number of tokens in the window, the latest reply included."""
         inside = self._turns[self._left :]
         if self._replied:
             return min(length(self._conversation(*inside)), self.window)
         return min(length_before_message(self._conversation(*inside, UNWRITTEN)), self.window)
 
     def beginning(self, max_new_tokens: int) -> list[int]:
-        """Return the tokens that the next prompt begins with, whatever usual message is typed.
+        """Return the tokens that the next prompt begins with, unless a long message is typed.
 
         Raises:
-            DataError: System prompt and document leave no room.
+            DataError: The system prompt and the document leave no room.
         """
         conversation = self._conversation(*self._turns, UNWRITTEN)
         return before_message(conversation, self.window, max_new_tokens)
 
     def layout(self, max_new_tokens: int) -> Layout:
-        """Return how the model will read the chat to give its next reply.
+        """Return the prompt of the next reply, part by part.
 
         Raises:
             DataError: The latest message has no reply yet and is too long for the window.
@@ -171,31 +187,48 @@ class Session:
         turns = self._turns if waits else [*self._turns, UNWRITTEN]
         return lay_out(self._conversation(*turns), self.window, max_new_tokens)
 
-    def save(self, path: Path) -> None:
-        """Write the chat as one line of JSON, which `gpt2chat prepare --chat` reads too.
+    def leaves_next(self, max_new_tokens: int) -> tuple[Message, ...]:
+        """Return the oldest exchange in the window, which leaves it first; empty without history.
 
         Raises:
-            DataError: There is nothing to save, or the file is there and is no saved chat.
+            DataError: The latest message has no reply yet and is too long for the window.
+        """
+        waits = self._turns and self._turns[-1].role == "user"
+        whole = self._conversation(*self._turns, *(() if waits else (UNWRITTEN,)))
+        groups = exchanges(fitted(whole, self.window, max_new_tokens).history)
+        return tuple(groups[0]) if groups else ()
+
+    def save(self, path: Path) -> None:
+        """Write the chat as one line of JSON, which `prepare(chat=FILE)` reads too.
+
+        Raises:
+            DataError: There is nothing to save, or the file exists and is not a saved chat.
             StorageError: The file cannot be written.
         """
         if not self._turns:
             raise DataError("There is nothing to save. Write a message first.")
-        save_chat(path, self.messages)
+        save_chat(path, self.messages, self.cut_messages)
 
     def load(self, path: Path) -> None:
-        """Replace the chat by a saved one.
+        """Replace the chat with a saved one.
 
         Raises:
-            DataError: The file is no saved chat, or what always stays takes too much of the window.
-                Nothing has changed.
+            DataError: The file is not a saved chat, or its system prompt and document take too much
+                of the window. Nothing has changed.
         """
-        self.replace(read_chat(path), str(path))
+        chat = read_chat(path)
+        self.replace(chat.conversation, str(path), chat.cut)
 
-    def replace(self, conversation: Conversation, source: str) -> None:
-        """Replace the chat by another.
+    def replace(self, conversation: Conversation, source: str, cut: Iterable[int] = ()) -> None:
+        """Replace the chat with another.
+
+        Args:
+            source: Where the conversation comes from, for messages.
+            cut: Positions among its messages of the replies that the model did not end itself.
 
         Raises:
-            DataError: What always stays takes too much of the window. Nothing has changed.
+            DataError: The system prompt and the document take too much of the window. Nothing has
+                changed.
         """
         head = [part for part in conversation.messages if part.role in ("system", "context")]
         for part in head:
@@ -203,10 +236,21 @@ class Session:
             self._check_half(part, f"The {what} of {source}")
         self._check_together(head, f" of {source}")
         self._head, self._turns, self._left = head, list(conversation.turns), 0
+        self._cut = {at - len(head) for at in cut}
+
+    @property
+    def cut_messages(self) -> set[int]:
+        """Positions in `messages` of the replies that the model did not end itself."""
+        return {len(self._head) + at for at in self._cut if at < len(self._turns)}
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the latest reply is one that the model did not end itself."""
+        return len(self._turns) - 1 in self._cut
 
     @property
     def latest(self) -> tuple[Conversation, str]:
-        """The latest reply, and all that stood before it.
+        """The latest reply, after the conversation before it.
 
         Raises:
             DataError: There is no reply yet.
@@ -215,8 +259,11 @@ class Session:
             raise DataError("There is no reply yet. Write a message first.")
         return self._conversation(*self._turns[:-1]), self._turns[-1].content
 
-    def edit(self, text: str) -> None:
-        """Replace the latest reply by another text.
+    def edit(self, text: str, *, cut: bool = False) -> None:
+        """Replace the latest reply with another text.
+
+        Args:
+            cut: The text does not end where its writer would end it.
 
         Raises:
             DataError: There is no reply yet, or the text is empty.
@@ -224,6 +271,8 @@ class Session:
         message = _message("assistant", text, "The reply")
         _ = self.latest
         self._turns = [*self._turns[:-1], message]
+        place = len(self._turns) - 1
+        self._cut = self._cut - {place} | ({place} if cut else set())
 
     @property
     def _replied(self) -> bool:
@@ -237,7 +286,7 @@ class Session:
         if text is not None:
             message = _message(role, text, what)
             self._check_half(message, what)
-            # The system prompt stands before the document.
+            # The template puts the system prompt before the document.
             others = [message, *others] if role == "system" else [*others, message]
             self._check_together(others)
         self._head = others
@@ -266,6 +315,11 @@ class Session:
 
 
 def _message(role: Role, text: str, what: str) -> Message:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Python keeps the bytes of half a character that was typed as half a surrogate pair.
+        raise DataError(f"{what} is not valid UTF-8. Type it again.") from None
     try:
         return Message(role, text)
     except RowError as error:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.config.settings import Compile, Device, Settings, setting
+from gpt2chat.core.errors import ConfigError
 
 ChatPrecision = Literal["auto", "int8", "bf16", "fp32"]
 
@@ -24,8 +25,18 @@ class ChatConfig(Settings):
     system: str | None = setting(
         None, help="System prompt. Defaults to the chat template's own.", section="Prompt"
     )
-    prompt: str | None = setting(
-        None, help="Answer this message and exit.", section="Prompt", aliases=("p",)
+    prompt: tuple[str, ...] = setting(
+        (), help="Answer this message on its own, and exit.", section="Prompt", aliases=("p",)
+    )
+    prompts: Path | None = setting(
+        None,
+        help="Answer each message of a file as JSON Lines, and exit. The file has one message per "
+        "line, or JSON Lines with prompt or messages.",
+        section="Prompt",
+        metavar="FILE",
+    )
+    json: bool = setting(
+        False, help="Print replies to `prompt` as JSON Lines, with their figures.", section="Prompt"
     )
     sampling: Sampling = field(default_factory=Sampling)
     resume_last: bool = setting(
@@ -40,7 +51,6 @@ class ChatConfig(Settings):
         section="Session",
         metavar="FILE",
     )
-    markdown: bool = setting(True, help="Render Markdown in replies.", section="Session")
     device: Device = setting(
         "auto", help="Where to run. auto uses a GPU if there is one.", section="Hardware"
     )
@@ -55,3 +65,10 @@ class ChatConfig(Settings):
         help="Compile the decoding step on a GPU. Replies are faster, but the first one waits.",
         section="Hardware",
     )
+
+    def check_together(self) -> None:
+        if self.prompt and self.prompts:
+            raise ConfigError("Give either `prompt` or `prompts`, not both.", setting="prompts")
+        if self.resume_last and (self.prompts or len(self.prompt) > 1):
+            text = "`resume_last` continues one chat with one message. Give `prompt` once."
+            raise ConfigError(text, setting="resume_last")
