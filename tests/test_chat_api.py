@@ -88,10 +88,8 @@ def test_cancel_before_the_first_word_takes_the_message_back(chat: Chat):
 
 
 def test_an_abandoned_stream_ends_when_the_chat_is_changed(chat: Chat):
-    for piece in chat.stream("Hello"):
-        first = piece.strip()
-        break
-    assert contents(chat) == ["Hello", first]
+    first = next(chat.stream("Hello"))
+    assert contents(chat) == ["Hello", first.strip()]
     assert chat.undo() == "Hello"
     chat.stream("never read")
     chat.ask("And?")
@@ -173,7 +171,7 @@ def test_a_chat_saved_in_python_continues_in_the_terminal_and_back(chat: Chat, t
 
 
 def test_sampling_settings_are_named_with_the_nearest():
-    with pytest.raises(ConfigError, match="`temperature`"):
+    with pytest.raises(ConfigError, match="temperature"):
         MODEL.chat(temprature=1)
     assert MODEL.chat(stop="END").sampling.stop == ("END",)
 

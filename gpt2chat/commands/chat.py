@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from gpt2chat import options
 from gpt2chat.core.config.chat import ChatConfig
 from gpt2chat.core.errors import ConfigError, DataError, ReplyError, RowError
 
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
     from gpt2chat.core.text.conversations import Conversation
 
 
-def chat(settings: ChatConfig) -> None:
+def chat(settings: ChatConfig, json: options.Json = False) -> None:
     """Talk with a model in the terminal.
 
     With -p, a file of prompts or piped input, answer and exit.
     """
     settings = replace(settings, model=tuple(dict.fromkeys(settings.model)))
     questions = questions_to_answer(settings)
-    if settings.json and questions is None:
-        raise ConfigError("`json` needs a `prompt`. Give one.", setting="json")
+    if json and questions is None:
+        raise ConfigError("--json needs a `prompt`. Give one.")
+    json = json or settings.prompts is not None
 
     from gpt2chat.dialogue.start import begin, kept_chat
     from gpt2chat.interrupts import ended_by_sigterm
@@ -37,9 +39,9 @@ def chat(settings: ChatConfig) -> None:
         if questions is None:
             talk(session, names, settings, resumed)
         elif resumed:
-            answer_next(session, names, questions[0], settings, resumed)
+            answer_next(session, names, questions[0], settings, resumed, json=json)
         else:
-            answer_each(names, questions, settings)
+            answer_each(names, questions, settings, json=json)
 
 
 def talk(
@@ -123,6 +125,8 @@ def answer_next(
     question: "Conversation",
     settings: ChatConfig,
     resumed: "KeptChat",
+    *,
+    json: bool,
 ) -> None:
     """Answer the next message of a chat that is resumed, with its first model, and keep both.
 
@@ -134,13 +138,15 @@ def answer_next(
     from gpt2chat.core.chat.chats import Autosave
 
     chat = Chat(load(names[0], settings).generator, session=session, sampling=settings.sampling)
-    show_answer(chat, question.user.content, names[0], settings)
+    show_answer(chat, names[0], question.user.content, question if json else None)
     if settings.history:
         autosave = Autosave(resumed.path.parent, resumed)
         autosave.write(session.messages, names, session.cut_messages)
 
 
-def answer_each(names: list[str], questions: "list[Conversation]", settings: ChatConfig) -> None:
+def answer_each(
+    names: list[str], questions: "list[Conversation]", settings: ChatConfig, *, json: bool
+) -> None:
     """Answer each message on its own, with each model. Nothing is kept.
 
     In a file of prompts one that cannot be answered does not stop the others.
@@ -159,7 +165,7 @@ def answer_each(names: list[str], questions: "list[Conversation]", settings: Cha
             note(f"{name}:")
         model = load(name, settings)
         for question in questions:
-            if not (first or settings.json or settings.prompts):
+            if not (first or json):
                 say("")  # an empty line between two answers
             first = False
             try:
@@ -169,7 +175,7 @@ def answer_each(names: list[str], questions: "list[Conversation]", settings: Cha
                     session.set_system(settings.system)
                 text = session.undo()
                 chat = Chat(model.generator, session=session, sampling=settings.sampling)
-                show_answer(chat, text, name, settings, question)
+                show_answer(chat, name, text, question if json else None)
             except (DataError, ReplyError) as error:
                 if not settings.prompts:
                     raise
@@ -180,14 +186,12 @@ def answer_each(names: list[str], questions: "list[Conversation]", settings: Cha
         raise ReplyError(f"{what} could not be given. Their lines have an error in place of one.")
 
 
-def show_answer(
-    chat: "Chat",
-    text: str,
-    name: str,
-    settings: ChatConfig,
-    question: "Conversation | None" = None,
-) -> None:
-    """Write an answer to stdout, as it comes or as JSON; without JSON, its figures to stderr.
+def show_answer(chat: "Chat", name: str, text: str, asked_as: "Conversation | None") -> None:
+    """Write the answer to a message to stdout, and its figures to stderr.
+
+    Args:
+        name: The model's name.
+        asked_as: Write both to stdout as a line of JSON, next to this prompt.
 
     Raises:
         DataError: The message is too long for the window.
@@ -196,10 +200,8 @@ def show_answer(
     from gpt2chat.report import quiet_keys, show_json_line, show_reply, show_speed
 
     with quiet_keys(), chat.stream(text) as stream:
-        if settings.json or settings.prompts:
-            reply = stream.read()
-            given = asked(question) if question else {"prompt": text}
-            show_json_line({"model": name, **given, **figures(reply)})
+        if asked_as:
+            show_json_line({"model": name, **asked(asked_as), **figures(stream.read())})
             return
         # Nothing is written before the first word: an empty reply leaves stdout empty.
         first = next(stream)

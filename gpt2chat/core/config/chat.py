@@ -35,9 +35,6 @@ class ChatConfig(Settings):
         section="Prompt",
         metavar="FILE",
     )
-    json: bool = setting(
-        False, help="Print replies to `prompt` as JSON Lines, with their figures.", section="Prompt"
-    )
     sampling: Sampling = field(default_factory=Sampling)
     resume_last: bool = setting(
         False, help="Continue the latest chat, with its model.", section="Session"
