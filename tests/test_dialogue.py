@@ -297,7 +297,7 @@ def test_a_chat_that_can_no_longer_be_kept_goes_on(dialogue: Dialogue, said: Sai
         ("/set temprature 1", "There is no setting temprature. Did you mean temperature?"),
         ("/set heat", "There is no setting heat."),
         ("/set heat 1", "There is no setting heat."),
-        ("/set temperature 1 2", "temperature must be a number, not 1 2."),
+        ("/set temperature 1 2", "temperature must be a number, not '1 2'."),
         (
             "/set heat 1",
             "There is no setting heat. There are temperature, top_k, top_p, min_p, "

@@ -6,12 +6,12 @@ import typer
 
 from gpt2chat import options
 from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.errors import ConfigError
 
 Show = Annotated[
     int,
     typer.Option(
         "--show",
-        min=0,
         metavar="INTEGER",
         help="Print this many samples, with the tokens that are trained in colour.",
         rich_help_panel="Output",
@@ -24,6 +24,8 @@ def prepare(settings: PrepareConfig, show: Show = 0, json: options.Json = False)
 
     Reads OASST1, Alpaca and UltraFeedback from the Hugging Face Hub by default.
     """
+    if show < 0:
+        raise ConfigError(f"--show must be at least 0, not {show}.")
     from gpt2chat.report import prepare_progress, show_prepare, show_samples, show_stats
 
     with prepare_progress() as listener:

@@ -43,7 +43,7 @@ class EvalConfig(Settings):
     )
     # The bootstrap, the choice that `limit` makes, the replies, the embeddings a base model lacks.
     seed: int = setting(
-        0, help="Seed of everything that is drawn at random.", section="Measurements"
+        0, help="Seed of everything that is drawn at random.", section="Measurements", ge=0
     )
     device: Device = setting(
         "auto", help="Where to evaluate. auto uses a GPU if there is one.", section="Hardware"

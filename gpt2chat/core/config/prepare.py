@@ -156,6 +156,7 @@ class PrepareConfig(Settings):
         0,
         help="Seed of the split and of the order of the training rows.",
         section="Selection",
+        ge=0,
     )
     out: Path = setting(
         Path("data"), help="Folder to write. Earlier output in it is replaced.", section="Output"

@@ -3,11 +3,8 @@
 import dataclasses
 from dataclasses import dataclass
 
-from gpt2chat.core.config.settings import Settings, setting, settings_of
+from gpt2chat.core.config.settings import LARGEST, Settings, setting, settings_of
 from gpt2chat.core.errors import ConfigError
-
-SEEDS = 2**63
-"""How many seeds there are, from 0 on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +66,6 @@ class Sampling(Settings):
         help="The same seed gives the same reply. Drawn at random by default.",
         section="Sampling",
         ge=0,
-        lt=SEEDS,
     )
 
     def check_together(self) -> None:
@@ -84,7 +80,7 @@ class Sampling(Settings):
         """
         if self.seed is None:
             return self
-        return dataclasses.replace(self, seed=(self.seed + by) % SEEDS)
+        return dataclasses.replace(self, seed=(self.seed + by) % LARGEST)
 
     def with_setting(self, name: str, text: str) -> "Sampling":
         """Return this with one setting changed to the value that `text` spells.

@@ -24,6 +24,8 @@ from gpt2chat.core.errors import ConfigError
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp32"]
 Compile = Literal["auto", "on", "off"]
+LARGEST = 2**63
+"""No number is as large as this."""
 
 
 def setting(
@@ -121,6 +123,8 @@ class Setting:
             self.require(False, self._range(), value)
         finite = not isinstance(value, float) or math.isfinite(value)
         self.require(finite, "a finite number", value)
+        # torch and numpy count with 64 bits.
+        self.require(not number or value < LARGEST, f"below {LARGEST}", value)
         return value
 
     def require(self, condition: bool, rule: str, value: object) -> None:
@@ -307,6 +311,12 @@ def signature_of(config_type: type) -> inspect.Signature:
             for entry in settings_of(config_type).values()
         ]
     )
+
+
+def describe_settings(config_type: type) -> str:
+    """Return a line on each setting of a class, for the docstring of a function that takes them."""
+    lines = (f"{entry.name}: {entry.help}" for entry in settings_of(config_type).values())
+    return "\n".join(lines)
 
 
 def to_toml(settings: Settings) -> str:
