@@ -21,8 +21,8 @@ from gpt2chat.core.config.settings import Settings, settings_of
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.model.packing import pack
-from gpt2chat.core.runs import Conditions, Run
 from gpt2chat.options import PRESETS, Command, Given, command, preset
+from tests.test_runs import unfinished
 
 KINDS = {"sft": SftConfig, "orpo": OrpoConfig}
 CONFIGS = {**KINDS, "prepare": PrepareConfig, "eval": EvalConfig, "chat": ChatConfig}
@@ -202,15 +202,6 @@ def test_resume_auto_starts_a_run_and_goes_on_with_one(
     assert "nothing to resume" in again.stderr
 
 
-def unfinished(out: Path, **settings: Any) -> Path:
-    """Return the folder of a run whose data is gone, with a checkpoint of nothing."""
-    kept = SftConfig(out=out, data=Path("nowhere"), **settings)
-    conditions = Conditions(command="sft", processes=1, sharded=False, samples="")
-    Run(out).start(kept, conditions)
-    Run(out).seal(out / "checkpoints" / "checkpoint-1")
-    return out
-
-
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -219,14 +210,14 @@ def unfinished(out: Path, **settings: Any) -> Path:
     ],
 )
 def test_resume_refuses_another_setting(tmp_path: Path, flags: list[str], said: str):
-    out = unfinished(tmp_path / "sft", seed=7)
+    out = unfinished(tmp_path / "sft", 1, seed=7).folder
     result = CliRunner().invoke(app, ["sft", "--resume", "auto", "--out", str(out), *flags])
     assert result.exit_code == 2
     assert re.search(said, result.stderr)
 
 
 def test_resume_takes_the_settings_of_the_run_also_from_its_own_file(tmp_path: Path):
-    out = unfinished(tmp_path / "sft", seed=7)
+    out = unfinished(tmp_path / "sft", 1, seed=7).folder
     flags = ["--config", str(out / "run.toml"), "--resume", "auto"]
     result = CliRunner().invoke(app, ["sft", *flags])
     assert result.exit_code == 3
@@ -234,7 +225,7 @@ def test_resume_takes_the_settings_of_the_run_also_from_its_own_file(tmp_path: P
 
 
 def test_a_start_that_failed_leaves_nothing_for_resume_to_insist_on(tmp_path: Path):
-    out = unfinished(tmp_path / "sft", model="gpt2")
+    out = unfinished(tmp_path / "sft", 1, model="gpt2").folder
     shutil.rmtree(out / "checkpoints")
     flags = ["--model", "starter", "--data", "absent", "--out", str(out), "--resume"]
     result = CliRunner().invoke(app, ["sft", *flags, "auto"])
@@ -246,7 +237,7 @@ def test_a_start_that_failed_leaves_nothing_for_resume_to_insist_on(tmp_path: Pa
 
 
 def test_resume_is_refused_for_a_run_of_the_other_command(tmp_path: Path):
-    out = unfinished(tmp_path / "sft")
+    out = unfinished(tmp_path / "sft", 1).folder
     result = CliRunner().invoke(app, ["orpo", "--resume", "auto", "--out", str(out)])
     assert result.exit_code == 2
     assert "holds an unfinished sft run, not one of orpo" in result.stderr

@@ -47,10 +47,18 @@ def unfinished(folder: Path, *steps: int, **settings: Any) -> Run:
     for step in steps:
         checkpoint = run.checkpoints / f"checkpoint-{step}"
         checkpoint.mkdir()
-        (checkpoint / "trainer_state.json").write_text("{}")
+        write_state(checkpoint)
         (checkpoint / "model.safetensors").write_bytes(b"weights")
         run.seal(checkpoint)
     return run
+
+
+def write_state(checkpoint: Path, **changes: Any) -> None:
+    step = int(checkpoint.name.rpartition("-")[2])
+    state = {"global_step": step, "max_steps": 20, "epoch": 0.5, "best_metric": None,
+             "best_global_step": None, "log_history": [{"step": 1, "loss": 2.0}],
+             "stateful_callbacks": {}}  # fmt: skip
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state | changes))
 
 
 def settings_of(run: Run, **changes: Any) -> SftConfig:
@@ -300,6 +308,22 @@ def test_a_damaged_seal_is_damage(tmp_path: Path, text: str):
     assert damaged_file(checkpoint) == checkpoint / "sealed.json"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"global_step": "5"}, {"global_step": 6}, {"epoch": None}, {"max_steps": []},
+     {"best_metric": "x"}, {"log_history": [{"loss": 1.0}]}, {"log_history": 3},
+     {"log_history": [{"step": 1, "eval_loss": "x"}]}, {"stateful_callbacks": {"a": 1}}],
+)  # fmt: skip
+def test_a_trainer_state_that_cannot_be_resumed_is_damage_although_it_is_sealed(
+    tmp_path: Path, changes: dict[str, Any]
+):
+    run = unfinished(tmp_path / "sft", 5)
+    checkpoint = run.checkpoints / "checkpoint-5"
+    write_state(checkpoint, **changes)
+    run.seal(checkpoint)
+    assert damaged_file(checkpoint) == checkpoint / "trainer_state.json"
+
+
 # What a resume accepts.
 
 
@@ -324,8 +348,9 @@ def test_a_resume_with_another_setting_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "text", ["model", "data = 'nowhere'\nlr = -1\n", "data = 'nowhere'\nepochs = 'x'\n", "é\udcff"]
-)
+    "text", ["model", "model = []\n", "epochs = 'x'\n", "lr = -1\n", "seed = {a=1}\n",
+             "data = ''\n", "lr = ''\n", "lora_r = true\n", "é\udcff"],
+)  # fmt: skip
 def test_a_damaged_run_toml_is_one_line_that_names_it(tmp_path: Path, text: str):
     run = unfinished(tmp_path / "sft", 5)
     (run.folder / "run.toml").write_bytes(text.encode(errors="surrogateescape"))

@@ -47,6 +47,8 @@ CHECKPOINTS = "checkpoints"
 STARTED = "started.json"
 SEAL = "sealed.json"
 LOCK = ".gpt2chat.lock"
+TRAINER_STATE = "trainer_state.json"
+BEST = ("best_metric", "best_global_step")
 CHECKPOINTS_KEPT = 2
 
 DEBRIS = {LOCK, SETTINGS, METRICS, CHECKPOINTS, "tensorboard"}
@@ -291,7 +293,7 @@ class Run:
         values = {entry.name: saved.get(entry.name, entry.default) for entry in entries}
         with reading(self.folder / SETTINGS):
             try:
-                own = replace(settings, **{**values, "data": Path(str(values["data"]))})
+                own = replace(settings, **values)
             except ConfigError as error:
                 raise ConfigError(f"{self.folder / SETTINGS}: {error}") from error
         for name in values:
@@ -359,6 +361,7 @@ class Run:
             StorageError: The disk is full.
         """
         entries: dict[str, dict[str, Any]] = {}
+        (checkpoint / SEAL).unlink(missing_ok=True)
         for path in sorted(checkpoint.rglob("*")):
             if path.is_file():
                 with storage(path), path.open("rb+") as file:
@@ -498,7 +501,31 @@ def damaged_file(checkpoint: Path, *, read: bool = True) -> Path | None:
                 return path
     except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
         return checkpoint / SEAL
-    return None
+    state = checkpoint / TRAINER_STATE
+    return None if _is_trainer_state(state, _step_of(checkpoint)) else state
+
+
+def _is_trainer_state(path: Path, step: int) -> bool:
+    """Say whether a file is transformers' state after a step, as far as a resume reads it.
+
+    transformers takes whatever it holds, and fails much later, or stops at another step.
+    """
+    try:
+        state = json.loads(path.read_text("utf-8"))
+        history, callbacks = state["log_history"], state["stateful_callbacks"]
+        return (
+            state["global_step"] == step
+            and isinstance(state["max_steps"], int)
+            and isinstance(state["epoch"], int | float)
+            and all(isinstance(state[name], int | float | None) for name in BEST)
+            and all(isinstance(line["step"], int) for line in history)
+            and all(
+                isinstance(value, int | float | None) for line in history for value in line.values()
+            )
+            and all(isinstance(value, dict) for value in callbacks.values())
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -173,6 +173,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._mark(state)
+        _restore_best(state, Path(args.output_dir))
         # A run that was killed before it could finish ends after one more step.
         self._lose_patience(state, control)
         self._started = time.perf_counter()
@@ -301,3 +302,20 @@ class Watch(TrainerCallback):
             seconds_left=pace * (state.max_steps - state.global_step),
             metrics={name: value for name, value in line.items() if name not in known},
         )
+
+
+def _restore_best(state: Any, checkpoints: Path) -> None:
+    """Point a resumed run to its best checkpoint that is still there.
+
+    transformers keeps the path that the folder had before, and where nothing is at that path ends
+    with the last weights and the best loss.
+    """
+    if state.best_global_step is None:
+        return
+    losses = {line["step"]: line["eval_loss"] for line in state.log_history if "eval_loss" in line}
+    left = [step for step in losses if (checkpoints / f"checkpoint-{step}").is_dir()]
+    if state.best_global_step not in left:  # it was damaged, or removed by hand
+        best = min(left, key=lambda step: losses[step], default=None)
+        state.best_global_step, state.best_metric = best, losses.get(best)
+    best = state.best_global_step
+    state.best_model_checkpoint = None if best is None else str(checkpoints / f"checkpoint-{best}")

@@ -17,10 +17,12 @@ from datasets import Dataset
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
+from transformers import GPT2Config
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from gpt2chat.core.errors import DataError
+from gpt2chat.core.files import reading
 from gpt2chat.core.model.flops import row_flops
 from gpt2chat.core.model.packing import RowShape
 from gpt2chat.core.runs import Run
@@ -212,6 +214,48 @@ class PackedTrainer(SFTTrainer):
             run.seal(folder / f"checkpoint-{self.state.global_step}")
             run.prune(self.state.best_global_step)
 
+    # Below: what transformers raises on a damaged file of a checkpoint does not name the file. All
+    # of these load with torch.load(weights_only=True) or safetensors, which run no code.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        config = Path(resume_from_checkpoint) / "config.json"
+        if config.exists():
+            with reading(config):
+                GPT2Config.from_json_file(config)
+        with reading(_weights_of(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        with reading(_weights_of(str(self.state.best_model_checkpoint))):
+            super()._load_best_model()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raise where transformers would log: weights that were not loaded are not trained on."""
+        tied: Any = getattr(self.model, "all_tied_weights_keys", {})
+        wrong = {*load_result.missing_keys, *load_result.unexpected_keys} - set(tied)
+        if wrong:
+            raise ValueError(f"its tensors are not the model's: {min(wrong)}")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        scheduler = Path(checkpoint) / "scheduler.pt"
+        with reading(scheduler):
+            torch.load(scheduler, weights_only=True)
+        with reading(Path(checkpoint) / "optimizer.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            optimizer: Any = self.optimizer
+            for weight, state in optimizer.state.items():
+                shapes = {name: value.shape for name, value in state.items() if name != "step"}
+                if any(shape != weight.shape for shape in shapes.values()):
+                    raise ValueError("its shapes are not the model's")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        one = self.args.world_size == 1
+        name = "rng_state.pth" if one else f"rng_state_{self.args.process_index}.pth"
+        with reading(Path(checkpoint or "") / name):
+            super()._load_rng_state(checkpoint)
+
     def save_model(self, *given: Any, **named: Any) -> None:
         """Write the weights of a checkpoint.
 
@@ -308,3 +352,8 @@ class PackedTrainer(SFTTrainer):
     def _over_processes(self, value: Tensor) -> Tensor:
         reduced: Any = self.accelerator.reduce(value, "sum")
         return reduced
+
+
+def _weights_of(checkpoint: str) -> Path:
+    adapter = Path(checkpoint) / "adapter_model.safetensors"
+    return adapter if adapter.exists() else adapter.with_name("model.safetensors")
