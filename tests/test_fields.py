@@ -1,12 +1,15 @@
 """No field of a record is ignored without a word."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.data.prepare import PrepareResult, prepare
@@ -18,6 +21,7 @@ from gpt2chat.core.inputs.shapes import (
     detect,
     read_record,
 )
+from gpt2chat.report.prepare import show_prepare
 from tests.helpers import ignore
 
 USER = {"role": "user", "content": "Hi"}
@@ -134,12 +138,19 @@ def test_the_first_field_that_is_there_is_taken_and_the_others_stay():
     assert list(fields.unused()) == ["c"]
 
 
-def run(folder: Path, *rows: dict[str, Any]) -> PrepareResult:
-    file = folder / "a.jsonl"
+def write(file: Path, rows: Sequence[dict[str, Any]]) -> str:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    off: dict[str, Any] = dict.fromkeys(("oasst1", "alpaca", "ultrafeedback"), "off")
-    settings = PrepareConfig(**off, chat=(str(file),), out=folder / "data", holdout=0, workers=1)
-    return prepare(settings, ignore)
+    return str(file)
+
+
+def run(folder: Path, *rows: dict[str, Any]) -> PrepareResult:
+    return run_on(folder, chat=(write(folder / "a.jsonl", rows),))
+
+
+def run_on(folder: Path, **sources: Any) -> PrepareResult:
+    off = dict.fromkeys(("oasst1", "alpaca", "ultrafeedback"), "off")
+    settings: dict[str, Any] = {**off, "out": folder / "data", "holdout": 0, "workers": 1}
+    return prepare(PrepareConfig(**{**settings, **sources}), ignore)
 
 
 def test_the_manifest_counts_the_fields_that_were_not_used(tmp_path: Path):
@@ -148,3 +159,50 @@ def test_the_manifest_counts_the_fields_that_were_not_used(tmp_path: Path):
     result = run(tmp_path, *rows, {"prompt": "Hi", "completion": "", "notes": "lost anyway"})
     assert result.manifest.unused == {"a.jsonl": {"tools": 3}}
     assert result.manifest.counts["sft"]["a.jsonl"]["train"] == 3
+
+
+def test_the_table_names_the_fields_that_were_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    result = run(tmp_path, {"prompt": "Hi", "completion": "Hello!", "tools": ["x"], "margin": 1})
+    show_prepare(result, json=False)
+    shown = capsys.readouterr().out.partition("fields that were not used")[2]
+    assert "tools" in shown
+    assert "margin" in shown
+
+
+def test_a_record_that_is_lost_in_part_is_listed_and_its_other_replies_are_trained(tmp_path: Path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "x"}}]}
+    result = run(tmp_path, {"messages": [USER, REPLY, USER, call, {"role": "tool"}, USER, WORSE]})
+    assert result.manifest.counts["sft"]["a.jsonl"]["train"] == 1
+    assert result.manifest.dropped == {"a.jsonl": {"tool call": 1}}
+    (lost,) = (result.out / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    assert (json.loads(lost)["line"], json.loads(lost)["reason"]) == (1, "tool call")
+
+
+def test_a_table_of_messages_with_empty_tool_calls_is_read(tmp_path: Path):
+    call = [{"function": {"name": "weather", "arguments": "{}"}}]
+    rows = [
+        {"messages": [{**USER, "tool_calls": None}, {**REPLY, "tool_calls": None}]},
+        {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": call}]},
+    ]
+    file = tmp_path / "a.parquet"
+    parquet.write_table(pa.Table.from_pylist(rows), file)
+    result = run_on(tmp_path, chat=(str(file),))
+    assert result.manifest.counts["sft"]["a.parquet"]["train"] == 1
+    assert result.manifest.dropped == {"a.parquet": {"tool call": 1}}
+
+
+def test_feedback_on_a_reply_that_was_cut_is_not_trained(tmp_path: Path):
+    prompt = [USER]
+    rows = [
+        {"prompt": prompt, "completion": "Once upon a", "label": True, "cut": True},
+        {"prompt": prompt, "chosen": "Once upon a", "rejected": "No.", "cut": True},
+        {"prompt": prompt, "completion": "Hello!", "label": True, "cut": False},
+        {"prompt": prompt, "completion": "Go!", "label": False},
+    ]
+    result = run_on(tmp_path, feedback=(write(tmp_path / "f.jsonl", rows),))
+    assert result.manifest.counts == {"sft": {"f.jsonl": {"train": 1}}}
+    assert result.manifest.dropped == {
+        "f.jsonl": {"reply cut at the limit": 2, "reply labelled as bad": 1}
+    }

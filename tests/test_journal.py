@@ -1,8 +1,10 @@
 """The tallies of all parts add up, and what is read is told."""
 
+from collections import Counter
+
 import pytest
 
-from gpt2chat.core.data.journal import Journal, Progress
+from gpt2chat.core.data.journal import MOST_FIELDS, Journal, Progress
 from gpt2chat.core.data.tally import Tally
 from gpt2chat.core.errors import DataError, RowError
 from gpt2chat.core.inputs.records import Record
@@ -54,3 +56,13 @@ def test_progress_counts_every_record_once():
     assert [progress.records for progress in told] == [0, 600, 617, 1234]
     assert sum(progress.advance for progress in told) == 1234
     assert journal.notes == ["a.jsonl is read"]
+
+
+def test_fields_that_each_record_names_anew_are_counted_together():
+    journal = Journal(strict=False, listener=lambda _: None)
+    for part in range(3):
+        names = [f"field {part * 100 + n}" for n in range(100)]
+        journal.add(Tally("mine", "a.jsonl", 100, unused=Counter(["tools", "tools", *names])), 0.1)
+    assert len(journal.unused["mine"]) == MOST_FIELDS
+    assert journal.unused["mine"]["tools"] == 6
+    assert journal.unused["mine"].total() == 306

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from gpt2chat.core.errors import RowError
-from gpt2chat.core.inputs.oasst1 import is_tree, parse_message, tree_rows
+from gpt2chat.core.inputs.oasst1 import is_tree, parse_message, tree_rows, unused_fields
+from tests.helpers import sample_rows
 from tests.test_forest import ROOT, Row, row
 
 
@@ -90,3 +91,9 @@ def test_a_field_that_every_message_has_must_be_there(key: str):
 )
 def test_a_rank_is_a_finite_number_or_unknown(rank: Any, expected: float):
     assert parse_message({**ROOT, "rank": rank}, "a.jsonl", 1).rank == expected
+
+
+def test_fields_of_a_message_row_are_used_or_irrelevant_or_reported():
+    (row,) = sample_rows("oasst1.validation.jsonl.gz", 1)
+    assert list(unused_fields(row)) == []
+    assert list(unused_fields({**row, "notes": "x"})) == ["notes"]

@@ -15,7 +15,13 @@ from gpt2chat.core.errors import DataError, RowError
 from gpt2chat.core.inputs import oasst1
 from gpt2chat.core.inputs.datafiles import Split
 from gpt2chat.core.inputs.forest import Forest
-from gpt2chat.core.inputs.oasst1 import TreeMessage, is_tree, parse_message, tree_rows
+from gpt2chat.core.inputs.oasst1 import (
+    TreeMessage,
+    is_tree,
+    parse_message,
+    tree_rows,
+    unused_fields,
+)
 from gpt2chat.core.inputs.records import Chunk, Record
 from gpt2chat.core.inputs.shapes import (
     CHAT_SHAPES,
@@ -194,6 +200,8 @@ def _record_messages(record: Record, tally: Tally) -> Iterator[TreeMessage]:
             yield parse_message(row, record.file, record.line)
         except RowError as error:
             tally.reject(replace(record, value=dict(row)), error)
+        else:
+            tally.unused.update(unused_fields(row))
 
 
 def unknown_shape(record: Record, setting: str, shapes: Shapes) -> DataError:

@@ -23,6 +23,9 @@ class Progress:
     """Share of all input that has been read; negative where that is not known."""
 
 
+MOST_FIELDS = 50
+"""Names of fields that are reported of a source; records may have names of their own each."""
+OTHER_FIELDS = "other fields"
 Listener = Callable[[Progress], None]
 
 
@@ -65,7 +68,12 @@ class Journal:
                 f"{tally.first_bad}. Mend it, or leave out --strict to go on without it."
             )
         self.dropped[tally.source].update(tally.dropped)
-        self.unused[tally.source].update(tally.unused)
+        unused = self.unused[tally.source]
+        unused.update(tally.unused)
+        if len(unused) > MOST_FIELDS:
+            names = [name for name, _ in unused.most_common() if name != OTHER_FIELDS]
+            for name in names[MOST_FIELDS - 1 :]:
+                unused[OTHER_FIELDS] += unused.pop(name)
         self._read[tally.source] += tally.records
         if tally.records:
             whole = self._files.setdefault(tally.file, Tally(tally.source, tally.file))

@@ -27,6 +27,7 @@ lang language languages category categories topic topics subject domain domains
 task tasks task_type task_name title tag tags keyword keywords views skip_prompt_formatting
 length lengths tokens num_tokens n_tokens token_count num_turns n_turns turn turns
 num_messages word_count char_count
+review_count synthetic tree_state detoxify emojis
 """
 IRRELEVANT = frozenset(f"{_WHICH} {_MADE_BY} {_ABOUT}".split())
 """Fields, of records and of their messages, that do not change what a reply means or whether it
@@ -57,6 +58,10 @@ class Fields:
     def __init__(self, values: Mapping[str, Any]):
         self._rest = {name: value for name, value in values.items() if not is_missing(value)}
         self._inner: dict[str, None] = {}
+
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Return whether one of these fields is left. Most objects have few; this is quick."""
+        return not names.isdisjoint(self._rest)
 
     def peek(self, name: str) -> Any:
         """Return a field without using it; None where it is missing."""

@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from gpt2chat.core.errors import RowError
+from gpt2chat.core.inputs.fields import Fields
 from gpt2chat.core.text.conversations import Conversation, Message, Role, brief
 
+USED = (
+    *("message_id", "parent_id", "message_tree_id", "text", "role", "lang"),
+    *("deleted", "review_result", "rank", "replies"),
+    "labels",  # what annotators thought of the message; its rank sums that up
+)
 KEYS = ("message_id", "text", "role")
 """Fields that every message row has, beside `parent_id`, which a root leaves empty."""
 
@@ -64,6 +70,14 @@ def parse_message(row: Mapping[str, Any], file: str, line: int) -> TreeMessage:
         file=file,
         line=line,
     )
+
+
+def unused_fields(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of the fields of a message row that have to be reported."""
+    fields = Fields(row)
+    for name in USED:
+        fields.take(name)
+    return fields.unused()
 
 
 def _optional(row: Mapping[str, Any], key: str) -> str:

@@ -52,6 +52,9 @@ MEDIA = {
     **dict.fromkeys(("audio", "audios"), "audio"),
 }
 """Reasons by the names of fields that hold what a text model cannot see."""
+CALLS = ("tool_calls", "function_call")
+MARKS = frozenset((*LABELS, *TRAINED, "loss", *TRAINED_PARTS, *CUT, *FINISH, *MEDIA, *CALLS))
+"""All fields that may say that a record or a message is not to be trained."""
 PLACEHOLDERS = {f"<{kind}>": kind for kind in ("image", "video", "audio")}
 """Where LLaVA and LLaMA-Factory put them in a text: at its beginning or its end."""
 TOOL_MARKS = (
@@ -164,6 +167,8 @@ def has_any(row: Row, names: Sequence[str]) -> bool:
 
 def _require_wanted(fields: Fields, *, labelled: bool) -> None:
     """Raise RowError where a field of the record says that it is not to be trained."""
+    if not fields.has_any(MARKS):
+        return
     for name, kind in MEDIA.items():
         value = fields.take(name)
         if value is not False and not is_empty(value):
@@ -252,6 +257,9 @@ def _read_turns(value: Any, name: str, fields: Fields) -> Iterator[Said]:
     """
     for entry in _entries(value, name):
         turn = parse_turn(entry)
+        if not turn.rest:
+            yield Said(turn, None)
+            continue
         rest = Fields(turn.rest)
         yield Said(turn, _refusal(turn, rest))
         fields.report_inner("messages", rest)
@@ -265,7 +273,14 @@ def _entries(value: Any, name: str) -> Sequence[Any]:
 
 
 def _refusal(turn: Turn, rest: Fields) -> RowError | None:
-    for name in ("tool_calls", "function_call"):
+    """Use what the other fields of a message say of it.
+
+    Raises:
+        RowError: It is of more than text.
+    """
+    if not rest.has_any(MARKS):
+        return None
+    for name in CALLS:
         if not is_empty(rest.take(name)):
             raise RowError(TOOL_CALL)
     for name, kind in MEDIA.items():

@@ -230,8 +230,11 @@ def parse_role(value: object) -> Role:
     Raises:
         RowError: The name is a tool's or unknown.
     """
-    name = value.strip().lower().replace("-", "_") if isinstance(value, str) else ""
+    name = value if isinstance(value, str) else ""
     role = ROLE_NAMES.get(name)
+    if role is None:
+        name = name.strip().lower().replace("-", "_")
+        role = ROLE_NAMES.get(name)
     if role is None:
         raise RowError(TOOL_CALL if name in TOOL_ROLES else f"unknown role {brief(value)}")
     return role
