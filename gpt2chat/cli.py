@@ -127,6 +127,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that is not UTF-8 shows a question mark; it does not end the program.
             stream.reconfigure(errors="replace")
+    # The terminal is ours: no progress bars and advice from inside the libraries. They read these
+    # as they are imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         sys.exit(app())
     except SystemExit as leaving:

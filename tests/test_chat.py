@@ -17,13 +17,11 @@ from gpt2chat.commands.chat import wait_briefly
 from gpt2chat.core.chat.chats import Autosave, latest_chat
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ConfigError
-from gpt2chat.core.files import STARTER
 from gpt2chat.core.generation.generate import Generator, ReplyStream
 from gpt2chat.core.generation.sampling import Choice
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.text.conversations import Message
 from gpt2chat.core.text.tokens import EOT_ID, encode_text
-from gpt2chat.dialogue.start import is_base
 from tests.helpers import talk, tiny_model
 
 Chat = Callable[..., tuple[int, str, str]]
@@ -229,14 +227,6 @@ def test_there_is_one_line_where_no_chat_can_go_on(chat: Chat, tmp_path: Path):
 def test_one_answer_is_not_kept(chat: Chat, tmp_path: Path):
     chat("-p", "Hello")
     assert not (tmp_path / "data").exists()
-
-
-def test_a_model_without_the_template_is_called_a_base_model(tiny_folder: Path):
-    assert is_base("starter")
-    assert is_base(str(STARTER))
-    assert is_base("openai-community/gpt2")
-    assert not is_base(str(tiny_folder))
-    assert not is_base("someone/gpt2-chat")
 
 
 def test_ctrl_c_leaves_with_130_and_one_line(tiny_folder: Path, tmp_path: Path):

@@ -113,6 +113,6 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("gpt2chat.core.runs.pick_model", broken)
+    monkeypatch.setattr("gpt2chat.core.model.names.pick_model", broken)
     result = CliRunner().invoke(app, ["orpo"])
     assert isinstance(result.exception, RuntimeError)

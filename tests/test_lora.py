@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import CheckpointError, ConfigError, Interrupted
-from gpt2chat.core.evaluation.evaluate import read_window
 from gpt2chat.core.model.load import grow_positions, load_model
-from gpt2chat.core.model.lora import add_lora
+from gpt2chat.core.model.lora import add_lora, save_adapted
+from gpt2chat.core.model.names import resolve_model
 from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB
 from gpt2chat.core.training.tokenized import load_tokenized
 from gpt2chat.core.training.train import train_orpo, train_sft
@@ -84,7 +85,7 @@ def test_a_merged_run_is_a_plain_model_and_the_adapter_alone_is_the_same(
     expected = logits(plain)
     torch.testing.assert_close(logits(load_model(str(alone.out))), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(logits(by_peft), expected, rtol=0, atol=1e-5)
-    assert read_window(str(alone.out)) == 1024
+    assert resolve_model(str(alone.out)).window == 1024
 
 
 def test_a_run_that_is_an_adapter_alone_can_be_trained_on(
@@ -151,20 +152,66 @@ def test_an_interrupted_run_goes_on_to_the_losses_of_an_unbroken_one(
     assert [line.get("loss") for line in steps[0]] == [line.get("loss") for line in steps[1]]
 
 
+def adapter(folder: Path, base: Path, **changes: Any) -> Path:
+    """Save an untrained adapter of a base, with other settings than it has."""
+    model = add_lora(tiny_model(packed=True), replace(LORA, model=str(base)))
+    save_adapted(model, folder, merge=False)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return folder
+
+
 @pytest.mark.parametrize("content", ["[1]", "{}", "{"])
-def test_an_adapter_without_its_settings_is_one_line(tmp_path: Path, content: str):
+def test_an_adapter_without_its_settings_is_named(tmp_path: Path, content: str):
     (tmp_path / "adapter_config.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"its adapter_config\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json"):
         load_model(str(tmp_path))
 
 
-def test_an_adapter_without_its_weights_is_one_line(
-    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+def test_an_adapter_with_damaged_weights_is_named(tiny_folder: Path, tmp_path: Path):
+    folder = adapter(tmp_path / "run", tiny_folder)
+    (folder / "adapter_model.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors is damaged"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("change", ["lacks", "unknown"])
+def test_an_adapter_with_other_tensors_than_its_settings_say_is_refused(
+    tiny_folder: Path, tmp_path: Path, change: str
 ):
-    run = train_sft(settings(tiny_folder, tiny_data, tmp_path / "run", merge=False), ignore)
-    (run.out / "adapter_model.safetensors").write_bytes(b"rubbish")
-    with pytest.raises(CheckpointError, match="its adapter cannot be loaded"):
-        load_model(str(run.out))
+    folder = adapter(tmp_path / "run", tiny_folder)
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if "lora_A" in name)
+    tensors["base_model.model.other"] = tensors[name].clone()
+    if change == "lacks":
+        del tensors["base_model.model.other"], tensors[name]
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=change):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": "(a|a)*(a|a)*(a|a)*b"},
+        {"target_modules": ["(a+)+$"]},
+        {"exclude_modules": "(a+)+$"},
+        {"rank_pattern": {"(a+)+$": 4}},
+        {"layers_pattern": "(a+)+$", "layers_to_transform": [0]},
+        {"megatron_config": {"a": 1}, "megatron_core": "antigravity"},
+        {"r": 10**9},
+        {"r": True},
+        {"init_lora_weights": "pissa"},
+        {"peft_type": "IA3"},
+    ],
+)
+def test_an_adapter_with_settings_that_peft_would_run_is_refused(
+    tiny_folder: Path, tmp_path: Path, changes: dict[str, Any]
+):
+    folder = adapter(tmp_path / "run", tiny_folder, **changes)
+    with pytest.raises(CheckpointError, match=next(iter(changes))):
+        load_model(str(folder))
 
 
 def test_new_positions_are_trained_beside_an_adapter_and_go_on_with_it(

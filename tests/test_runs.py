@@ -14,15 +14,12 @@ from gpt2chat.commandline import to_command_line
 from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
 from gpt2chat.core.errors import CheckpointError, ConfigError, DataError, StorageError
-from gpt2chat.core.files import STARTER
 from gpt2chat.core.runs import (
     Conditions,
     Run,
     damaged_file,
-    local_folder,
     newest_run,
     open_run,
-    pick_model,
 )
 
 ONE = Conditions(command="sft", processes=1, sharded=False, samples="0123 4567")
@@ -80,29 +77,6 @@ def test_the_newest_finished_run_of_the_wanted_commands_is_picked(tmp_path: Path
     finished(tmp_path / "c", "orpo", at="2026-01-03T00:00:00+00:00")
     unfinished(tmp_path / "d", 5)
     assert newest_run(["sft"], tmp_path) == newer.folder
-
-
-def test_a_model_that_is_named_is_taken_as_it_is():
-    assert pick_model("starter", ("sft",), "gpt2chat sft") == ("starter", "model: starter")
-
-
-def test_no_finished_run_names_the_command_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="Type gpt2chat sft first"):
-        pick_model("", ("sft",), "gpt2chat sft")
-
-
-def test_a_name_is_the_starter_a_folder_or_a_name_on_the_hub(tmp_path: Path):
-    assert local_folder("starter") == STARTER
-    assert local_folder(str(tmp_path)) == tmp_path
-    assert local_folder("gpt2") is None
-    assert local_folder("openai-community/gpt2") is None
-
-
-@pytest.mark.parametrize("name", ["./nothing", "/nothing/at/all", "runs/sft"])
-def test_a_folder_that_is_not_there_is_no_name_on_the_hub(name: str, tmp_path: Path):
-    with pytest.raises(CheckpointError, match="no such folder"):
-        local_folder(name)
 
 
 # What a start takes, refuses and removes.

@@ -212,6 +212,7 @@ def test_the_folder_that_the_model_is_read_from_is_not_emptied(
         name.mkdir()
         adapter = {"base_model_name_or_path": str(out)}
         (name / "adapter_config.json").write_text(json.dumps(adapter))
+        (name / "adapter_model.safetensors").touch()
     asked = str(out if which == "itself" else name)
     with pytest.raises(ConfigError, match="is read from .*sft, which the run would empty"):
         train_sft(config(asked, tiny_data, out, overwrite=True), ignore)

@@ -1,6 +1,7 @@
-"""Weights read without transformers: the same as with it, and nothing that it would refuse."""
+"""Weights are read the same way for every command, and damaged ones are named."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,11 +11,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2chat.core.errors import CheckpointError
+from gpt2chat.core.generation.loading import load_generator
 from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.model.folder import DEFAULTS
 from gpt2chat.core.model.load import load_model
+from gpt2chat.core.model.names import resolve_model
 from gpt2chat.core.model.weights import check_finite, read_weights, weights_of
+from gpt2chat.core.text.tokens import VOCAB
 from tests.helpers import tiny_model
 
 
@@ -48,8 +54,7 @@ def test_weights_are_those_that_transformers_loads(folder: Path, dtype: torch.dt
 
     change_tensors(folder, shorten)
     change_config(folder, scale_attn_by_inverse_layer_idx=True, layer_norm_epsilon=1e-4)
-    read, model = read_weights(str(folder)), load_model(str(folder))
-    assert read is not None
+    read, model = read_weights(resolve_model(str(folder))), load_model(str(folder))
     loaded = weights_of(model)
     assert read.num_parameters() == model.num_parameters()
     assert (read.heads, read.eps, read.scaled, read.scaled_by_layer, read.layers) == (
@@ -61,69 +66,151 @@ def test_weights_are_those_that_transformers_loads(folder: Path, dtype: torch.dt
         assert torch.equal(part, loaded.tensors[name]), name
 
 
-def test_names_without_the_heads_prefix_are_known_too(folder: Path):
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.transformer.", "module._orig_mod.transformer."])
+def test_names_are_known_with_any_wrapper_around_the_model(folder: Path, prefix: str):
+    expected = read_weights(resolve_model(str(folder))).tensors
+
     def rename(tensors: dict[str, torch.Tensor]) -> None:
         for name in list(tensors):
-            tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+            tensors[prefix + name.removeprefix("transformer.")] = tensors.pop(name)
 
     change_tensors(folder, rename)
-    assert read_weights(str(folder)) is not None
+    tensors = weights_of(load_model(str(folder))).tensors
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+
+
+def both_refuse(folder: Path, word: str) -> None:
+    """Chat reads weights by itself, and training and evaluation through transformers."""
+    for load in (load_model, load_generator):
+        with pytest.raises(CheckpointError, match=word) as caught:
+            load(str(folder))
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("values", "word"),
     [
-        {"vocab_size": 50257}, {"model_type": "llama"}, {"activation_function": "relu"},
-        {"n_layer": 3}, {"n_layer": 1}, {"n_positions": 512}, {"n_inner": 64}, {"n_head": 5},
-        {"n_head": 0}, {"tie_word_embeddings": False}, {"add_cross_attention": True},
-        {"n_embd": None}, {"n_layer": "two"}, {"layer_norm_epsilon": None},
+        ({"model_type": "llama"}, "llama"), ({"n_layer": 3}, "3 layers"),
+        ({"n_layer": 1}, "1 layer"), ({"n_layer": 10**6}, "1,000,000 layers"),
+        ({"n_layer": 10**9}, "layers"), ({"n_positions": 10**8}, "wpe.weight"),
+        ({"n_embd": 10**8}, "wte.weight"), ({"n_positions": 512}, "wpe.weight"),
+        ({"n_inner": 64}, "mlp.c_fc"), ({"n_inner": -1}, "n_inner"), ({"n_head": 5}, "n_head"),
+        ({"n_head": 0}, "n_head"), ({"n_embd": None}, "n_embd"), ({"n_layer": "two"}, "n_layer"),
+        ({"n_layer": True}, "n_layer"), ({"layer_norm_epsilon": None}, "layer_norm_epsilon"),
+        ({"add_cross_attention": True}, "cross-attention"),
+        ({"quantization_config": {"load_in_8bit": True}}, "quantized"),
+        ({"activation_function": "nothing"}, "activation_function"),
     ],
 )  # fmt: skip
-def test_another_model_is_left_to_transformers(folder: Path, values: dict[str, Any]):
+def test_a_config_that_its_weights_contradict_is_refused_before_anything_is_read(
+    folder: Path, values: dict[str, Any], word: str
+):
     change_config(folder, **values)
-    assert read_weights(str(folder)) is None
+    both_refuse(folder, word)
 
 
 @pytest.mark.parametrize("name", ["layer_norm_epsilon", "n_positions", "activation_function"])
-def test_a_setting_that_is_not_there_is_transformers_default(folder: Path, name: str):
+def test_a_setting_that_is_missing_has_transformers_default(folder: Path, name: str):
     drop_setting(folder, name)
-    assert read_weights(str(folder)) is None
-    assert weights_of(load_model(str(folder))).eps == 1e-5
+    read = read_weights(resolve_model(str(folder)))
+    assert (read.eps, read.activation) == (1e-5, "gelu_new")
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-@pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]", b"\xff" * 99])
-def test_a_damaged_folder_is_left_to_what_says_so(folder: Path, name: str, content: bytes | None):
+def test_the_settings_of_gpt2_have_the_defaults_of_transformers():
+    defaults = GPT2Config().to_dict()
+    assert {name: defaults[name] for name in DEFAULTS} == DEFAULTS
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"3", b"\xff" * 99, b"[" * 100_000])
+def test_a_damaged_file_is_named(folder: Path, name: str, content: bytes):
+    (folder / name).write_bytes(content)
+    both_refuse(folder, name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_file_that_cannot_be_opened_is_named_with_the_systems_reason(folder: Path, name: str):
     (folder / name).unlink()
-    if content is not None:
-        (folder / name).write_bytes(content)
-    assert read_weights(str(folder)) is None
+    (folder / name).mkdir()
+    both_refuse(folder, f"{name}: Is a directory")
 
 
-def test_a_tensor_too_many_or_too_few_is_left_to_transformers(folder: Path):
-    change_tensors(folder, lambda tensors: tensors.update({"lm_head.weight": torch.ones(2, 2)}))
-    assert read_weights(str(folder)) is None
-    change_tensors(folder, lambda tensors: tensors.pop("lm_head.weight"))
-    assert read_weights(str(folder)) is not None
-    change_tensors(folder, lambda tensors: tensors.pop("transformer.h.0.ln_1.bias"))
-    assert read_weights(str(folder)) is None
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_weights_without_read_permission_are_not_said_to_be_missing(folder: Path):
+    (folder / "model.safetensors").chmod(0)
+    both_refuse(folder, "Permission denied")
+
+
+@pytest.mark.parametrize("name", ["transformer.h.0.ln_1.bias", "transformer.wte.weight"])
+def test_a_missing_tensor_is_named(folder: Path, name: str):
+    change_tensors(folder, lambda tensors: tensors.pop(name))
+    both_refuse(folder, name.removeprefix("transformer."))
+
+
+def test_a_tensor_of_whole_numbers_is_refused(folder: Path):
+    def shorten(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["transformer.wpe.weight"] = tensors["transformer.wpe.weight"].to(torch.int8)
+
+    change_tensors(folder, shorten)
+    both_refuse(folder, "I8")
+
+
+def test_masks_and_heads_of_other_tasks_are_left_out(folder: Path):
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["transformer.h.0.attn.bias"] = torch.ones(1, 1, 8, 8)
+        tensors["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+        tensors["v_head.summary.weight"] = torch.ones(1, 32)
+
+    change_tensors(folder, add)
+    assert load_generator(str(folder)).parameters == load_model(str(folder)).num_parameters()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_output_head_of_its_own_is_refused(folder: Path, tied: bool):
+    change_config(folder, tie_word_embeddings=tied)
+    change_tensors(
+        folder, lambda tensors: tensors.update({"lm_head.weight": torch.ones(VOCAB, 32)})
+    )
+    both_refuse(folder, "lm_head")
+
+
+def test_an_output_head_that_equals_the_embeddings_is_tied_to_them(folder: Path):
+    change_config(folder, tie_word_embeddings=False)
+    both_refuse(folder, "tie_word_embeddings")
+    change_tensors(
+        folder,
+        lambda tensors: tensors.update(
+            {"lm_head.weight": tensors["transformer.wte.weight"].clone()}
+        ),
+    )
+    model = load_model(str(folder))
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert model.config.tie_word_embeddings
+    load_generator(str(folder))
+
+
+def test_weights_in_several_files_are_read(folder: Path):
+    expected = read_weights(resolve_model(str(folder)))
+    GPT2LMHeadModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="1MB")
+    (folder / "model.safetensors").unlink()
+    read = read_weights(resolve_model(str(folder)))
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    assert all(torch.equal(read.tensors[name], part) for name, part in expected.tensors.items())
+
+
+@pytest.mark.parametrize("place", ["../model.safetensors", "/etc/passwd", 3])
+def test_an_index_that_leads_out_of_the_folder_is_refused(folder: Path, place: str | int):
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    index = {"weight_map": {"transformer.wte.weight": place}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    both_refuse(folder, "index")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_weights_that_are_not_finite_are_named(folder: Path, value: float):
     check_finite(tiny_model(), "tiny")
     change_tensors(folder, lambda tensors: tensors["transformer.wpe.weight"][3].fill_(value))
-    read = read_weights(str(folder))
-    assert read is not None
-    with pytest.raises(CheckpointError, match=r"tiny is damaged: its tensor wpe\.weight holds"):
-        check_finite(read, "tiny")
-
-
-def test_names_of_the_hub_and_base_models_are_left_to_transformers():
-    assert read_weights("gpt2") is None
-    assert read_weights("starter") is None
-    with pytest.raises(CheckpointError, match="there is no such folder"):
-        read_weights("./nowhere")
+    both_refuse(folder, "wpe.weight")
 
 
 def test_a_reply_needs_no_transformers(folder: Path, tmp_path: Path):

@@ -8,10 +8,10 @@ from gpt2chat.core.config.evaluation import EvalConfig
 
 def evaluate(settings: EvalConfig, json: options.Json = False) -> None:
     """Measure perplexity, preference accuracy and speed of models."""
-    from gpt2chat.core.runs import pick_model
+    from gpt2chat.core.model.names import pick_model
     from gpt2chat.report import evaluation_progress, note, show_evaluation
 
-    name, why = pick_model(settings.model, ("sft", "orpo"), "gpt2chat sft")
+    name, why = pick_model(settings.model, ("sft", "orpo"))
     settings = replace(settings, model=name)
     others = f"; against: {', '.join(settings.against)}" if settings.against else ""
     note(f"{why}{others}; data: {settings.data}")

@@ -9,7 +9,8 @@ from gpt2chat.core.config.training import OrpoConfig
 
 def orpo(settings: OrpoConfig, given: options.Given, json: options.Json = False) -> None:
     """Align a chat model with preference pairs, by ORPO."""
-    from gpt2chat.core.runs import open_run, pick_model
+    from gpt2chat.core.model.names import pick_model
+    from gpt2chat.core.runs import open_run
     from gpt2chat.report import (
         note,
         note_positions,
@@ -19,7 +20,7 @@ def orpo(settings: OrpoConfig, given: options.Given, json: options.Json = False)
     )
 
     with open_run(settings, "orpo", given) as start:
-        name, why = pick_model(start.settings.model, ("sft",), "gpt2chat sft")
+        name, why = pick_model(start.settings.model, ("sft",))
         settings = replace(start.settings, model=name)
         note(f"{why}; data: {settings.data}; run folder: {settings.out}")
         note_positions(settings.data, settings.max_length)

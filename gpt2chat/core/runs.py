@@ -35,7 +35,7 @@ from gpt2chat.core.errors import (
     StorageError,
     call,
 )
-from gpt2chat.core.files import STARTER, make_folder, reading, storage, write_text
+from gpt2chat.core.files import make_folder, reading, storage, write_text
 
 RUNS = Path("runs")
 RESULT = "result.json"
@@ -542,47 +542,10 @@ def newest_run(commands: Iterable[str], runs: Path = RUNS) -> Path | None:
     """Return the run folder under `runs` that one of `commands` finished last."""
     wanted = set(commands)
     finished: list[tuple[str, Path]] = []
-    for folder in sorted(runs.iterdir()) if runs.is_dir() else ():
+    with reading(runs):
+        folders = sorted(runs.iterdir()) if runs.is_dir() else []
+    for folder in folders:
         result = Run(folder).result()
         if result is not None and result.get("command") in wanted:
             finished.append((result["finished"], folder))
     return max(finished, default=(None, None))[1]
-
-
-def pick_model(name: str, commands: Iterable[str], before: str) -> tuple[str, str]:
-    """Return which model to use and, for the user, why.
-
-    Args:
-        name: What was asked for; empty for the newest finished run of `commands`.
-        before: The command to type where there is none, such as `gpt2chat sft`.
-
-    Raises:
-        CheckpointError: Nothing was asked for, and no run is finished.
-    """
-    if name:
-        return name, f"model: {name}"
-    run = newest_run(commands)
-    if run is None:
-        kinds = " or ".join(commands)
-        raise CheckpointError(
-            f"No finished {kinds} run under {RUNS}/. Type {before} first, or name one with --model."
-        )
-    return str(run), f"model: {run} (newest finished run)"
-
-
-def local_folder(name: str) -> Path | None:
-    """Return the folder that a model's name stands for; None where it is a name on the Hub.
-
-    Raises:
-        CheckpointError: It looks like a folder, and there is none, or a file.
-    """
-    if name == "starter":
-        return STARTER
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"--model {name} is a file. Give the folder that holds it.")
-    if name.count("/") > 1 or name.startswith((".", "/", "~", "runs/")):
-        raise CheckpointError(f"--model {name}: there is no such folder.")
-    return None

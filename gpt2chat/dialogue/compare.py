@@ -9,10 +9,9 @@ from gpt2chat import report
 from gpt2chat.core.chat.session import Prompt
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ConfigError, Gpt2ChatError, ReplyError, StorageError
-from gpt2chat.core.runs import local_folder
+from gpt2chat.core.model.names import is_model_folder, known_models, local_folder
 from gpt2chat.core.text.wording import counted
 from gpt2chat.dialogue.dialogue import Dialogue
-from gpt2chat.dialogue.models import is_model_folder, known_models
 from gpt2chat.dialogue.text import as_typed
 
 if TYPE_CHECKING:

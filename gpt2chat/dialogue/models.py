@@ -7,7 +7,6 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from gpt2chat.core.errors import Gpt2ChatError
-from gpt2chat.core.runs import RUNS
 from gpt2chat.threads import work_beside
 
 if TYPE_CHECKING:
@@ -86,15 +85,3 @@ class Models:
 
 def _place(name: str) -> str:
     return os.path.realpath(name) if os.path.isdir(name) else name
-
-
-def known_models() -> list[str]:
-    """Return the names of models that are here: the run folders, and `starter`."""
-    folders = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
-    return [*(str(folder) for folder in folders if (folder / "config.json").exists()), "starter"]
-
-
-def is_model_folder(name: str) -> bool:
-    """Return whether a name is that of a model which is here."""
-    # Unlike Path.is_file, this takes a whole message for the name of no file.
-    return name == "starter" or os.path.isfile(os.path.join(name, "config.json"))

@@ -9,7 +9,7 @@ from typing import Any
 from gpt2chat import report
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import CheckpointError, ConfigError
-from gpt2chat.core.runs import local_folder
+from gpt2chat.core.model.names import local_folder
 from gpt2chat.core.text.tokens import encode_text
 from gpt2chat.core.text.wording import counted
 from gpt2chat.dialogue.dialogue import Dialogue

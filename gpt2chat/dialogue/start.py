@@ -1,18 +1,13 @@
 """Begin a chat: choose its models, and resume the latest one if that is wanted."""
 
-import json
-
 from gpt2chat.core.chat.chats import KeptChat, chats_folder, latest_chat
 from gpt2chat.core.chat.session import Session
 from gpt2chat.core.config.chat import ChatConfig
 from gpt2chat.core.errors import CheckpointError
-from gpt2chat.core.runs import local_folder, pick_model
-from gpt2chat.core.text.tokens import GPT2_VOCAB
+from gpt2chat.core.model.names import is_base_model, local_folder, pick_model
 from gpt2chat.core.text.wording import counted
 from gpt2chat.dialogue.text import shortened
 from gpt2chat.report import note
-
-BASE_MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
 
 def kept_chat(settings: ChatConfig) -> KeptChat | None:
@@ -41,11 +36,11 @@ def begin(settings: ChatConfig, resumed: KeptChat | None) -> tuple[Session, list
     wanted = settings.model or (still_there(resumed) if resumed else ()) or ("",)
     names: list[str] = []
     for wish in wanted:
-        name, why = pick_model(wish, ("sft", "orpo"), "gpt2chat sft")
+        name, why = pick_model(wish, ("sft", "orpo"))
         names.append(name)
         if not resumed:
             note(why)
-        if is_base(name):
+        if is_base_model(name):
             note(f"{name} is a base model that has never seen the chat template: it rambles.")
     if resumed:
         note(f"{resumption(resumed)}, with {', '.join(names)}.")
@@ -75,19 +70,3 @@ def resumption(kept: KeptChat) -> str:
         f"Resumed the chat of {kept.when:%Y-%m-%d %H:%M}: {counted(len(turns), 'message')}, "
         f"the latest “{shortened(turns[-1].content, 40)}”"
     )
-
-
-def is_base(name: str) -> bool:
-    """Return whether a model has no tokens of the chat template, so was never trained on it.
-
-    Raises:
-        CheckpointError: It looks like a folder, and there is none.
-    """
-    folder = local_folder(name)
-    if folder is None:
-        return name.rpartition("/")[2] in BASE_MODELS
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config["vocab_size"] == GPT2_VOCAB
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # loading says what is wrong

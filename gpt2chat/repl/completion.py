@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
+from gpt2chat.core.model.names import known_models
 from gpt2chat.dialogue.commands import COMMANDS
 from gpt2chat.dialogue.dialogue import Dialogue
-from gpt2chat.dialogue.models import known_models
 from gpt2chat.dialogue.settings import settings
 
 

@@ -10,7 +10,7 @@ from gpt2chat.core.config.chat import ChatPrecision
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.config.settings import Compile, Device, settings_from
 from gpt2chat.core.errors import DataError, RowError
-from gpt2chat.core.runs import pick_model
+from gpt2chat.core.model.names import pick_model
 from gpt2chat.core.text.conversations import parse_messages
 from gpt2chat.core.text.tokens import decode, encode_conversation, encode_text
 
@@ -42,7 +42,7 @@ def load(
         NetworkError: The name cannot be had from the Hub.
         HardwareError: The device is absent, or does not have the precision.
     """
-    chosen, _ = pick_model(str(name), ("sft", "orpo"), "gpt2chat sft")
+    chosen, _ = pick_model(str(name), ("sft", "orpo"))
     # Imports torch, which takes longer than all before it.
     from gpt2chat.core.generation.loading import load_generator
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import transformers
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 from gpt2chat import __version__
 from gpt2chat.core.config.evaluation import EvalConfig
@@ -35,9 +35,8 @@ from gpt2chat.core.evaluation.statistics import LEVEL, RESAMPLES, Ratio
 from gpt2chat.core.generation.generate import Generator
 from gpt2chat.core.model.device import device_name, pick_autocast, pick_device
 from gpt2chat.core.model.flops import flops_per_token, parameters
-from gpt2chat.core.model.load import check_folder, download, load_model
-from gpt2chat.core.model.lora import base_of
-from gpt2chat.core.runs import local_folder
+from gpt2chat.core.model.load import load_model
+from gpt2chat.core.model.names import resolve_model
 
 Progress = Callable[[int, int, str], None]
 """Called with the amount done, the amount there is to do, and the name of that work."""
@@ -61,7 +60,8 @@ def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evalu
     path, path_note = result_path(settings)
     require_writable(path)
     names = (settings.model, *settings.against)
-    material = read_material(settings, min(read_window(name) for name in names))
+    # All models are found before the first is measured, so that a wrong name fails at once.
+    material = read_material(settings, min(resolve_model(name).window for name in names))
     results: list[ModelResult] = []
     ratios: list[dict[str, Ratio]] = []
     for name in names:
@@ -173,20 +173,3 @@ def measure_figures(
     if chosen:
         ratios |= preference_figures(material.pairs, chosen, rejected)
     return ratios
-
-
-def read_window(name: str) -> int:
-    """Return a model's number of positions, without loading its weights.
-
-    All models are asked before the first is measured, so that a wrong name fails at once.
-
-    Raises:
-        CheckpointError: The folder is not a GPT-2 model.
-        NetworkError: The Hub does not have the name, or cannot be reached.
-    """
-    folder = local_folder(name) or download(name)
-    base = base_of(folder, name)
-    if base is not None:
-        return read_window(base)
-    check_folder(folder, name)
-    return GPT2Config.from_pretrained(str(folder)).n_positions

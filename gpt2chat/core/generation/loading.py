@@ -5,6 +5,7 @@ from gpt2chat.core.config.settings import Compile, Device
 from gpt2chat.core.generation.generate import Generator
 from gpt2chat.core.model.compiling import pick_compile
 from gpt2chat.core.model.device import pick_device
+from gpt2chat.core.model.names import resolve_model
 from gpt2chat.core.model.weights import check_finite, read_weights
 
 
@@ -27,11 +28,13 @@ def load_generator(
     """
     on = pick_device(device)
     compiled = pick_compile(compile, on, tokens=0)
-    model = read_weights(name)
-    if model is None:
-        # transformers takes longer to import than to load a model, and is not always needed.
+    folder = resolve_model(name)
+    if folder.is_chat and folder.base is None:
+        model = read_weights(folder)
+        check_finite(model, folder.name)
+    else:
+        # The import of transformers takes longer than loading a model: only where it is needed.
         from gpt2chat.core.model.load import load_model
 
-        model = load_model(name)
-    check_finite(model, name)
+        model = load_model(folder)
     return Generator(model, on, precision, compiled=compiled)

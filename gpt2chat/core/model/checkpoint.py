@@ -1,11 +1,14 @@
 """A model directory that plain transformers loads: weights, configs, tokenizer, template."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from gpt2chat.core.files import storage
 from gpt2chat.core.text.template import BOS, CHAT_TEMPLATE, END_OF_TURN, PAD
@@ -57,7 +60,19 @@ def save_model(
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
-    with storage(folder):
+    with storage(folder), no_bars():
         folder.mkdir(parents=True, exist_ok=True)
         plain(model, state).save_pretrained(folder)
         chat_tokenizer(model.config.n_positions).save_pretrained(folder)
+
+
+@contextmanager
+def no_bars() -> Generator[None]:
+    """Keep transformers from drawing a progress bar, and leave its setting as it was."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

@@ -5,6 +5,7 @@ peft takes seconds to import, so it is imported where it is used.
 
 import functools
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,24 @@ from torch import Tensor
 
 from gpt2chat.core.config.training import TrainConfig
 from gpt2chat.core.errors import CheckpointError
-from gpt2chat.core.files import storage
+from gpt2chat.core.files import reading, storage
 from gpt2chat.core.model.checkpoint import chat_tokenizer, save_model
+from gpt2chat.core.model.folder import ADAPTER, ADAPTER_WEIGHTS, read_object
+from gpt2chat.core.model.names import ModelFolder, local_folder
 from gpt2chat.core.text.tokens import SPECIAL_IDS
 
-ADAPTER = "adapter_config.json"
+USED = (
+    *("r", "lora_alpha", "target_modules", "fan_in_fan_out", "use_dora", "use_rslora"),
+    *("bias", "modules_to_save", "trainable_token_indices"),
+)
+"""Settings of an adapter that its merged weights depend on, as far as they are supported."""
+IRRELEVANT = (
+    *("peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision"),
+    *("auto_mapping", "inference_mode", "lora_dropout", "init_lora_weights", "megatron_core"),
+    *("runtime_config", "ensure_weight_tying"),
+)
+"""Settings that its merged weights do not depend on."""
+HIGHEST_RANK = 4096
 MATRICES = ["c_attn", "c_proj", "c_fc"]
 """All matrices of GPT-2's blocks."""
 
@@ -48,18 +62,14 @@ def add_lora(model: Any, settings: TrainConfig, *, grown: bool = False) -> Any:
         # peft 0.21 asks transformers 5.23 for a name that has become another.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         adapted: Any = get_peft_model(model, config)
-    config.base_model_name_or_path = base_name(settings.model)
+    # A folder's whole path finds the base from anywhere.
+    folder = None if settings.model == "starter" else local_folder(settings.model)
+    config.base_model_name_or_path = str(folder.resolve()) if folder else settings.model
     # peft would look the base up on the Hub to see whether its embeddings have grown.
     adapted.save_pretrained = functools.partial(
         adapted.save_pretrained, save_embedding_layers=False
     )
     return adapted
-
-
-def base_name(model: str) -> str:
-    """Return what names a base model from anywhere: a folder by its whole path."""
-    folder = Path(model)
-    return str(folder.resolve()) if folder.is_dir() else model
 
 
 def adapter_rows(model: Any) -> Tensor:
@@ -85,35 +95,76 @@ def save_adapted(model: Any, folder: Path, *, merge: bool) -> None:
         chat_tokenizer(positions).save_pretrained(folder)
 
 
-def base_of(folder: Path, name: str) -> str | None:
-    """Return the base of the adapter in a folder; None where it holds none.
+def read_adapter(folder: ModelFolder) -> Any:
+    """Return the LoraConfig of an adapter.
+
+    Only settings that gpt2chat knows are given to peft: others can name code to import, or are
+    regular expressions that never end.
 
     Raises:
-        CheckpointError: The adapter cannot be read.
+        CheckpointError: They cannot be read, or are not those of a LoRA that is supported.
     """
-    if not (folder / ADAPTER).exists() or (folder / "config.json").exists():
-        return None
-    try:
-        config: dict[str, Any] = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        return str(config["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"--model {name}: its {ADAPTER} cannot be read.") from error
+    from peft import LoraConfig
+
+    file = folder.path / ADAPTER
+    settings = read_object(file)
+    plain = LoraConfig()
+    for key, value in settings.items():
+        if key in USED or key in IRRELEVANT:
+            continue
+        if value and value != getattr(plain, key, None):
+            raise CheckpointError(
+                f"{folder.name} is an adapter with {key}, which gpt2chat does not support. Merge "
+                "it into its base with peft, and choose the merged model.",
+                setting="model",
+            )
+    sound = {
+        "peft_type": settings.get("peft_type") == "LORA",
+        "target_modules": _are_names(settings.get("target_modules")),
+        "modules_to_save": settings.get("modules_to_save") is None
+        or _are_names(settings["modules_to_save"]),
+        "r": type(settings.get("r")) is int and 1 <= settings["r"] <= HIGHEST_RANK,
+        "init_lora_weights": settings.get("init_lora_weights", True) in (True, False, "gaussian"),
+    }
+    for key, holds in sound.items():
+        if not holds:
+            value = json.dumps(settings.get(key))[:50]
+            raise CheckpointError(
+                f"{file}: {key} cannot be {value}. gpt2chat reads LoRA and DoRA adapters whose "
+                "target_modules is a list of names.",
+                setting="model",
+            )
+    with reading(file):
+        return LoraConfig(**{key: settings[key] for key in USED if key in settings})
 
 
-def apply_adapter(base: Any, folder: Path, name: str) -> Any:
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(name, str) and re.fullmatch(r"[\w.]+", name) for name in value
+    )
+
+
+def apply_adapter(base: Any, folder: ModelFolder) -> Any:
     """Return a base model with the adapter in a folder merged into it.
 
     Raises:
-        CheckpointError: The adapter is damaged, or of another base.
+        CheckpointError: The adapter is damaged, or belongs to another base.
     """
-    from peft import PeftModel
+    from peft import get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
 
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            merged: Any = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
-    except Exception as error:  # safetensors, json and torch each have errors of their own
-        cause = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"--model {name}: its adapter cannot be loaded: {cause}") from error
+    config, file = read_adapter(folder), folder.path / ADAPTER_WEIGHTS
+    with reading(file), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        file.open("rb").close()
+        adapted: Any = get_peft_model(base, config)
+        result: Any = set_peft_model_state_dict(adapted, load_file(file))
+        parts = re.compile(r"lora_|(?<!lm_head\.token_adapter\.)trainable_tokens_|modules_to_save")
+        # The base's own tensors are missing too, and the tied head has the embeddings' rows.
+        missing = [key for key in result.missing_keys if parts.search(key)]
+        if missing or result.unexpected_keys:
+            other = min(missing or result.unexpected_keys)
+            raise ValueError(f"{'lacks' if missing else 'has an unknown'} tensor {other}")
+        merged: Any = adapted.merge_and_unload()
     # peft leaves what it has merged frozen.
     return merged.requires_grad_(True)

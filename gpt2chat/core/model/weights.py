@@ -3,7 +3,9 @@
 Importing transformers takes longer than reading the weights, and a chat begins with it.
 """
 
-import json
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -12,14 +14,21 @@ import torch
 from torch import Tensor
 
 from gpt2chat.core.errors import CheckpointError
-from gpt2chat.core.runs import local_folder
-from gpt2chat.core.text.tokens import VOCAB
+from gpt2chat.core.files import reading
+from gpt2chat.core.model.folder import CONFIG, INDEX, WEIGHTS, read_config, read_object
+from gpt2chat.core.model.names import ModelFolder
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
-PREFIX = "transformer."
-"""What the names of GPT2LMHeadModel's tensors begin with."""
+HEAD = "lm_head.weight"
+WRAPPERS = re.compile(r"^((_orig_mod|module|transformer)\.)+")
+"""What torch.compile, DDP and GPT2LMHeadModel put before the names of GPT2Model's tensors."""
+LAYER = re.compile(r"h\.(\d+)\.")
+MASK = re.compile(r"\.attn\.(masked_)?bias$")
+"""Old versions of transformers saved the causal mask with the weights."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""The number types that are read, by safetensors' names."""
 GELUS = ("gelu_new", "gelu_pytorch_tanh")
 """Names of the one function that GPT-2 has."""
 
@@ -71,27 +80,14 @@ def weights_of(model: Model) -> Weights:
     return _weights(tensors, config.to_dict())
 
 
-def read_weights(name: str) -> Weights | None:
-    """Return the weights of a folder as `gpt2chat` writes it, in float32 on the CPU.
-
-    None for all else: a name on the Hub, an adapter, a base model without the template's tokens,
-    several files, and whatever is damaged. `load_model` takes these, or says what is wrong.
+def read_weights(model: ModelFolder) -> Weights:
+    """Return the weights of a whole model, in float32 on the CPU.
 
     Raises:
-        CheckpointError: It looks like a folder, and there is none.
+        CheckpointError: They cannot be read, or are not those of the folder's config.json.
     """
-    folder = local_folder(name)
-    if folder is None:
-        return None
-    try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        shapes = _shapes(config)
-        tensors = _read(folder / "model.safetensors")
-        if shapes is None or {name: tuple(part.shape) for name, part in tensors.items()} != shapes:
-            return None
-        return _weights({name: part.float() for name, part in tensors.items()}, config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
-        return None
+    config = read_config(model.path, model.name)
+    return _weights(read_tensors(model, config), config)
 
 
 def check_finite(model: Model, name: str) -> None:
@@ -104,46 +100,145 @@ def check_finite(model: Model, name: str) -> None:
         # Where one weight is not finite, their sum is not: that is one number to look at.
         if not part.sum().isfinite():
             raise CheckpointError(
-                f"--model {name} is damaged: its tensor {tensor} holds numbers that are not finite."
+                f"{name} is damaged: its tensor {tensor} holds numbers that are not finite. "
+                "Copy or download it again, or train it again.",
+                setting="model",
             )
 
 
-def _weights(tensors: dict[str, Tensor], config: dict[str, Any]) -> Weights:
+def _weights(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> Weights:
     return Weights(
         tensors=tensors,
         heads=config["n_head"],
         eps=float(config["layer_norm_epsilon"]),
-        scaled=config.get("scale_attn_weights", True),
-        scaled_by_layer=config.get("scale_attn_by_inverse_layer_idx", False),
+        scaled=config["scale_attn_weights"],
+        scaled_by_layer=config["scale_attn_by_inverse_layer_idx"],
         activation=config["activation_function"],
     )
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_tensors(model: ModelFolder, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return a whole model's tensors by the names of GPT2Model, in float32 on the CPU.
 
-    try:
-        tensors = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-    return {name.removeprefix(PREFIX): part for name, part in tensors.items()}
+    The names and shapes in the files' headers are compared with config.json first: of a config
+    that asks for a million layers nothing is ever allocated.
+
+    Raises:
+        CheckpointError: A file cannot be read, or its tensors are not those of the config.
+    """
+    from safetensors import safe_open
+
+    activation = config["activation_function"]
+    if activation not in GELUS:
+        from transformers.activations import ACT2FN
+
+        if activation not in ACT2FN:
+            raise CheckpointError(
+                f"{model.path / CONFIG}: transformers has no activation_function {activation!r}.",
+                setting="model",
+            )
+    with ExitStack() as stack:
+        places: dict[str, tuple[Path, Any, str]] = {}
+        for file in _weight_files(model.path):
+            with reading(file):
+                # safetensors says of a file without read permission that it does not exist.
+                file.open("rb").close()
+                opened: Any = stack.enter_context(safe_open(file, "pt"))
+                for key in opened.keys():  # noqa: SIM118 - it cannot be iterated over
+                    name = WRAPPERS.sub("", key)
+                    if name in places:
+                        raise ValueError(f"it has the tensor {name} twice")
+                    places[name] = (file, opened, key)
+        _check_names(model, config, places.keys())
+        shapes = expected_shapes(config)
+        tensors: dict[str, Tensor] = {}
+        for name in [*shapes, *(places.keys() & {HEAD})]:
+            file, opened, key = places[name]
+            with reading(file):
+                header = opened.get_slice(key)
+                shape, dtype = tuple(header.get_shape()), header.get_dtype()
+                if shape != shapes.get(name, shapes["wte.weight"]):
+                    raise CheckpointError(
+                        f"Cannot load {model.name}: its tensor {name} has the shape {shape}, and "
+                        f"its {CONFIG} asks for {shapes.get(name, shapes['wte.weight'])}.",
+                        setting="model",
+                    )
+                if dtype not in FLOATS:
+                    raise CheckpointError(
+                        f"Cannot load {model.name}: its tensor {name} has numbers of type {dtype}. "
+                        f"Save the model in float32, float16 or bfloat16.",
+                        setting="model",
+                    )
+        for name in [*shapes, *(places.keys() & {HEAD})]:
+            file, opened, key = places[name]
+            with reading(file):
+                tensors[name] = opened.get_tensor(key).float()
+    _check_head(model, config, tensors.pop(HEAD, None), tensors["wte.weight"])
+    return tensors
 
 
-def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]] | None:
-    """Return the tensors that a plain GPT-2 of this configuration has; None if it is another."""
-    plain = (
-        config["model_type"] == "gpt2"
-        and config["vocab_size"] == VOCAB
-        and config["activation_function"] in GELUS
-        and not config.get("add_cross_attention")
-        and config.get("tie_word_embeddings", True)
-        and config["n_embd"] % config["n_head"] == 0
-    )
-    if not plain:
-        return None
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files of a model's weights: one, or those that its index names."""
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return [folder / WEIGHTS]
+    content = read_object(folder / INDEX)
+    with reading(folder / INDEX):
+        names = sorted(set(content["weight_map"].values()))
+        if any(Path(name).name != name for name in names):
+            raise ValueError("it names a file outside the folder")
+        return [folder / name for name in names]
+
+
+def _check_names(model: ModelFolder, config: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Refuse weights that lack a tensor of the config's, or have one too many."""
+    names = {name for name in names if not MASK.search(name)}
+    layers = {int(match[1]) for name in names if (match := LAYER.match(name))}
+    if layers != set(range(len(layers))) or len(layers) != config["n_layer"]:
+        count = f"{len(layers)} layer{'s' * (len(layers) != 1)}"
+        raise CheckpointError(
+            f"Cannot load {model.name}: its {CONFIG} asks for {config['n_layer']:,} layers, and "
+            f"its weights have {count}. Copy or download both again.",
+            setting="model",
+        )
+    expected = expected_shapes(config).keys()
+    missing = expected - names
+    # Heads of other tasks, such as a reward model's, are of no use here.
+    surplus = {
+        name for name in names - expected if name.startswith(("h.", "wte.", "wpe.", "ln_f."))
+    }
+    for tensors, what in ((missing, "lack the tensor"), (surplus, "have an unknown tensor,")):
+        if tensors:
+            raise CheckpointError(
+                f"Cannot load {model.name}: its weights {what} {min(tensors)}. Is it a GPT-2 as "
+                "transformers saves it?",
+                setting="model",
+            )
+
+
+def _check_head(
+    model: ModelFolder, config: Mapping[str, Any], head: Tensor | None, embeddings: Tensor
+) -> None:
+    """Refuse an output head that is not the token embeddings: nothing here would use it."""
+    tied = config["tie_word_embeddings"]
+    if head is None and not tied:
+        raise CheckpointError(
+            f"Cannot load {model.name}: its {CONFIG} says that the output head is not tied to the "
+            "embeddings, and its weights have no such head. If they are tied, set "
+            "tie_word_embeddings to true.",
+            setting="model",
+        )
+    if head is not None and not torch.equal(head, embeddings):
+        raise CheckpointError(
+            f"{model.name} has an output head of its own, lm_head.weight. gpt2chat needs a GPT-2 "
+            "whose head is its token embeddings, as OpenAI's are. Choose another model.",
+            setting="model",
+        )
+
+
+def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a GPT-2, by the names of GPT2Model."""
     width = config["n_embd"]
-    inner = config.get("n_inner") or 4 * width
+    inner = config["n_inner"] or 4 * width
     layer = {
         "ln_1": (width,),
         "attn.c_attn": (width, 3 * width),
@@ -158,7 +253,7 @@ def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]] | None:
         for part, shape in layer.items()
     }
     shapes: dict[str, tuple[int, ...]] = {
-        "wte.weight": (VOCAB, width),
+        "wte.weight": (config["vocab_size"], width),
         "wpe.weight": (config["n_positions"], width),
     }
     for part, shape in {**parts, "ln_f": (width,)}.items():

@@ -80,9 +80,15 @@ def load_tokenizer() -> "Tokenizer":
 
 
 @cache
+def gpt2_vocabulary() -> dict[str, int]:
+    """Return the id of each of GPT-2's tokens, by the name that tokenizer files have for it."""
+    return json.loads(TOKENIZER.read_bytes())["model"]["vocab"]
+
+
+@cache
 def token_bytes() -> list[bytes]:
     """Return the bytes that each of GPT-2's tokens stands for, by id; `<|endoftext|>` is none."""
-    vocab: dict[str, int] = json.loads(TOKENIZER.read_bytes())["model"]["vocab"]
+    vocab = gpt2_vocabulary()
     byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
     names = sorted(vocab, key=vocab.__getitem__)[: GPT2_VOCAB - 1]
     return [bytes(byte_of[character] for character in name) for name in names]

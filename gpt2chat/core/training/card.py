@@ -8,7 +8,7 @@ from gpt2chat import __version__
 from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
 from gpt2chat.core.data.shards import Manifest
-from gpt2chat.core.model import lora
+from gpt2chat.core.model.names import adapter_base
 from gpt2chat.core.text.wording import counted
 from gpt2chat.core.training.lineage import hub_base, licence
 
@@ -148,7 +148,7 @@ def loading(settings: TrainConfig) -> str:
         imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
         return f"{imports}\n\n{tokenizer}\n{model}"
     base, adapters = settings.model, list[str]()
-    while Path(base).is_dir() and (below := lora.base_of(Path(base), base)):
+    while Path(base).is_dir() and (below := adapter_base(Path(base))):
         adapters.insert(0, base)
         base = below
     bundled = "from gpt2chat.core.files import STARTER\n" * (base == "starter")

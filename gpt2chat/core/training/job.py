@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ from gpt2chat.core.model.checkpoint import chat_tokenizer
 from gpt2chat.core.model.compiling import pick_compile
 from gpt2chat.core.model.device import own_device, pick_autocast, pick_device
 from gpt2chat.core.model.load import grow_positions, load_model, lora
+from gpt2chat.core.model.names import find_model
 from gpt2chat.core.model.packing import Ints, RowShape, pack
-from gpt2chat.core.runs import Conditions, local_folder
+from gpt2chat.core.runs import Conditions
 from gpt2chat.core.training.arguments import LEADS, PROCESSES, SHARDED, arguments
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
 from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
@@ -113,10 +113,12 @@ def orpo_job(settings: OrpoConfig) -> Job:
 
 def _job(command: str, settings: TrainConfig, side: Side, objective: Objective) -> Job:
     require_trackers(settings.report_to)
-    if _lies_in(settings.model, settings.out.resolve()):
+    local, out = find_model(settings.model), settings.out.resolve()
+    if local and any(one.path.resolve().is_relative_to(out) for one in local.lineage):
         raise ConfigError(
-            f"--model {settings.model} is read from {settings.out}, which the run would empty. "
-            "Give another folder with --out."
+            f"The model {settings.model} is read from {settings.out}, which the run would empty. "
+            "Give another `out`.",
+            setting="out",
         )
     if SHARDED:
         _check_sharded(settings)
@@ -148,15 +150,6 @@ def _job(command: str, settings: TrainConfig, side: Side, objective: Objective) 
         tokens=tokens, rows=rows, held_out=held_out, held_rows=held_rows, model=model,
         samples=len(items), left_out=left_out, shape=shape,
     )  # fmt: skip
-
-
-def _lies_in(model: str, out: Path) -> bool:
-    """Say whether a model, or the base of its adapter, is read from a folder."""
-    folder = local_folder(model)
-    if folder is None:
-        return False
-    base = lora.base_of(folder, model)
-    return folder.resolve().is_relative_to(out) or (base is not None and _lies_in(base, out))
 
 
 def _check_sharded(settings: TrainConfig) -> None:

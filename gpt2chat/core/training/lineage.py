@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2chat.core.errors import CheckpointError
+from gpt2chat.core.model.names import is_hub_name
 from gpt2chat.core.runs import Run
 
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -41,8 +42,7 @@ def ancestors(model: str) -> list[Ancestor]:
 def hub_base(model: str) -> str | None:
     """Return the base model's name on the Hub; None where it is a folder or `starter`."""
     base = ancestors(model)[-1].model
-    looks_local = base.count("/") > 1 or base.startswith((".", "/", "~", "runs/"))
-    return None if base == "starter" or looks_local or Path(base).exists() else base
+    return base if is_hub_name(base) else None
 
 
 def licence(model: str, data: Path, inputs: Iterable[str]) -> str | None:

@@ -1,0 +1,303 @@
+"""What the name of a model means: `starter`, a run, a model folder, an adapter or a Hub name.
+
+Only folders and JSON files are looked at, so this is quick; weights.py and load.py read weights.
+"""
+
+import difflib
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2chat.core.errors import CheckpointError, NetworkError, StorageError
+from gpt2chat.core.files import STARTER
+from gpt2chat.core.model.folder import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    check_vocabulary,
+    knows_template,
+    read_config,
+    read_object,
+    require_weights,
+    why_no_weights,
+)
+from gpt2chat.core.runs import RUNS, newest_run
+
+BASE_MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+"""Names on the Hub, without their owner, of models that have seen no chat template."""
+HUB_FILES = (
+    *(CONFIG, WEIGHTS, INDEX, "model-*.safetensors", ADAPTER, ADAPTER_WEIGHTS),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "added_tokens.json"),
+)
+"""What is downloaded of a model: never a pickle, and nothing in sub-folders."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model whose files are on this machine."""
+
+    name: str
+    """As the user wrote it."""
+    path: Path
+    """The folder of its files; for a name on the Hub, in the Hub's cache."""
+    window: int
+    """Positions: the most tokens that it reads and writes together."""
+    is_chat: bool
+    """It was trained on the chat template. If not, it is a base model, which only rambles."""
+    base: "ModelFolder | None" = None
+    """What it is an adapter of; None for a whole model."""
+
+    @property
+    def lineage(self) -> "list[ModelFolder]":
+        """The model, the base of its adapter, and so on."""
+        return [self, *(self.base.lineage if self.base else ())]
+
+
+def resolve_model(name: str) -> ModelFolder:
+    """Return the model that a name stands for, downloaded where it is a name on the Hub.
+
+    Raises:
+        CheckpointError: There is no such folder, or its files are not those of a GPT-2.
+        NetworkError: The name cannot be had from the Hub.
+        StorageError: The Hub's cache cannot be written.
+    """
+    return _resolve(name, local_folder(name) or download(name))
+
+
+def find_model(name: str) -> ModelFolder | None:
+    """Return the model that a name stands for; None where it would have to be downloaded.
+
+    Raises:
+        CheckpointError: There is no such folder, or its files are not those of a GPT-2.
+    """
+    folder = local_folder(name)
+    if folder is None:
+        return None
+    base = adapter_base(folder)
+    if base is not None and local_folder(base) is None:
+        return None
+    return _resolve(name, folder)
+
+
+def _resolve(name: str, folder: Path, above: tuple[Path, ...] = ()) -> ModelFolder:
+    """Return the model in a folder.
+
+    Args:
+        above: The adapters whose base it is.
+    """
+    base_name = adapter_base(folder)
+    if base_name is None:
+        config = read_config(folder, name)
+        is_chat = check_vocabulary(folder, config, name)
+        require_weights(folder, name, WEIGHTS)
+        return ModelFolder(name, folder, config["n_positions"], is_chat)
+    if folder.resolve() in above:
+        raise CheckpointError(
+            f"{folder / ADAPTER} leads back to itself: the adapter has no base model. "
+            "Write its base into base_model_name_or_path.",
+            setting="model",
+        )
+    require_weights(folder, name, ADAPTER_WEIGHTS)
+    try:
+        place = local_folder(base_name)
+    except CheckpointError as error:
+        moved = folder.resolve().parent / Path(base_name).name
+        hint = f", such as {moved}" if moved.is_dir() and moved != folder.resolve() else ""
+        raise CheckpointError(
+            f"{name} is an adapter of {base_name}, which is gone. Put that folder back, or write "
+            f"where it is now{hint}, into base_model_name_or_path in {folder / ADAPTER}.",
+            setting="model",
+        ) from error
+    base = _resolve(base_name, place or download(base_name), (*above, folder.resolve()))
+    return ModelFolder(name, folder, base.window, base.is_chat or knows_template(folder), base)
+
+
+def adapter_base(folder: Path) -> str | None:
+    """Return the name of the model that an adapter in a folder belongs to; None for all else.
+
+    Raises:
+        CheckpointError: The adapter's settings cannot be read, or name no base.
+    """
+    file = folder / ADAPTER
+    # A merged model may have been saved beside its adapter: then the whole model counts.
+    if not file.exists() or (folder / CONFIG).exists():
+        return None
+    base = read_object(file).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(
+            f"{file} does not name the adapter's base model. Write it into "
+            "base_model_name_or_path.",
+            setting="model",
+        )
+    return base
+
+
+def local_folder(name: str) -> Path | None:
+    """Return the folder that a model's name stands for; None where it is a name on the Hub.
+
+    Raises:
+        CheckpointError: It is the path of a folder that does not exist or cannot be read.
+    """
+    if name == "starter":
+        return STARTER
+    if not name:
+        raise CheckpointError("The name of the model is empty.", setting="model")
+    folder = Path(name).expanduser() if name.startswith("~") else Path(name)
+    try:
+        mode = folder.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if is_path(name):
+            raise CheckpointError(
+                f"There is no folder {name}. {_suggestion(name)}", setting="model"
+            ) from None
+        return None
+    except (OSError, ValueError) as error:  # ValueError: the name has a zero byte
+        why = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"Cannot read {name!r}: {why}.", setting="model") from error
+    if not stat.S_ISDIR(mode):
+        raise CheckpointError(
+            f"{name} is a file. Choose the folder that it is in.", setting="model"
+        )
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise CheckpointError(f"Cannot read {name}: {os.strerror(errno.EACCES)}.", setting="model")
+    return folder
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name can only be that of a folder: the Hub's have one slash at most."""
+    return name.count("/") > 1 or name.startswith((".", "/", "~", f"{RUNS}/"))
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether a name is one of the Hub's: not `starter`, and not a folder."""
+    return name != "starter" and not is_path(name) and not Path(name).exists()
+
+
+def is_base_model(name: str) -> bool:
+    """Return whether a model was never trained on the chat template, as far as is known without a
+    download.
+
+    Raises:
+        CheckpointError: There is no such folder, or its files are not those of a GPT-2.
+    """
+    model = find_model(name)
+    return name.rpartition("/")[2] in BASE_MODELS if model is None else not model.is_chat
+
+
+def is_model_folder(name: str) -> bool:
+    """Return whether a name is that of a model on this machine."""
+    # Unlike Path.is_file, this takes a whole message for the name of no file.
+    files = (os.path.join(name, file) for file in (CONFIG, ADAPTER))
+    return name == "starter" or any(map(os.path.isfile, files))
+
+
+def known_models() -> list[str]:
+    """Return the names of the models on this machine: the runs under runs/, and `starter`."""
+    try:
+        folders = sorted(RUNS.iterdir())
+    except OSError:  # it does not exist, or may not be read
+        folders = []
+    return [*(str(folder) for folder in folders if is_model_folder(str(folder))), "starter"]
+
+
+def pick_model(name: str, commands: Iterable[str]) -> tuple[str, str]:
+    """Return which model to use and, for the user, why.
+
+    Args:
+        name: What was asked for; empty for the newest finished run of `commands`.
+
+    Raises:
+        CheckpointError: Nothing was asked for, and no run is finished.
+    """
+    if name:
+        return name, f"model: {name}"
+    run = newest_run(commands)
+    if run is None:
+        kinds = " or ".join(commands)
+        raise CheckpointError(
+            f"There is no finished {kinds} run under {RUNS}/. Train one with `sft()`, or choose a "
+            "`model`.",
+            setting="model",
+        )
+    return str(run), f"model: {run} (newest finished run)"
+
+
+def _suggestion(name: str) -> str:
+    """Return which models a mistyped name may have meant, and which there are."""
+    models = known_models()
+    nearest = difflib.get_close_matches(name, models, n=1) or [
+        model for model in models if Path(model).name == Path(name).name
+    ]
+    meant = f"Did you mean {nearest[0]}? " if nearest else ""
+    rest = len(models) - 8
+    more = f" and {rest} more" if rest > 0 else ""
+    return f"{meant}Models here: {', '.join(models[:8])}{more}."
+
+
+def download(name: str) -> Path:
+    """Return the local copy of a model on the Hub.
+
+    Raises:
+        CheckpointError: It cannot be a name on the Hub.
+        NetworkError: There is no such name, no right to it, or no network.
+        StorageError: The Hub's cache cannot be written.
+    """
+    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+    from huggingface_hub.utils import tqdm
+
+    bar: Any = tqdm
+
+    class NoBar(bar):
+        """The Hub's progress bars would be drawn over what the terminal shows."""
+
+        def __init__(self, *values: Any, **settings: Any):
+            super().__init__(*values, **{**settings, "disable": True})
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=list(HUB_FILES), tqdm_class=NoBar))
+        if not any((folder / file).exists() for file in (WEIGHTS, INDEX, ADAPTER_WEIGHTS)):
+            names = list_repo_files(name)
+            raise CheckpointError(why_no_weights(name, name, WEIGHTS, names), setting="model")
+        return folder
+    except GatedRepoError as error:
+        raise NetworkError(
+            f"{name} is gated on the Hugging Face Hub. Ask for access on its page, then log in "
+            "with `hf auth login`.",
+            setting="model",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise NetworkError(
+            f"There is neither a folder {name} nor a model of this name on the Hugging Face Hub. "
+            f"{_suggestion(name)}",
+            setting="model",
+        ) from error
+    except HFValidationError as error:
+        raise CheckpointError(f"There is no folder {name}. {_suggestion(name)}",
+                              setting="model") from error  # fmt: skip
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        full = (errno.ENOSPC, errno.EDQUOT)
+        if error.errno in (*full, errno.EACCES, errno.EROFS):
+            raise StorageError(
+                f"Cannot write the Hugging Face Hub's cache for {name}: {error.strerror}. Point "
+                "HF_HOME to another folder.",
+                setting="model",
+            ) from error
+        raise NetworkError(
+            f"Cannot reach the Hugging Face Hub for {name}. Check the network, or choose a model "
+            f"on this machine. {_suggestion(name)}",
+            setting="model",
+        ) from error
