@@ -13,13 +13,20 @@ from gpt2chat.core.config.training import OrpoConfig, SftConfig
 
 COMMANDS = {"prepare": "prepare", "sft": "sft", "orpo": "orpo", "evaluate": "eval", "chat": "chat"}
 """The subcommand of each public function that has one."""
+CONFIGS = {
+    "prepare": PrepareConfig,
+    "sft": SftConfig,
+    "orpo": OrpoConfig,
+    "evaluate": EvalConfig,
+    "chat": ChatConfig,
+}
+"""The settings of the same functions."""
 
 
 @cache
 def known_settings() -> frozenset[str]:
     """Return the names of all settings of all commands."""
-    configs = (PrepareConfig, SftConfig, OrpoConfig, EvalConfig, ChatConfig)
-    return frozenset(name for config in configs for name in settings_of(config))
+    return frozenset(name for config in CONFIGS.values() for name in settings_of(config))
 
 
 def to_command_line(text: str) -> str:

@@ -15,8 +15,8 @@ RowError does not end the program: it says why one record of a source is dropped
 counts it. Anything else that escapes is a bug, and keeps its traceback.
 
 Messages speak Python, between backticks: a setting is `lr` or `precision="fp32"`, the next step is
-`prepare(sample=True)`. The command line turns these into `--lr`, `--precision fp32` and
-`gpt2chat prepare --sample`, so the core knows no flag and no command.
+`prepare(sample=True)`. The command line turns these into flags and commands, so the core knows
+neither.
 """
 
 import json

@@ -3,7 +3,7 @@
 runs/sft/
 ├── model.safetensors, config.json, tokenizer.json, …   a plain GPT2LMHeadModel directory
 ├── README.md        the model card
-├── run.toml         every setting; `config="run.toml"` repeats the run
+├── run.toml         every setting, to repeat the run with
 ├── metrics.jsonl    one line per logged step
 ├── loss.png         the loss curve
 ├── result.json      written last: a run that has it is finished
