@@ -127,6 +127,10 @@ def test_a_field_that_repeats_the_texts_is_not_reported(extra: dict[str, str]):
     assert read({**CHAT[0], **extra}).unused == []
 
 
+def test_a_long_text_that_happens_to_hold_the_short_ones_is_reported():
+    assert read({**CHAT[0], "rubric": "Answer Hi with Hello!, not with What?"}).unused == ["rubric"]
+
+
 def test_a_second_spelling_with_another_text_is_reported():
     assert read({**CHAT[4], "response": "Hello!"}).unused == []
     assert read({**CHAT[4], "response": "Go away!"}).unused == ["response"]

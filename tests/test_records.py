@@ -146,6 +146,7 @@ def test_a_line_that_is_too_long_is_left_out_and_the_next_one_is_read(
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
 ROW = {"prompt": "Hi", "completion": "Hello!"}
+ROLE = {"message_id": "a", "text": "Hi", "role": "prompter"}
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,7 @@ ROW = {"prompt": "Hi", "completion": "Hello!"}
         ("a.jsonl", json.dumps(TALK), [{"messages": TALK}]),
         ("a.jsonl", f"{json.dumps(TALK)}\n{json.dumps(TALK)}\n", [{"messages": TALK}] * 2),
         ("a.json", json.dumps(TALK, indent=1), [{"messages": TALK}]),
+        ("a.json", json.dumps([ROLE, ROLE]), [ROLE, ROLE]),
         ("a.json", json.dumps([TALK, TALK]), [{"messages": TALK}] * 2),
         ("a.json", json.dumps({"data": [TALK, TALK]}), [{"messages": TALK}] * 2),
         ("a.json", f"{json.dumps(ROW)}\n\n{json.dumps(ROW)}\n", [ROW, ROW]),

@@ -732,9 +732,10 @@ def test_a_pair_as_json_text_is_parsed():
     assert shown(sides) == [("Hi", "Hello!", "What?")]
 
 
-@pytest.mark.parametrize("text", ['{"role": "king"', '["role"]', '{"role": 1, "a": "from"'])
+@pytest.mark.parametrize("text", ['{"role": "king"', '["role"]', '{"name": "Bo", "role": "admin"}'])
 def test_other_text_that_looks_like_json_stays_text(text: str):
     assert shown({"prompt": text, "completion": "Hello!"}) == [(text, "Hello!")]
+    assert shown({"prompt": "Hi", "completion": text}) == [("Hi", text)]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,9 @@ IRRELEVANT = frozenset(f"{_WHICH} {_MADE_BY} {_ABOUT}".split())
 is a good one: which record it is, who or what made it, its topic and size. The only list of its
 kind; a field that is not in it is used or reported."""
 
+RENDERINGS = ("text", "prompt", "formatted_text")
+"""Fields that may hold the whole record once more, rendered with some template, as Alpaca's `text`
+does. Of any other name a long text may hold short ones by chance."""
 NAME_LENGTH = 40
 """Characters of a field's name that are reported."""
 
@@ -93,17 +96,17 @@ class Fields:
         """Yield the names of the fields that have to be reported.
 
         Args:
-            texts: Texts that were used. A field that repeats one of them, or that holds all of
-                them as one rendered text, adds nothing.
+            texts: Texts that were used. A field that repeats one of them adds nothing.
         """
         for name, value in self._rest.items():
-            if name in IRRELEVANT or is_empty(value) or _repeats(value, texts):
+            if name in IRRELEVANT or is_empty(value) or _repeats(name, value, texts):
                 continue
             yield name[:NAME_LENGTH]
         yield from self._inner
 
 
-def _repeats(value: object, texts: Collection[str]) -> bool:
+def _repeats(name: str, value: object, texts: Collection[str]) -> bool:
     if not texts or not isinstance(value, str):
         return False
-    return value.strip() in texts or all(text in value for text in texts)
+    is_rendering = name in RENDERINGS and all(text in value for text in texts)
+    return is_rendering or value.strip() in texts

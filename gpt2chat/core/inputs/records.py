@@ -12,6 +12,7 @@ from gpt2chat.core.inputs.datafiles import opened, readable
 from gpt2chat.core.inputs.fields import IRRELEVANT
 from gpt2chat.core.inputs.shapes import CHAT_SHAPES, MESSAGES, PREFERENCE_SHAPES, detect
 from gpt2chat.core.text.bounded_json import NestedTooDeep, is_too_deep, parse_json
+from gpt2chat.core.text.conversations import is_message_list
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -151,20 +152,12 @@ def _broken(name: str, number: int, problem: str, line: bytes) -> Record:
 def _record(name: str, number: int, value: Any) -> Record:
     if isinstance(value, Broken):
         return Record(name, number, {}, value.problem)
-    if _is_talk(value):
+    if is_message_list(value):
         return Record(name, number, {"messages": value})  # nanochat's own format
     if isinstance(value, dict):
         return Record(name, number, cast(dict[str, Any], value))
     text = json.dumps(value, default=str)[:KEPT_TEXT]
     return Record(name, number, {}, "not an object with named fields", text)
-
-
-def _is_talk(value: object) -> bool:
-    """Return whether a value is a list of messages."""
-    entries = cast(list[object], value) if isinstance(value, list) else []
-    return bool(entries) and all(
-        isinstance(entry, dict) and ("role" in entry or "from" in entry) for entry in entries
-    )
 
 
 def _is_whole(file: Path) -> bool:
@@ -226,15 +219,17 @@ def _entries(value: Any) -> list[Any]:
     fields holds a list of records: {"version": 1, "data": [...]}.
     """
     if isinstance(value, list):
-        return [value] if _is_talk(value) else cast(list[Any], value)
+        return [value] if is_message_list(value) else cast(list[Any], value)
     record = cast(dict[str, Any], value)
     lists = [
         name
         for name, entries in record.items()
         if isinstance(entries, list)
         and entries
-        and not _is_talk(entries)
-        and all(isinstance(entry, dict) or _is_talk(entry) for entry in cast(list[Any], entries))
+        and not is_message_list(entries)
+        and all(
+            isinstance(entry, dict) or is_message_list(entry) for entry in cast(list[Any], entries)
+        )
     ]
     shape = detect(record, (*CHAT_SHAPES, *PREFERENCE_SHAPES))
     is_wrapped = len(lists) == 1 and (shape is None or lists[0] in MESSAGES)

@@ -17,6 +17,7 @@ from gpt2chat.core.text.conversations import (
     Message,
     Preference,
     Turn,
+    is_message_list,
     message_list,
     parse_turn,
 )
@@ -426,11 +427,7 @@ def _listed(value: Any) -> Any:
         parsed = parse_json(value)
     except ValueError:
         return value
-    entries = cast(list[Any], parsed if isinstance(parsed, list) else [parsed])
-    is_talk = all(
-        isinstance(entry, dict) and ("role" in entry or "from" in entry) for entry in entries
-    )
-    return parsed if is_talk else value
+    return parsed if is_message_list(parsed) or is_message_list([parsed]) else value
 
 
 def _reply(value: Any, name: str, fields: Fields) -> str:

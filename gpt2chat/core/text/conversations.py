@@ -201,6 +201,18 @@ def message_list(value: Any, name: str) -> Sequence[Any]:
     return cast(Sequence[Any], value)
 
 
+def is_message_list(value: object) -> bool:
+    """Return whether a value is a list of messages, and not of records that have a role."""
+    entries = cast(list[Any], value) if isinstance(value, list) else []
+    named = [
+        {"role", "from"} & entry.keys() and {"content", "value"} & entry.keys()
+        for entry in entries
+        if isinstance(entry, dict)
+    ]
+    # A message that only calls a tool may lack a content.
+    return bool(entries) and len(named) == len(entries) and bool(named[0])
+
+
 def parse_turn(entry: object) -> Turn:
     """Return one message in the spelling of OpenAI, ShareGPT, Gemma or nanochat.
 
