@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gpt2chat.core.config.settings import Settings, setting
+from gpt2chat.core.config.settings import Settings, setting, shown
 from gpt2chat.core.errors import ConfigError
 
 OFF = "off"
@@ -37,12 +37,15 @@ def parse_share(text: str) -> tuple[str, Share]:
         parsed = None
     if not (name and equals and share and parsed):
         raise ConfigError(
-            f"`mix` takes NAME=WEIGHT, NAME=WEIGHT:CAP or NAME=:CAP, not {text!r}.", setting="mix"
+            f"`mix` takes NAME=WEIGHT, NAME=WEIGHT:CAP or NAME=:CAP, not {shown(text)}.",
+            setting="mix",
         )
     if not 0 <= parsed.weight <= 1000:
-        raise ConfigError(f"A weight of `mix` must be from 0 to 1000, not {text!r}.", setting="mix")
+        raise ConfigError(
+            f"A weight of `mix` must be from 0 to 1000, not {shown(text)}.", setting="mix"
+        )
     if parsed.cap is not None and parsed.cap < 0:
-        raise ConfigError(f"A cap of `mix` must be at least 0, not {text!r}.", setting="mix")
+        raise ConfigError(f"A cap of `mix` must be at least 0, not {shown(text)}.", setting="mix")
     return name, parsed
 
 

@@ -130,9 +130,9 @@ class Setting:
     def require(self, condition: bool, rule: str, value: object) -> None:
         """Raise ConfigError with the rule and the value that breaks it, unless the rule holds."""
         if not condition:
-            # The value may be a whole table of a file, or a novel.
-            text = f"`{self.name}` must be {rule}, not {reprlib.repr(value)}."
-            raise ConfigError(text, setting=self.name)
+            raise ConfigError(
+                f"`{self.name}` must be {rule}, not {shown(value)}.", setting=self.name
+            )
 
     def _convert(self, value: Any) -> Any:
         kind = self.kind
@@ -177,14 +177,21 @@ class Setting:
             rule = " or ".join(filter(None, [", ".join(self.choices[:-1]), self.choices[-1]]))
         else:
             rule = "a list of texts" if self.is_list else names[self.kind]
-        text = f"`{self.name}` must be {rule}, not {reprlib.repr(value)}."
-        return ConfigError(text, setting=self.name)
+        return ConfigError(f"`{self.name}` must be {rule}, not {shown(value)}.", setting=self.name)
 
     def _range(self) -> str:
         if self.ge is not None and self.le is not None:
             return f"from {self.ge} to {self.le}"
         words = {"above": self.gt, "at least": self.ge, "below": self.lt, "at most": self.le}
         return " and ".join(f"{word} {end}" for word, end in words.items() if end is not None)
+
+
+def shown(value: object) -> str:
+    """Return a value as a message quotes it: in one line, and shortened if it is long."""
+    try:
+        return " ".join(reprlib.repr(value).split())
+    except ValueError:  # Python prints no whole number of more than 4,300 digits
+        return "that number"
 
 
 def _float(value: Real) -> float:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gpt2chat.core.config.settings import Compile, Device, Precision, Settings, setting
+from gpt2chat.core.config.settings import Compile, Device, Precision, Settings, setting, shown
 from gpt2chat.core.errors import ConfigError
 
 NllScope = Literal["response", "full"]
@@ -233,7 +233,7 @@ class TrainConfig(Settings):
         for name in self.report_to:
             if name not in TRACKERS:
                 raise ConfigError(
-                    f"`report_to` must be tensorboard, trackio or wandb, not {name!r}.",
+                    f"`report_to` must be tensorboard, trackio or wandb, not {shown(name)}.",
                     setting="report_to",
                 )
         if self.resume != "off" and self.overwrite:
