@@ -1,4 +1,4 @@
-"""Token losses: batched, padded and counted once, equal to one sample at a time in float64."""
+"""Token losses in batches equal those of one sample at a time in float64."""
 
 import copy
 import math
@@ -45,7 +45,7 @@ def test_losses_equal_those_of_each_sample_alone_in_float64():
         assert losses == pytest.approx(slow(model, sequence), rel=1e-5)
 
 
-def test_the_company_of_other_sequences_changes_nothing():
+def test_the_other_sequences_of_a_batch_change_nothing():
     model, sequences = tiny_model(), real_sequences(6)
     alone = [score(model, [sequence])[0] for sequence in sequences]
     for one, together in zip(alone, score(model, sequences), strict=True):
@@ -60,7 +60,7 @@ def test_a_model_of_zeros_gives_every_token_the_same_loss():
         assert losses == pytest.approx(math.log(VOCAB))
 
 
-def test_a_sequence_that_comes_again_is_computed_once():
+def test_a_repeated_sequence_is_computed_once():
     seen: list[tuple[int, int]] = []
     ids = list(range(40, 60))
 
@@ -71,14 +71,14 @@ def test_a_sequence_that_comes_again_is_computed_once():
     assert seen == [(0, 20), (20, 20)]
 
 
-def test_a_sequence_may_be_wanted_from_several_places():
+def test_a_sequence_may_be_scored_from_several_positions():
     ids = list(range(40, 60))
     late, whole = score(tiny_model(), [(ids, 12), (ids, 1)])
     assert (len(late), len(whole)) == (8, 19)
     np.testing.assert_array_equal(late, whole[11:])
 
 
-def test_batches_hold_at_most_their_tokens_padding_included():
+def test_a_batch_has_at_most_the_budget_of_tokens_padding_included():
     sequences = [tuple(range(length)) for length in (90, 40, 40, 40, 5, 5)]
     found = batches(sequences, 80)
     assert [[len(ids) for ids in batch] for batch in found] == [[90], [40, 40], [40, 5], [5]]

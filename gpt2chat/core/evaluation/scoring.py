@@ -1,4 +1,4 @@
-"""Token losses of many sequences, each different sequence computed once."""
+"""Compute the token losses of many sequences, each different sequence once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,11 @@ from gpt2chat.core.text.tokens import SPECIAL_IDS
 
 Losses = NDArray[np.float32]
 Scored = tuple[Sequence[int], int]
-"""Token ids, and the first of them whose loss is wanted; at least 1."""
+"""Token ids, and the position of the first one to score; at least 1."""
+CPU_ROWS = 128
+"""Rows of logits computed at a time, 26 MB. With 1,024 scoring takes a tenth more CPU time, for the
+same bits; with 64 the last bits differ (benchmarks/scoring.py)."""
+GPU_ROWS = 8_192
 
 
 def token_losses(
@@ -25,10 +29,10 @@ def token_losses(
     *,
     autocast: bool = False,
 ) -> list[Losses]:
-    """Return -log p of each wanted token given all tokens before it, in nats.
+    """Return -log p of each scored token given all tokens before it, in nats.
 
-    Sequences of like length are computed together, padded at the right, where no token that
-    counts can see the padding. The head runs only where a loss is wanted.
+    Sequences of similar length are computed together, padded at the right, where no scored token
+    can see the padding. The head runs only on scored tokens.
 
     Args:
         model: In evaluation mode, on its device; its attention is causal SDPA.
@@ -37,7 +41,7 @@ def token_losses(
         autocast: Compute in bf16; losses are taken in float32 of its logits.
 
     Returns:
-        One array for each sequence, in their order, shape (tokens - first wanted,).
+        One array for each sequence, in their order, shape (tokens - first scored,).
     """
     first: dict[tuple[int, ...], int] = {}
     for ids, start in sequences:
@@ -53,11 +57,7 @@ def token_losses(
             computed.update(zip(batch, losses, strict=True))
             done += sum(map(len, batch))
             on_progress(done, total)
-    return [computed[key][start - first[key] :] for key, start in _keyed(sequences)]
-
-
-def _keyed(sequences: Sequence[Scored]) -> list[tuple[tuple[int, ...], int]]:
-    return [(tuple(ids), start) for ids, start in sequences]
+    return [computed[tuple(ids)][start - first[tuple(ids)] :] for ids, start in sequences]
 
 
 def batches(sequences: Sequence[tuple[int, ...]], budget: int) -> list[list[tuple[int, ...]]]:
@@ -66,13 +66,13 @@ def batches(sequences: Sequence[tuple[int, ...]], budget: int) -> list[list[tupl
     Args:
         sequences: The longest first.
     """
-    found: list[list[tuple[int, ...]]] = []
+    runs: list[list[tuple[int, ...]]] = []
     for ids in sequences:
-        if found and len(found[-1][0]) * (len(found[-1]) + 1) <= budget:
-            found[-1].append(ids)
+        if runs and len(runs[-1][0]) * (len(runs[-1]) + 1) <= budget:
+            runs[-1].append(ids)
         else:
-            found.append([ids])
-    return found
+            runs.append([ids])
+    return runs
 
 
 @torch.inference_mode()
@@ -81,27 +81,19 @@ def _batch_losses(
 ) -> list[Losses]:
     width = max(map(len, batch))
     ids = torch.full((len(batch), width), SPECIAL_IDS[PAD])
-    wanted = torch.zeros(len(batch), width, dtype=torch.bool)
+    scored = torch.zeros(len(batch), width, dtype=torch.bool)
     for row, (sequence, start) in enumerate(zip(batch, starts, strict=True)):
         ids[row, : len(sequence)] = torch.tensor(sequence)
-        wanted[row, start : len(sequence)] = True
-    ids, wanted = ids.to(model.device), wanted.to(model.device)
+        scored[row, start : len(sequence)] = True
+    ids, scored = ids.to(model.device), scored.to(model.device)
     transformer: Any = model.transformer
     # No mask and no cache: transformers then attends by SDPA's own causal kernel.
-    hidden: Tensor = transformer(input_ids=ids, use_cache=False).last_hidden_state
-    losses = _head_losses(model, hidden[:, :-1][wanted[:, 1:]], ids[wanted])
+    outputs: Tensor = transformer(input_ids=ids, use_cache=False).last_hidden_state
+    hidden, targets = outputs[:, :-1][scored[:, 1:]], ids[scored]
+    weight: Any = model.lm_head.weight
+    # All logits at once would be gigabytes.
+    rows = CPU_ROWS if hidden.device.type == "cpu" else GPU_ROWS
+    pieces = zip(hidden.split(rows), targets.split(rows), strict=True)
+    losses = torch.cat([-head_logps(states, weight, tokens) for states, tokens in pieces])
     sizes = [len(sequence) - start for sequence, start in zip(batch, starts, strict=True)]
     return [part.numpy() for part in losses.cpu().split(sizes)]
-
-
-def _head_losses(model: GPT2LMHeadModel, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Return the losses of the targets, a few logits at a time: all at once would be gigabytes.
-
-    Args:
-        hidden: Shape (tokens, width).
-        targets: Shape (tokens,).
-    """
-    rows = 1_024 if hidden.device.type == "cpu" else 8_192
-    weight: Any = model.lm_head.weight
-    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat([-head_logps(some, weight, ids) for some, ids in parts])

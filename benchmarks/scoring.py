@@ -1,0 +1,59 @@
+"""CPU time of scoring held-out pairs, by the number of rows of logits that are computed at a time.
+
+    gpt2chat prepare --sample && python benchmarks/scoring.py --data data
+
+Each number of rows takes its turn. CPU seconds are compared, which other programs on the machine
+change less than seconds on the clock, and `largest difference` is that of any token's loss from the
+first number's, in nats.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from page import commit, cpu_name, markdown
+
+from gpt2chat.core.config.evaluation import EvalConfig
+from gpt2chat.core.evaluation import scoring
+from gpt2chat.core.evaluation.heldout import read_material
+from gpt2chat.core.evaluation.scoring import Losses, Scored, token_losses
+from gpt2chat.core.model.load import load_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="starter")
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1024, 512, 256, 128, 64])
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    settings = EvalConfig(data=given.data, ppl=False, generations=0, limit=given.pairs)
+    model = load_model(given.model)
+    material = read_material(settings, model.config.n_positions)
+    sides = [*material.chosen_ids, *material.rejected_ids]
+    sequences: list[Scored] = [(side.ids, side.prompt_length) for side in sides]
+    seconds: dict[int, list[float]] = {rows: [] for rows in given.rows}
+    losses: dict[int, list[Losses]] = {}
+    token_losses(model, sequences[:2], lambda done, total: None)
+    for _ in range(given.repeats):
+        for rows in given.rows:
+            scoring.CPU_ROWS = rows
+            before = time.process_time()
+            losses[rows] = token_losses(model, sequences, lambda done, total: None)
+            seconds[rows].append(time.process_time() - before)
+    first = np.concatenate(losses[given.rows[0]])
+    table = [("rows", "CPU seconds, median (lowest to highest)", "largest difference")]
+    for rows, times in seconds.items():
+        spread = f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
+        error = np.abs(np.concatenate(losses[rows]) - first).max()
+        table.append((str(rows), spread, f"{error:.1e}"))
+    tokens = sum(len(side) for side in sides)
+    print(f"{cpu_name()}; gpt2chat {commit()}; {tokens:,} tokens, {len(first):,} of them scored")
+    print(markdown(table))
+
+
+if __name__ == "__main__":
+    main()
