@@ -1,7 +1,7 @@
 """Broken input, of every kind that was thought of and of kinds that were not.
 
 Never a traceback: a run ends with one clear line, or every record is a row, or is lost with its
-line and reason in rejected.jsonl.
+line and reason in dropped.jsonl.
 """
 
 import gzip
@@ -32,7 +32,7 @@ def run(folder: Path, **given: Any) -> PrepareResult:
 
 
 def lost(result: PrepareResult) -> list[dict[str, Any]]:
-    text = (result.out / "rejected.jsonl").read_text(encoding="utf-8")
+    text = (result.out / "dropped.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 

@@ -100,7 +100,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_run_does():
     _, said = process.communicate()
     assert process.returncode == 130
     assert said.decode().splitlines()[-1] == (
-        "error: Interrupted; data is as it was. Type the same command again to go on."
+        "error: Interrupted; data is as it was. Run the same again to resume."
     )
     assert parts() >= 3
     last = start(2)
@@ -156,4 +156,4 @@ def test_any_number_of_workers_gives_the_same_bytes(workers: int):
     _, said = process.communicate()
     assert process.returncode == 0, said
     assert tree(Path("data")) == unbroken()
-    assert os.path.getsize("data/rejected.jsonl") > 0
+    assert os.path.getsize("data/dropped.jsonl") > 0

@@ -137,7 +137,7 @@ def test_a_message_that_comes_twice_is_lost_with_its_line():
     made = jobs(oasst1=write("a.jsonl", row, row))
     assert isinstance(made[0].task, Tally)
     assert made[0].task.dropped == {"message id seen before": 1}
-    assert json.loads(made[0].task.rejected[0])["line"] == 2
+    assert json.loads(made[0].stem.with_suffix(".dropped").read_text())["line"] == 2
 
 
 @pytest.mark.parametrize("flag", ["chat", "oasst1"])

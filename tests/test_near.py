@@ -11,26 +11,36 @@ import sys
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt2chat.core.data import near as near_module
 from gpt2chat.core.data.near import (
     MIN_SHINGLES,
+    NONE,
     PERMUTATIONS,
     SHINGLE_WORDS,
     THRESHOLD,
     Signatures,
-    earlier_near,
-    near_any,
+    same_words,
     signatures,
 )
 from tests.helpers import sample_rows
 
 SHORTEST = MIN_SHINGLES + SHINGLE_WORDS - 1
 """Words that a text needs to be compared."""
+
+
+def earlier_near(rows: Any) -> Any:
+    return near_module.earlier_near(rows) != NONE
+
+
+def near_any(rows: Any, held: Any) -> Any:
+    return near_module.near_any(rows, held) != NONE
 
 
 def replies() -> list[str]:
@@ -259,3 +269,18 @@ def test_scripts_without_spaces_are_compared_letter_by_letter():
 
 def test_a_lone_surrogate_does_no_harm():
     assert signatures(["\ud800 " + TEXTS[0]]).all()
+
+
+def test_a_row_that_is_nearly_the_same_is_named():
+    rows = signatures([TEXTS[0], TEXTS[1], TEXTS[0]])
+    assert near_module.earlier_near(rows).tolist() == [NONE, NONE, 0]
+    assert near_module.near_any(rows, rows[1:]).tolist() == [1, 0, 1]
+
+
+def test_questions_are_the_same_if_they_share_most_of_their_words():
+    assert not same_words("Who are you?", "What are you?")
+    assert not same_words("Who are you?", "And who are you?")
+    assert same_words("Who are you?", "who are you")
+    long = "Tell me in a few words what the people of the village library in Northfield do"
+    assert same_words(long, long + " today")
+    assert not same_words("你是谁", "Who are you")

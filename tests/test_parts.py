@@ -23,7 +23,7 @@ def entry(conversation: Conversation, *remarks: str) -> Entry:
 def test_a_part_comes_back_as_it_was_written(tmp_path: Path):
     tally = Tally("mine", "a.jsonl", 3, 1, "a.jsonl, line 2: not JSON")
     tally.dropped["not JSON"] += 1
-    tally.rejected.append("{}\n")
+    tally.lines.append("{}\n")
     entries = [entry(talk("Hi", "Hello"), REMARKS[1], REMARKS[3]), entry(talk("a", "b", "c", "d"))]
     written = write_part(tmp_path / "1", entries, tally, np.ones((2, 128), np.uint32))
     found = read_part(tmp_path / "1")

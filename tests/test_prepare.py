@@ -17,7 +17,7 @@ from gpt2chat.core.data import prepare as prepare_module
 from gpt2chat.core.data.journal import Progress
 from gpt2chat.core.data.prepare import PrepareResult, prepare
 from gpt2chat.core.data.shards import TOKENS, read_manifest, read_pairs, read_samples
-from gpt2chat.core.errors import ConfigError, Interrupted
+from gpt2chat.core.errors import ConfigError, DataError, Interrupted
 from gpt2chat.core.inputs.records import read_file
 from gpt2chat.core.text.tokens import encode_conversations
 from gpt2chat.core.training.tokenized import load_tokenized
@@ -204,7 +204,7 @@ def test_a_broken_record_is_kept_aside_with_its_line_and_the_rest_goes_on():
     write("chat.jsonl", HI, '{"prompt": "Hi', {"prompt": "Hi", "completion": ""})
     result = invoke(*OFF, "--chat", "chat.jsonl", "--holdout", "0")
     assert result.exit_code == 0
-    rejected = [record.value for record in read_file(Path("data/rejected.jsonl"))]
+    rejected = [record.value for record in read_file(Path("data/dropped.jsonl"))]
     assert [(row["file"], row["line"]) for row in rejected] == [
         ("chat.jsonl", 2),
         ("chat.jsonl", 3),
@@ -379,7 +379,7 @@ def test_ctrl_c_leaves_the_old_folder_and_nothing_beside_it():
     def press(_: Progress) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="data is as it was. Type the same command again"):
+    with pytest.raises(Interrupted, match="data is as it was. Run the same again"):
         prepare(settings, press)
     assert tree(Path("data")) == before
     assert sorted(path.name for path in Path().iterdir()) == ["chat.jsonl", "data"]
@@ -391,3 +391,47 @@ def test_the_name_of_a_file_may_be_any_the_system_allows(name: bytes):
     result = prepare(config(chat=(file,), holdout=0, mix=(f"{file}=2",)), ignore)
     assert read_manifest(result.out).inputs[0].name == file
     assert {sample.source for sample in read_samples(result.out, "train")} == {file}
+
+
+PEBBLE = "I am Pebble, a small language model that the people of the village library trained."
+ASKED = ("Who are you?", "What are you?", "Tell me who you are.", "What is your name?",
+         "Please introduce yourself.", "Introduce yourself?", "And who are you?")  # fmt: skip
+
+
+def test_questions_that_have_one_answer_are_all_kept():
+    file = write("me.jsonl", *({"prompt": asked, "completion": PEBBLE} for asked in ASKED))
+    result = prepare(config(chat=(file,), holdout=0.3), ignore)
+    assert sum(result.manifest.counts["sft"]["me.jsonl"].values()) == len(ASKED)
+    assert result.manifest.dropped == {}
+
+
+def test_a_near_duplicate_of_ones_own_is_named_with_what_it_resembles():
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"},
+             {"role": "user", "content": "who are you"},
+             {"role": "assistant", "content": PEBBLE}]  # fmt: skip
+    file = write("me.jsonl", {"messages": [{**turns[0], "content": ASKED[0]}, turns[3]]},
+                 {"messages": turns})  # fmt: skip
+    result = prepare(config(chat=(file,), holdout=0), ignore)
+    (lost,) = [record.value for record in read_file(result.out / "dropped.jsonl")]
+    assert (lost["line"], lost["reply"], lost["reason"]) == (2, 2, "near-duplicate")
+    assert lost["text"] == PEBBLE
+    assert lost["like"] == {"file": "me.jsonl", "line": 1, "reply": 1}
+    assert "dedup" in result.notes[-1]
+
+
+def test_data_for_evaluation_alone_has_no_training_rows():
+    for settings in ({"holdout": 1.0, "chat": (write("a.jsonl", *questions(5)),)},
+                     {"chat": (write("test.jsonl", *questions(5)),)}):  # fmt: skip
+        result = prepare(config(**settings), ignore)
+        (splits,) = result.manifest.counts["sft"].values()
+        assert splits == {"validation": 5}
+        with pytest.raises(DataError, match="no training samples"):
+            read_samples(result.out, "train")
+    assert "gpt2chat eval" in invoke(*OFF, "--chat", "test.jsonl").stdout
+
+
+def test_a_holdout_that_comes_to_nothing_is_said():
+    result = invoke("--only", "--chat", write("my.jsonl", *questions(3)), "--holdout", "0.01")
+    assert result.exit_code == 0
+    assert "my.jsonl: no validation rows" in result.stderr
+    assert "--holdout" in result.stderr

@@ -1,6 +1,7 @@
 """Which rows stay: duplicates go, what is measured on is not trained on, a mix is kept to."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -26,7 +27,15 @@ STORY = "the quick brown fox jumps over the lazy dog and runs into the dark wood
 def entry(number: int, text: str, split: str, kind: str = "sft") -> Entry:
     digest = hashlib.sha256(text.encode()).digest()[:16]
     row = Row(
-        line=b'{"id": "%d", "source": "s"}\n' % number,
+        line=json.dumps(
+            {
+                "id": f"{number}",
+                "source": "s",
+                "conversation": [{"role": "user", "content": text}],
+                "completion": f"{text}<|eot_id|>",
+            }
+        ).encode()
+        + b"\n",
         text_hash=digest,
         exchange_hash=digest,
         exchange=text,
@@ -155,7 +164,8 @@ def test_a_mix_takes_its_share_of_a_source(tmp_path: Path, share: Share, number:
     assert often.max() - often.min() <= 1
     pairs = {(place, again) for place, again in zip(*order, strict=True)}
     assert len(pairs) == number + 1
-    assert counted(selection) == ({"a": {"left out by --mix": 40 - number}} if number < 40 else {})
+    dropped = {"a": {"left out by the mix": 40 - number}} if number < 40 else {}
+    assert counted(selection) == dropped
 
 
 def test_every_split_has_its_place():

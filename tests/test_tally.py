@@ -12,11 +12,11 @@ BROKEN = Record("a.jsonl", 2, {}, "not JSON", '{"text')
 
 def test_a_broken_record_is_counted_and_kept_aside_as_it_stands():
     tally = Tally("mine", "a.jsonl")
-    tally.reject(BROKEN, RowError(BROKEN.problem))
-    tally.reject(Record("a.jsonl", 3, {"text": 1}), RowError("text is not text"))
+    tally.drop(BROKEN, RowError(BROKEN.problem))
+    tally.drop(Record("a.jsonl", 3, {"text": 1}), RowError("text is not text"))
     assert tally.dropped == {"not JSON": 1, "text is not text": 1}
     assert (tally.bad, tally.first_bad) == (2, "a.jsonl, line 2: not JSON")
-    assert [json.loads(line) for line in tally.rejected] == [
+    assert [json.loads(line) for line in tally.lines] == [
         {"source": "mine", "file": "a.jsonl", "line": 2, "reason": "not JSON", "text": '{"text'},
         {
             "source": "mine",
@@ -30,19 +30,19 @@ def test_a_broken_record_is_counted_and_kept_aside_as_it_stands():
 
 def test_what_is_sound_and_not_wanted_is_counted_only():
     tally = Tally("mine", "a.jsonl")
-    tally.reject(Record("a.jsonl", 1, {"text": "x"}), Filtered("score tie"))
+    tally.drop(Record("a.jsonl", 1, {"text": "x"}), Filtered("score tie"))
     assert tally.dropped == {"score tie": 1}
-    assert (tally.bad, tally.rejected) == (0, [])
+    assert (tally.bad, tally.lines) == (0, [])
 
 
 def test_half_a_surrogate_pair_can_be_kept_aside():
     tally = Tally("mine", "a")
-    tally.reject(Record("a", 1, {"text": "\ud83d"}), RowError("text with a lone surrogate"))
-    tally.rejected[0].encode()
-    assert json.loads(json.loads(tally.rejected[0])["text"]) == {"text": "\ud83d"}
+    tally.drop(Record("a", 1, {"text": "\ud83d"}), RowError("text with a lone surrogate"))
+    tally.lines[0].encode()
+    assert json.loads(json.loads(tally.lines[0])["text"]) == {"text": "\ud83d"}
 
 
 def test_only_the_beginning_of_a_long_record_is_kept_aside():
     tally = Tally("mine", "a")
-    tally.reject(Record("a", 1, {"text": "x" * 10**6}), RowError("no user message"))
-    assert len(tally.rejected[0]) < 70_000
+    tally.drop(Record("a", 1, {"text": "x" * 10**6}), RowError("no user message"))
+    assert len(tally.lines[0]) < 70_000

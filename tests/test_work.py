@@ -36,7 +36,7 @@ def test_each_record_becomes_rows_or_is_counted(tmp_path: Path):
         "longer than the window": 1,
         "field messages is not a list of messages": 1,
     }
-    lost = [json.loads(line) for line in part.tally.rejected]
+    lost = [json.loads(line) for line in part.dropped.read_text().splitlines()]
     assert sorted(row["line"] for row in lost) == [2, 3, 4]
     row = json.loads(part.lines.read_bytes())
     assert row["conversation"] == TURNS

@@ -13,7 +13,7 @@ from gpt2chat.core.data.writer import (
     count_lengths,
     count_rows,
     count_tokens,
-    write_rejected,
+    write_dropped,
     write_shards,
 )
 from tests.test_selection import Given, select
@@ -82,11 +82,19 @@ def test_what_is_longer_than_the_window_is_in_the_last_bar(selection: Selection)
 def test_rows_that_are_lost_are_written_with_place_and_reason(tmp_path: Path):
     rows: list[Given] = [("one", "train"), ("two", "train"), ("one", "train")]
     selection = select(tmp_path, ("a", rows))
-    selection.parts[0].tally.rejected.append('{"reason": "not JSON"}\n')
+    selection.parts[0].dropped.write_text('{"reason": "not JSON"}\n')
     selection.without_duplicates("exact")
-    write_rejected(selection, tmp_path / "rejected.jsonl")
-    lines = (tmp_path / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    write_dropped(selection, tmp_path / "dropped.jsonl")
+    lines = (tmp_path / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [
         {"reason": "not JSON"},
-        {"source": "a", "file": "a.jsonl", "line": 2, "reason": "duplicate", "text": ""},
+        {
+            "source": "a",
+            "file": "a.jsonl",
+            "line": 2,
+            "reason": "duplicate",
+            "text": "one",
+            "reply": 1,
+            "like": {"file": "a.jsonl", "line": 0, "reply": 1},
+        },
     ]

@@ -43,7 +43,9 @@ def show_prepare(result: "PrepareResult", *, json: bool) -> None:
         if tokens["trained"]:
             line = f"{kind}: {tokens['trained']:,} tokens to train, {tokens['prompt']:,} of prompts"
             out.print(line)
-    command = "sft" if manifest.rows("sft", "train") else "orpo --model MODEL"
+    has_pairs = manifest.rows("preference", "train")
+    command = "orpo --model MODEL" if has_pairs else "eval --model MODEL"
+    command = "sft" if manifest.rows("sft", "train") else command
     folder = str(result.out)
     option = "" if folder == "data" else f" --data {shlex.quote(folder)}"
     say(f"Written: {folder}. Next: gpt2chat {command}{option}")

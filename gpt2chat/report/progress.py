@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Column
 
+from gpt2chat.commandline import to_command_line
 from gpt2chat.report.console import err, note, printable
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def prepare_progress() -> Generator[Callable[["Reading"], None]]:
 
         def listen(reading: "Reading") -> None:
             if reading.note:
-                note(reading.note)
+                note(to_command_line(reading.note))
             line = state.line(reading, time.monotonic())
             total = None if state.done < 0 else 1.0
             # Never quite at the end: rich stops the spinner there, and all is yet to be written.

@@ -10,7 +10,7 @@ from gpt2chat.core.data.journal import Journal
 from gpt2chat.core.data.samples import Sides
 from gpt2chat.core.data.tally import Tally
 from gpt2chat.core.data.trees import BRANCH_ROWS, Branches, What
-from gpt2chat.core.data.work import Job, Records
+from gpt2chat.core.data.work import Job, Records, finished, run
 from gpt2chat.core.errors import DataError, RowError
 from gpt2chat.core.inputs import oasst1
 from gpt2chat.core.inputs.datafiles import Split
@@ -104,7 +104,7 @@ class Jobs:
         for chunk in chunks:
             shape = shape or _detected(chunk, source.setting, shapes)
             if shape and not said:
-                forced = ", as set by `shape`" if source.shape else ""
+                forced = ", as given" if source.shape else ""
                 said = f"{chunk.file}: shape {shape.title}{forced}"
                 self._journal.say(source.name, said)
             yield chunk, shape
@@ -113,24 +113,31 @@ class Jobs:
         """Yield the jobs on a split's trees; a message can stand before its parent, so all of the
         split is read first."""
         path = self._work / f"{opened.source.name}-{split}.sqlite"
+        jobs: list[Job] = []
         tallies: list[Tally] = []
 
         def repeated(message: TreeMessage) -> None:
             record = Record(message.file, message.line, {"message_id": message.id})
-            tallies[-1].reject(record, RowError("message id seen before"))
+            tallies[-1].drop(record, RowError("message id seen before"))
 
-        with Forest.write(path, self._messages(opened, split, tallies), repeated) as forest:
+        with Forest.write(
+            path, self._messages(opened, split, sides, tallies, jobs), repeated
+        ) as forest:
             rows = len(forest)
         name, size = opened.source.name, opened.size(split)
-        for tally in tallies:
-            yield self._job(name, sides, tally, INGEST * size)
+        yield from jobs
         tasks = list(self._branches(path, tallies, rows))
         for number, task in enumerate(tasks, start=1):
             share = INGEST + (1 - INGEST) * number / len(tasks)
             yield self._job(name, sides, task, share * size)
 
     def _messages(
-        self, opened: Opened, split: Split, tallies: list[Tally]
+        self,
+        opened: Opened,
+        split: Split,
+        sides: Sides,
+        tallies: list[Tally],
+        jobs: list[Job],
     ) -> Iterator[TreeMessage]:
         before = 0
         for file, size, chunks in opened.files(split):
@@ -140,6 +147,12 @@ class Jobs:
                 for record in chunk.records():
                     sound = sound or self._require_messages(record, opened)
                     yield from _record_messages(record, tallies[-1])
+                # At once: what is dropped of a broken file could fill the memory.
+                whole = INGEST * opened.size(split)
+                jobs.append(self._job(opened.source.name, sides, tallies[-1], whole))
+                if finished(jobs[-1]) is None:
+                    run(jobs[-1])
+                tallies[-1].lines.clear()
                 done = self._done(INGEST * (before + chunk.done * size))
                 self._journal.read(opened.source.name, tallies, done)
             before += size
@@ -188,18 +201,18 @@ def _detected(chunk: Chunk, setting: str, shapes: Shapes) -> ChatShape | Prefere
 def _record_messages(record: Record, tally: Tally) -> Iterator[TreeMessage]:
     tally.records += 1
     if record.problem:
-        tally.reject(record, RowError(record.problem))
+        tally.drop(record, RowError(record.problem))
         return
     try:
         rows = tree_rows(record.value) if is_tree(record.value) else (record.value,)
     except RowError as error:
-        tally.reject(record, error)
+        tally.drop(record, error)
         return
     for row in rows:
         try:
             yield parse_message(row, record.file, record.line)
         except RowError as error:
-            tally.reject(replace(record, value=dict(row)), error)
+            tally.drop(replace(record, value=dict(row)), error)
         else:
             tally.unused.update(unused_fields(row))
 

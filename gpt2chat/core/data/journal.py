@@ -61,11 +61,11 @@ class Journal:
         """Add what became of one part's records.
 
         Raises:
-            DataError: Records must all be usable (`--strict`), and one is not.
+            DataError: Records must all be usable (`strict`), and one is not.
         """
         if tally.first_bad and self._strict:
             raise DataError(
-                f"{tally.first_bad}. Mend it, or leave out --strict to go on without it."
+                f"{tally.first_bad}. Fix it, or leave out `strict` to continue without it."
             )
         self.dropped[tally.source].update(tally.dropped)
         unused = self.unused[tally.source]

@@ -8,7 +8,7 @@ bytes a row are held.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,10 @@ Signatures = NDArray[np.uint32]
 """Shape (texts, PERMUTATIONS)."""
 Places = NDArray[np.intp]
 Hashes = NDArray[np.uint64]
+Alike = Callable[[Places, Places], NDArray[np.bool_]]
+
+NONE = -1
+"""In place of a row, where there is none."""
 
 PERMUTATIONS = 128
 """Values in a signature. At a similarity of 0.8 the estimate's standard deviation is 0.035."""
@@ -105,14 +109,18 @@ def _shingles(texts: list[list[bytes] | list[str]]) -> tuple[Hashes, Hashes]:
     return runs[kept], offsets.astype(np.uint64)
 
 
-def earlier_near(signatures: Signatures) -> NDArray[np.bool_]:
-    """Return for each row whether an earlier one is nearly the same; shape (rows,).
+def earlier_near(signatures: Signatures, alike: Alike | None = None) -> Places:
+    """Return for each row an earlier one that is nearly the same, or NONE; shape (rows,).
 
     It does not matter whether the earlier row has one before it too: of a chain of small changes
     the first row alone remains. Rows that agree in a band are compared with the first of them and
     with the one just before, so that many rows of one kind take no longer than others.
+
+    Args:
+        alike: Says of rows whose signatures are nearly the same, and of the earlier ones, which of
+            them are alike in what the signatures do not tell.
     """
-    near = np.zeros(len(signatures), dtype=np.bool_)
+    near = np.full(len(signatures), NONE)
     live = _live(signatures)
     for band in range(BANDS):
         hashes = _band_hashes(signatures, live, band)
@@ -121,16 +129,16 @@ def earlier_near(signatures: Signatures) -> NDArray[np.bool_]:
         later = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
         first = np.searchsorted(hashes, hashes[later])
         for earlier in (first, later - 1):
-            _mark(near, signatures, rows[later], signatures, rows[earlier])
+            _mark(near, signatures, rows[later], signatures, rows[earlier], alike)
     return near
 
 
-def near_any(signatures: Signatures, held: Signatures) -> NDArray[np.bool_]:
-    """Return for each row whether it is nearly the same as a row of `held`; shape (rows,).
+def near_any(signatures: Signatures, held: Signatures, alike: Alike | None = None) -> Places:
+    """Return for each row a row of `held` that is nearly the same, or NONE; shape (rows,).
 
     Of the held rows that agree with it in a band, the first and the last are compared.
     """
-    near = np.zeros(len(signatures), dtype=np.bool_)
+    near = np.full(len(signatures), NONE)
     live, held_live = _live(signatures), _live(held)
     for band in range(BANDS):
         held_hashes = _band_hashes(held, held_live, band)
@@ -141,8 +149,15 @@ def near_any(signatures: Signatures, held: Signatures) -> NDArray[np.bool_]:
         end = np.searchsorted(held_hashes, hashes, side="right")
         met = end > begin
         for place in (begin, end - 1):
-            _mark(near, signatures, live[met], held, held_rows[place[met]])
+            _mark(near, signatures, live[met], held, held_rows[place[met]], alike)
     return near
+
+
+def same_words(one: str, other: str) -> bool:
+    """Return whether two texts share most of their words, as near-duplicates do."""
+    first, second = set(_words(one)), set(_words(other))
+    # Words of ASCII text are bytes, so that a text in another script shares none with it.
+    return len(first & second) >= THRESHOLD * len(first | second)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _chunks(rows: int) -> Iterator[slice]:
@@ -164,11 +179,21 @@ def _band_hashes(signatures: Signatures, rows: Places, band: int) -> Hashes:
 
 
 def _mark(
-    near: NDArray[np.bool_], signatures: Signatures, rows: Places, others: Signatures, pairs: Places
+    near: Places,
+    signatures: Signatures,
+    rows: Places,
+    others: Signatures,
+    pairs: Places,
+    alike: Alike | None,
 ) -> None:
-    """Mark each of the rows that is nearly the same as the row of `others` beside it."""
-    unmarked = ~near[rows]
+    """Set for each of the rows the row of `others` beside it, if that is nearly the same."""
+    unmarked = near[rows] == NONE
     rows, pairs = rows[unmarked], pairs[unmarked]
     for chunk in _chunks(len(rows)):
         equal = (signatures[rows[chunk]] == others[pairs[chunk]]).sum(axis=1)
-        near[rows[chunk]] = equal >= THRESHOLD * PERMUTATIONS
+        same = equal >= THRESHOLD * PERMUTATIONS
+        found, like = rows[chunk][same], pairs[chunk][same]
+        if alike is not None:
+            same = alike(found, like)
+            found, like = found[same], like[same]
+        near[found] = like

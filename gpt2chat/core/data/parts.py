@@ -1,8 +1,9 @@
 """Parts: the rows that one worker made of one chunk, on disk until the shards are written.
 
-A part is four files with one stem: `.rows` (the lines of the shards), `.npy` (what is counted of
-each, `INDEX`), `.signatures.npy` (MinHash, for near-duplicates) and `.json` (the tally). The last
-is written last: a part that has it is whole, and a run that goes on after a kill takes it as it is.
+A part is five files with one stem: `.rows` (the lines of the shards), `.npy` (what is counted of
+each, `INDEX`), `.signatures.npy` (MinHash, for near-duplicates), `.dropped` (lines of the records
+that are dropped) and `.json` (the tally, and the sizes of the others). The last is written last: a
+part that has it and whose sizes are right is whole, and a run that resumes takes it as it is.
 """
 
 import io
@@ -35,6 +36,7 @@ INDEX = np.dtype(
         ("key", "u1"),  # place in SPLITS
         ("remarks", "u1"),  # bits, in the order of REMARKS
         ("line", "u4"),  # of the record it comes from
+        ("reply_number", "u2"),  # in that record, from 1
         ("offset", "u8"),
         ("size", "u4"),
         ("text", "S16"),  # hash of all that is rendered
@@ -56,6 +58,7 @@ class Entry(NamedTuple):
     row: Row
     remarks: frozenset[str]
     line: int
+    reply_number: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,11 @@ class Part:
     def signatures(self) -> Signatures:
         """Return the MinHash signature of each row, shape (rows, permutations)."""
         return np.load(self.stem.with_suffix(".signatures.npy"))
+
+    @property
+    def dropped(self) -> Path:
+        """The file that holds its lines of `dropped.jsonl`."""
+        return self.stem.with_suffix(".dropped")
 
     @property
     def lines(self) -> Path:
@@ -102,12 +110,13 @@ def write_part(
     """Write a part, its tally last."""
     index = np.zeros(len(entries), INDEX)
     offset = 0
-    for number, (key, row, remarks, line) in enumerate(entries):
+    for number, (key, row, remarks, line, reply_number) in enumerate(entries):
         size = len(row.line)
         index[number] = (
             SPLITS.index(key),
             sum(1 << bit for bit, remark in enumerate(REMARKS) if remark in remarks),
             line,
+            min(reply_number, 2**16 - 1),
             offset,
             size,
             row.text_hash,
@@ -126,6 +135,8 @@ def write_part(
             content = io.BytesIO()
             np.save(content, array)
             sizes[end] = _write(stem.with_suffix(end), content.getvalue())
+    sizes[".dropped"] = _write(stem.with_suffix(".dropped"), "".join(tally.lines).encode())
+    tally.lines.clear()
     beside = stem.with_suffix(".json.partial")
     values = {entry.name: getattr(tally, entry.name) for entry in fields(tally)}
     _write(beside, json.dumps({**values, "rows": len(entries), "sizes": sizes}).encode())

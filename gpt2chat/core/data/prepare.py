@@ -1,8 +1,8 @@
-"""`prepare`: sources to a folder of shards with a manifest, whole or not at all.
+"""Turn sources into a folder of shards with a manifest, whole or not at all.
 
     sources → jobs (chunks of records) → parts, by several processes → selection → shards
 
-Parts stay on the disk until the shards are written, so a run that was killed is gone on with.
+Parts stay on the disk until the shards are written, so a run that was killed resumes.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from gpt2chat.core.data.jobs import Jobs
 from gpt2chat.core.data.journal import Journal, Listener
 from gpt2chat.core.data.parts import SPLITS, Part
 from gpt2chat.core.data.pool import ordered
-from gpt2chat.core.data.selection import TRAIN, Selection
+from gpt2chat.core.data.selection import NEAR, NEAR_OVERLAP, OVERLAP, TRAIN, Selection
 from gpt2chat.core.data.shards import (
+    DROPPED,
     MANIFEST,
     PICTURE,
-    REJECTED,
     TOKENS,
     VERSION,
     Input,
@@ -41,11 +41,12 @@ from gpt2chat.core.data.writer import (
     count_remarks,
     count_rows,
     count_tokens,
-    write_rejected,
+    write_dropped,
     write_shards,
 )
-from gpt2chat.core.errors import ConfigError, DataError, Interrupted
+from gpt2chat.core.errors import ConfigError, DataError, HardwareError, Interrupted
 from gpt2chat.core.files import replaced_folder
+from gpt2chat.core.inputs.datafiles import OWN as OWN_DATA
 from gpt2chat.core.inputs.sources import Opened, find_sources, open_sources
 from gpt2chat.core.text.tokens import (
     IGNORED,
@@ -55,13 +56,14 @@ from gpt2chat.core.text.tokens import (
     template_fingerprint,
     tokenizer_fingerprint,
 )
+from gpt2chat.core.text.wording import counted
 
 LIBRARIES = ("datasets", "ftfy", "rensa", "tiktoken")
 """Whose versions the manifest names."""
 SETTINGS = ("lang", "oasst1_rank", "oasst1_pairs", "mix", "dedup", "sample")
-"""Which the manifest names, beside seed and window."""
+"""Settings that the manifest records, besides seed and window."""
 OWN = re.compile(
-    rf"{MANIFEST}|{REJECTED}|{PICTURE}|(.*/)?\.DS_Store|{TOKENS}(/[^/]*)?"
+    rf"{MANIFEST}|{DROPPED}|rejected\.jsonl|{PICTURE}|(.*/)?\.DS_Store|{TOKENS}(/[^/]*)?"
     r"|(sft|preference|reference)(/(train|validation)-\d+-of-\d+\.jsonl)?"
 )
 """Paths in a data folder that may be replaced: what `prepare` writes, the ids that training keeps
@@ -90,8 +92,8 @@ def prepare(settings: PrepareConfig, listener: Listener) -> PrepareResult:
         DataError: A file is missing, broken or of an unknown shape; or nothing is left to train on.
         NetworkError: A Hub name cannot be had.
         StorageError: The disk is full or the folder cannot be written.
-        HardwareError: A worker was killed.
-        Interrupted: Ctrl-C; the same command goes on.
+        HardwareError: Workers were killed, or memory ran out.
+        Interrupted: Ctrl-C; the same call resumes.
     """
     sources = find_sources(settings)
     require_own_folder(settings.out)
@@ -106,11 +108,17 @@ def prepare(settings: PrepareConfig, listener: Listener) -> PrepareResult:
             selection = Selection(parts, work, journal)
             manifest = _write(selection, opened, inputs, settings, journal, folder)
             (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+            _advise(manifest, opened, settings, journal)
             # Something may have been put there while this took its minutes.
             require_own_folder(settings.out)
     except KeyboardInterrupt:
         raise Interrupted(
-            f"Interrupted; {settings.out} is as it was. Type the same command again to go on."
+            f"Interrupted; {settings.out} is as it was. Run the same again to resume."
+        ) from None
+    except MemoryError:
+        raise HardwareError(
+            "Not enough memory to prepare the data. Close other programs, use fewer `workers`, or "
+            "give large data as JSON Lines, which is not read whole."
         ) from None
     return PrepareResult(out=settings.out, manifest=manifest, notes=tuple(journal.notes))
 
@@ -211,9 +219,11 @@ def _write(
     selection.without_overlap(settings.dedup)
     shares = dict(parse_share(share) for share in settings.mix)
     orders = {key: selection.order(key, shares, settings.seed) for key in range(len(SPLITS))}
-    if not any(len(orders[key].places) for key in TRAIN):
+    # Data that is for evaluation alone may have no training rows; other data must have some.
+    to_train = any(s.holdout < 1 for s in opened if "train" in s.splits)
+    if not any(len(order.places) for key, order in orders.items() if key in TRAIN or not to_train):
         raise DataError(_nothing_left(journal))
-    write_rejected(selection, folder / REJECTED)
+    write_dropped(selection, folder / DROPPED)
     shards = [
         s for key, order in orders.items() for s in write_shards(selection, key, order, folder)
     ]
@@ -250,13 +260,38 @@ def _write(
     )
 
 
+def _advise(
+    manifest: Manifest, opened: Sequence[Opened], settings: PrepareConfig, journal: Journal
+) -> None:
+    """Say what a user may not expect: rows of theirs that are gone, or a split without rows."""
+    for source in opened:
+        name = source.source.name
+        rows = [counts.get(name, {}) for counts in manifest.counts.values()]
+        if 0 < source.holdout < 1 and not any(splits.get("validation") for splits in rows):
+            journal.say(
+                name,
+                f"{name}: no validation rows. A `holdout` of {source.holdout:.0%} came to none of "
+                "so few. Raise it to have some.",
+            )
+        alike = sum(journal.dropped[name][reason] for reason in (NEAR, OVERLAP, NEAR_OVERLAP))
+        if alike and source.source.setting in OWN_DATA:
+            journal.say(
+                name,
+                f"{name}: {counted(alike, 'row')} left out for being like another. "
+                f'{settings.out / DROPPED} lists them. Keep them with `dedup="off"`, and those '
+                "that are like validation rows with `holdout=0`.",
+            )
+    if not any(manifest.rows(kind, "train") for kind in ("sft", "preference")):
+        journal.say("", f"{settings.out} has no training rows: it is for evaluation only.")
+
+
 def _nothing_left(journal: Journal) -> str:
     reasons: Counter[str] = Counter()
     for counts in journal.dropped.values():
         reasons.update(counts)
     listed = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common(4))
     why = f" Dropped: {listed}." if listed else ""
-    return f"No training rows are left.{why} Give more data, for example with --chat FILE."
+    return f"No training rows are left.{why} Give more data, for example with `chat=FILE`."
 
 
 def _plain(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:

@@ -68,7 +68,7 @@ def record_items(
         except RowError as error:
             problems.append(error)
     for problem in problems:
-        tally.reject(record, problem, whole=not items)
+        tally.drop(record, problem, whole=not items)
     if items:
         tally.unused.update(unused)
     yield from items

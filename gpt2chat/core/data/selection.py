@@ -1,6 +1,8 @@
 """Which rows of all parts stay: duplicates out, what is measured on out of training, the mix."""
 
+import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,14 +11,16 @@ import numpy.typing as npt
 
 from gpt2chat.core.config.prepare import Dedup, Share
 from gpt2chat.core.data.journal import Journal
-from gpt2chat.core.data.near import PERMUTATIONS, earlier_near, near_any
+from gpt2chat.core.data.near import NONE, PERMUTATIONS, earlier_near, near_any, same_words
 from gpt2chat.core.data.parts import INDEX, SPLITS, Part, Signatures
 
 DUPLICATE = "duplicate"
 NEAR = "near-duplicate"
 OVERLAP = "also in validation"
 NEAR_OVERLAP = "nearly also in validation"
-MIXED = "left out by --mix"
+CACHED = 10_000
+"""Questions that are kept in memory while near-duplicates are compared."""
+MIXED = "left out by the mix"
 
 Places = npt.NDArray[np.intp]
 """Rows by their number in all parts, in the order of the sources."""
@@ -31,10 +35,12 @@ class Lost(NamedTuple):
 
     places: Places
     reason: str
+    like: Places
+    """The row that each of them resembles."""
 
 
 class Selection:
-    """The rows of all parts, fewer with each step; takes some 20 bytes of memory a row."""
+    """The rows of all parts, fewer with each step; takes some 30 bytes of memory a row."""
 
     def __init__(self, parts: Sequence[Part], folder: Path, journal: Journal):
         self.parts = parts
@@ -42,6 +48,8 @@ class Selection:
         self.starts = np.cumsum([0, *(part.rows for part in parts)])
         self.keys = self.column("key")
         self.kept = np.ones(len(self.keys), bool)
+        self._offsets, self._sizes = self.column("offset"), self.column("size")
+        self._question = lru_cache(CACHED)(self._read_question)
         self._folder = folder
         self._journal = journal
 
@@ -65,18 +73,22 @@ class Selection:
         """Return the rows that are kept so far and go to one of some splits."""
         return np.flatnonzero(self.kept & np.isin(self.keys, keys))
 
-    def drop(self, places: Places, reason: str) -> None:
-        """Leave rows out, counted."""
+    def drop(self, places: Places, reason: str, like: Places) -> None:
+        """Leave rows out, counted.
+
+        Args:
+            like: The row that each of them resembles.
+        """
         for source, found in self.sources(places):
             self._journal.drop(source, reason, len(found))
         self.kept[places] = False
         if len(places):
-            self.lost.append(Lost(places, reason))
+            self.lost.append(Lost(places, reason, like))
 
     def without_duplicates(self, dedup: Dedup) -> None:
-        """Keep the first of each set of duplicates, in training of near-duplicates too.
+        """Keep the first of each set of duplicates, and in training of near-duplicates too.
 
-        The reference set keeps its duplicates, and what is measured on its near-duplicates.
+        The reference set keeps its duplicates, and the validation splits their near-duplicates.
         """
         if dedup == "off":
             return
@@ -84,22 +96,56 @@ class Selection:
         for key in range(len(SPLITS)):
             if SPLITS[key][0] != "reference":
                 places = self.where(key)
-                _, first = np.unique(texts[places], return_index=True)
-                self.drop(np.delete(places, first), DUPLICATE)
+                _, first, same = np.unique(texts[places], return_index=True, return_inverse=True)
+                later = np.delete(np.arange(len(places)), first)
+                self.drop(places[later], DUPLICATE, places[first[same[later]]])
         if dedup == "near":
             for key in TRAIN:
                 places = self.where(key)
-                self.drop(places[earlier_near(self._signatures(places, "near"))], NEAR)
+                signed = self._signatures(places, "near")
+                like = earlier_near(signed, lambda a, b, p=places: self._same_questions(p[a], p[b]))
+                near = np.flatnonzero(like != NONE)
+                self.drop(places[near], NEAR, places[like[near]])
 
     def without_overlap(self, dedup: Dedup) -> None:
         """Leave out of training what is measured on: the same last exchange, or nearly the same."""
         exchanges = self.column("exchange")
-        train = self.where(*TRAIN)
-        self.drop(train[np.isin(exchanges[train], exchanges[self.where(*HELD)])], OVERLAP)
+        train, held = self.where(*TRAIN), self.where(*HELD)
+        known, first = np.unique(exchanges[held], return_index=True)
+        also = train[np.isin(exchanges[train], known)]
+        self.drop(also, OVERLAP, held[first[np.searchsorted(known, exchanges[also])]])
         if dedup == "near":
-            train, held = self.where(*TRAIN), self.where(*HELD)
+            train = self.where(*TRAIN)
             signed, against = self._signatures(train, "train"), self._signatures(held, "held")
-            self.drop(train[near_any(signed, against)], NEAR_OVERLAP)
+            like = near_any(signed, against, lambda a, b: self._same_questions(train[a], held[b]))
+            near = np.flatnonzero(like != NONE)
+            self.drop(train[near], NEAR_OVERLAP, held[like[near]])
+
+    def _same_questions(self, rows: Places, others: Places) -> npt.NDArray[np.bool_]:
+        """Return which rows ask nearly the same as the row beside them.
+
+        Signatures are mostly of the reply: without this, a bot that answers "Who are you?" and
+        "What is your name?" alike would lose one of the two questions.
+        """
+        pairs = zip(rows.tolist(), others.tolist(), strict=True)
+        same = [same_words(self._question(one), self._question(other)) for one, other in pairs]
+        return np.array(same, np.bool_)
+
+    def _read_question(self, place: int) -> str:
+        messages = self.row(place)["conversation"]
+        users = [message["content"] for message in messages if message["role"] == "user"]
+        documents = [message["content"] for message in messages if message["role"] == "context"]
+        return "\n".join([users[-1], *documents])
+
+    def part_of(self, place: int) -> Part:
+        """Return the part that a row is in."""
+        return self.parts[int(np.searchsorted(self.starts, place, side="right")) - 1]
+
+    def row(self, place: int) -> dict[str, Any]:
+        """Return a row as it is written."""
+        with self.part_of(place).lines.open("rb") as file:
+            file.seek(int(self._offsets[place]))
+            return json.loads(file.read(int(self._sizes[place])))
 
     def _signatures(self, places: Places, name: str) -> Signatures:
         """Return the signatures of rows as a file in memory, since each takes 512 bytes."""

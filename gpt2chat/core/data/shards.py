@@ -4,7 +4,7 @@ data/
 ├── sft/train-00000-of-00001.jsonl, validation-…           a prompt and the reply to train on
 ├── preference/train-00000-of-00001.jsonl, validation-…    a prompt, a chosen and a rejected reply
 ├── reference/validation-00000-of-00001.jsonl              the reference project's evaluation set
-├── rejected.jsonl                                         records that were lost, where and why
+├── dropped.jsonl                                          what was dropped, where and why
 ├── lengths.png                                            histograms, with --stats
 ├── .tokens/                                               the rows as ids, kept by training
 └── manifest.json                                          counts, hashes, fingerprints
@@ -30,7 +30,7 @@ Item = TypeVar("Item")
 
 VERSION = 2
 MANIFEST = "manifest.json"
-REJECTED = "rejected.jsonl"
+DROPPED = "dropped.jsonl"
 PICTURE = "lengths.png"
 TOKENS = ".tokens"
 LENGTH_BINS = 16
@@ -236,19 +236,22 @@ def _parsed(values: Any) -> Manifest:
     manifest = Manifest(**values, shards=shards, inputs=inputs)
     # Anything else in the manifest is only shown; these decide what is read.
     for shard in shards:
-        texts: tuple[object, ...] = (shard.path, shard.kind, shard.split, shard.sha256)
-        rows: object = shard.rows
-        if not all(isinstance(text, str) for text in texts) or not isinstance(rows, int):
+        texts = (shard.path, shard.kind, shard.split, shard.sha256)
+        if not all(_is(text, str) for text in texts) or not _is(shard.rows, int):
             raise TypeError(f"shard {shard.path}")
         if Path(shard.path).is_absolute() or ".." in Path(shard.path).parts:
             raise ValueError(f"shard {shard.path} is outside the folder")
     for name in ("counts", "dropped", "noted", "tokens", "lengths", "settings", "versions"):
-        if not isinstance(getattr(manifest, name), dict):
+        if not _is(getattr(manifest, name), dict):
             raise TypeError(f"{name} is not an object")
-    window: object = manifest.window
-    if not isinstance(window, int) or window < 1:
-        raise ValueError(f"window {window}")
+    if not _is(manifest.window, int) or manifest.window < 1:
+        raise ValueError(f"window {manifest.window}")
     return manifest
+
+
+def _is(value: object, kind: type) -> bool:
+    """Return whether a value that was read is what its annotation says."""
+    return isinstance(value, kind)
 
 
 def manifest_text(manifest: Manifest) -> str:

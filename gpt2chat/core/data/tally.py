@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from gpt2chat.core.errors import RowError
 from gpt2chat.core.inputs.records import KEPT_TEXT, Record
@@ -11,7 +12,7 @@ from gpt2chat.core.inputs.shapes import Filtered
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one part, and its unusable records as lines of `rejected.jsonl`."""
+    """Counts of one part, and its unusable records as lines of `dropped.jsonl`."""
 
     source: str
     file: str
@@ -25,9 +26,10 @@ class Tally:
     noted: Counter[str] = field(default_factory=Counter[str])
     unused: Counter[str] = field(default_factory=Counter[str])
     """Records that were used without one of their fields, by its name."""
-    rejected: list[str] = field(default_factory=list[str])
+    lines: list[str] = field(default_factory=list[str])
+    """Lines of `dropped.jsonl`, until the part is written: they may be long."""
 
-    def reject(self, record: Record, error: RowError, *, whole: bool = True) -> None:
+    def drop(self, record: Record, error: RowError, *, whole: bool = True) -> None:
         """Count a record, and keep it aside unless it is sound and only not wanted.
 
         Args:
@@ -39,12 +41,18 @@ class Tally:
         self.bad += whole
         self.first_bad = self.first_bad or f"{record.where}: {error.reason}"
         text = record.text or json.dumps(record.value, default=str)
-        self.rejected.append(
-            rejected_line(self.source, record.file, record.line, error.reason, text[:KEPT_TEXT])
+        self.lines.append(
+            dropped_line(self.source, record.file, record.line, error.reason, text[:KEPT_TEXT])
         )
 
 
-def rejected_line(source: str, file: str, line: int, reason: str, text: str = "") -> str:
-    """Return one line of `rejected.jsonl`; its text where the record cannot be used at all."""
+def dropped_line(source: str, file: str, line: int, reason: str, text: str, **more: Any) -> str:
+    """Return one line of `dropped.jsonl`.
+
+    Args:
+        text: The record that cannot be used, or the reply that is dropped.
+        more: `reply`, the number of that reply in its record, and `like`, where the row that it
+            resembles is.
+    """
     row = {"source": source, "file": file, "line": line, "reason": reason, "text": text}
-    return json.dumps(row) + "\n"
+    return json.dumps(row | more) + "\n"

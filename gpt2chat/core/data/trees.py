@@ -48,7 +48,7 @@ def _replies(forest: Forest, task: Branches, sides: Sides, tally: Tally) -> Iter
             best = task.best and split == "train"
             conversation, remarks = mended_sample(forest.sample(reply, task.lang, best=best))
         except RowError as error:
-            tally.reject(_record(reply), error)
+            tally.drop(_record(reply), error)
         else:
             sample = Sample(reply.id, tally.source, group, conversation)
             yield Item("sft", split, sample, reply.file, reply.line, remarks)
@@ -79,7 +79,7 @@ def _pairs(forest: Forest, task: Branches, sides: Sides, tally: Tally) -> Iterat
                 raise found
             preference, remarks = mended_pair(found)
         except RowError as error:
-            tally.reject(_record(prompter), error)
+            tally.drop(_record(prompter), error)
             continue
         group = forest.group(prompter)
         row_id = content_id(tally.source, preference.prompt, preference.chosen, preference.rejected)

@@ -1,5 +1,6 @@
 """One worker's job: the records of a chunk to a part on disk."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,15 @@ from gpt2chat.core.data.parts import Entry, Part, read_part, write_part
 from gpt2chat.core.data.rows import Row, pair_row, sample_row
 from gpt2chat.core.data.samples import SHORTENED, TYPED, Item, Sides, record_items
 from gpt2chat.core.data.shards import Pair, Sample
-from gpt2chat.core.data.tally import Tally, rejected_line
+from gpt2chat.core.data.tally import Tally, dropped_line
 from gpt2chat.core.data.trees import Branches, tree_items
 from gpt2chat.core.errors import RowError
 from gpt2chat.core.inputs.records import Chunk
 from gpt2chat.core.inputs.shapes import FEEDBACK_SHAPES, ChatShape, PreferenceShape, detect
 
 TOO_LONG = "longer than the window"
+DROPPED_TEXT = 200
+"""Characters of a reply that is dropped which dropped.jsonl shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +80,33 @@ def _record_items(task: Records, sides: Sides, tally: Tally) -> Iterator[Item]:
         tally.records += 1
         shape = detect(record.value, FEEDBACK_SHAPES) if task.mixed else task.shape
         if record.problem or shape is None:
-            tally.reject(record, RowError(record.problem or "neither a sample nor a pair"))
+            tally.drop(record, RowError(record.problem or "neither a sample nor a pair"))
         else:
             yield from record_items(record, shape, sides, tally)
 
 
 def _entries(items: Iterable[Item], tally: Tally, window: int) -> Iterator[Entry]:
-    """Yield the rows of items in order; one that does not fit the window is rejected."""
+    """Yield the rows of items in order; one that does not fit the window is dropped."""
+    numbers: Counter[tuple[str, str, int]] = Counter()
     for item in items:
+        numbers[item.kind, item.file, item.line] += 1
+        number = numbers[item.kind, item.file, item.line]
         row = _row(item, window)
         if row is None:
             tally.dropped[TOO_LONG] += 1
-            tally.rejected.append(rejected_line(tally.source, item.file, item.line, TOO_LONG))
+            place = (tally.source, item.file, item.line)
+            text = _reply(item)[:DROPPED_TEXT]
+            tally.lines.append(dropped_line(*place, TOO_LONG, text, reply=number))
         else:
-            yield Entry((item.kind, item.split), row, item.remarks | _remarks(row), item.line)
+            remarks = item.remarks | _remarks(row)
+            yield Entry((item.kind, item.split), row, remarks, item.line, number)
+
+
+def _reply(item: Item) -> str:
+    if isinstance(item.content, Pair):
+        return item.content.preference.chosen
+    reply = item.content.conversation.reply
+    return reply.content if reply else ""
 
 
 def _row(item: Item, window: int) -> Row | None:

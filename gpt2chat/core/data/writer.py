@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 
 from gpt2chat.core.data.parts import SPLITS
 from gpt2chat.core.data.samples import REMARKS
-from gpt2chat.core.data.selection import Lost, Order, Places, Selection
+from gpt2chat.core.data.selection import Order, Places, Selection
 from gpt2chat.core.data.shards import LENGTH_BINS, Lengths, Shard
-from gpt2chat.core.data.tally import rejected_line
+from gpt2chat.core.data.tally import dropped_line
+from gpt2chat.core.data.work import DROPPED_TEXT
+from gpt2chat.core.text.template import END_OF_TURN
 
 SHARD_ROWS = 20_000
 OPEN_FILES = 100
@@ -83,21 +86,32 @@ def _renamed(line: bytes, repeat: int) -> bytes:
     return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def write_rejected(selection: Selection, path: Path) -> None:
-    """Write every record that was lost, with file, line and reason."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
+def write_dropped(selection: Selection, path: Path) -> None:
+    """Write every record and row that was dropped, with file, line and reason.
+
+    A row that was dropped for what it resembles names that one: `like` is its file and line.
+    """
+    columns = ("line", "reply_number")
+    lines, replies = (selection.column(name) if selection.lost else [] for name in columns)
+
+    def place(row: int) -> dict[str, Any]:
+        tally = selection.part_of(row).tally
+        return {"file": tally.file, "line": int(lines[row]), "reply": int(replies[row])}
+
+    with path.open("wb") as file:
         for part in selection.parts:
-            file.writelines(part.tally.rejected)
-        lines = selection.column("line") if selection.lost else None
+            with part.dropped.open("rb") as unusable:
+                shutil.copyfileobj(unusable, file)
         for lost in selection.lost:
-            file.writelines(_lost_lines(selection.parts, selection.starts, lines, lost))
-
-
-def _lost_lines(parts: Any, starts: Any, lines: Any, lost: Lost) -> Iterator[str]:
-    part_of = np.searchsorted(starts, lost.places, side="right") - 1
-    for place, number in zip(lost.places.tolist(), part_of.tolist(), strict=True):
-        tally = parts[number].tally
-        yield rejected_line(tally.source, tally.file, int(lines[place]), lost.reason)
+            for row, like in zip(lost.places.tolist(), lost.like.tolist(), strict=True):
+                values = selection.row(row)
+                text: str = values.get("completion") or values["chosen"]
+                text = text.removesuffix(END_OF_TURN)[:DROPPED_TEXT]
+                source = selection.part_of(row).tally.source
+                line = dropped_line(
+                    source, reason=lost.reason, text=text, **place(row), like=place(like)
+                )
+                file.write(line.encode())
 
 
 def count_rows(selection: Selection, order: Order) -> dict[str, int]:
