@@ -95,6 +95,80 @@ def test_a_model_with_damaged_weights_is_one_line(chat: Chat, tmp_path: Path):
     )
 
 
+def test_several_prompts_are_each_answered_as_alone(chat: Chat):
+    first, second = chat("-p", "Hello")[1], chat("-p", "Bye")[1]
+    assert chat("-p", "Hello", "-p", "Bye")[1] == f"{first}\n{second}"
+
+
+def test_several_models_each_answer(chat: Chat, tiny_folder: Path):
+    one = chat("-p", "Hello")[1]
+    code, out, err = chat("-p", "Hello", "--model", "starter")
+    assert (code, out.count("\n\n")) == (0, 1)
+    assert out.startswith(one)
+    assert err.index(f"\n{tiny_folder}:\n") < err.index("\nstarter:\n")
+
+
+def test_json_has_the_reply_with_its_figures(chat: Chat, tiny_folder: Path):
+    row = json.loads(chat("-p", "Hello", "--json")[1])
+    assert (row["model"], row["prompt"]) == (str(tiny_folder), "Hello")
+    assert row["reply"] == chat("-p", "Hello")[1].strip()
+    assert (row["finish_reason"], row["tokens"], row["left_window"]) == ("length", 8, 0)
+
+
+def test_a_file_of_prompts_is_answered_line_by_line(chat: Chat, tmp_path: Path):
+    (tmp_path / "lines.txt").write_text("Hello\n\nBye\n")
+    _, out, _ = chat("--prompts", "lines.txt", stdin="not read")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["prompt"] for row in rows] == ["Hello", "Bye"]
+    assert rows[1]["reply"] == chat("-p", "Bye")[1].strip()
+
+
+def test_prompts_in_json_lines_are_texts_or_conversations(chat: Chat, tmp_path: Path):
+    messages = [{"role": "system", "content": "Shout."}, {"role": "user", "content": "Hello"}]
+    lines = [{"prompt": "Hello"}, {"messages": messages}, {"prompt": messages}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = [json.loads(line) for line in chat("--prompts", "a.jsonl")[1].splitlines()]
+    shouted = chat("-p", "Hello", "--system", "Shout.")[1].strip()
+    assert [row["reply"] == shouted for row in rows] == [False, True, True]
+    assert rows[1]["messages"] == messages
+
+
+def test_a_prompt_that_cannot_be_answered_does_not_stop_the_others(chat: Chat, tmp_path: Path):
+    (tmp_path / "a.txt").write_text(f"{'word ' * 2000}\nHello\n")
+    code, out, _ = chat("--prompts", "a.txt")
+    first, second = map(json.loads, out.splitlines())
+    assert (code, "2,000 tokens" in first["error"], bool(second["reply"])) == (9, True, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [('{"messages": []}', 3), ('{"a": 1}', 3), ("{", 3), ("\n", 3), ('{"messages": 1}', 3)],
+)
+def test_a_line_that_is_no_prompt_is_named(chat: Chat, tmp_path: Path, line: str, code: int):
+    (tmp_path / "a.jsonl").write_text(line)
+    found, out, err = chat("--prompts", "a.jsonl")
+    assert (found, out) == (code, "")
+    assert "a.jsonl" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-p", "a", "--prompts", "a.txt"),
+        ("--resume-last", "-p", "a", "-p", "b"),
+        ("--resume-last", "--prompts", "a.txt"),
+    ],
+)
+def test_prompts_that_contradict_each_other_are_refused(chat: Chat, arguments: tuple[str, ...]):
+    code, out, _ = chat(*arguments)
+    assert (code, out) == (2, "")
+
+
+def test_an_empty_system_prompt_is_the_default_one(chat: Chat):
+    assert chat("-p", "Hello", "--system", "")[1] == chat("-p", "Hello")[1]
+
+
 def test_piped_text_is_the_message(chat: Chat):
     assert chat(stdin="Hello\n")[1] == chat("-p", "Hello")[1]
     assert chat(stdin="\ufeffHello".encode())[1] == chat("-p", "Hello")[1]

@@ -178,3 +178,17 @@ def test_where_things_are_kept_follows_the_environment(
 
 def _homeless() -> Path:
     raise RuntimeError(os.strerror(2))
+
+
+def test_a_chat_is_the_newest_and_stays_also_if_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(chats, "MOST_KEPT", 3)
+    for number in range(3):
+        Autosave(tmp_path).write(talk(f"{number}", "yes").messages, ["tiny"])
+    for file in tmp_path.iterdir():
+        later = file.stat().st_mtime + 10_000
+        os.utime(file, (later, later))
+    Autosave(tmp_path).write(talk("now", "yes").messages, ["tiny"])
+    assert latest_chat(tmp_path).conversation.messages[0].content == "now"
+    assert len(list(tmp_path.iterdir())) == 3

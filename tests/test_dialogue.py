@@ -227,6 +227,38 @@ def test_a_chat_is_saved_and_loaded(dialogue: Dialogue, said: Said, tmp_path: Pa
     assert contents(dialogue) == before
 
 
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("'with space.json'", "with space.json"),
+        ('"with space.json"', "with space.json"),
+        ("with\\ space.json", "with space.json"),
+        ("with space.json", "with space.json"),
+        ("it's.json", "it's.json"),
+    ],
+)
+def test_quotes_around_a_file_are_read_as_a_shell_does(
+    dialogue: Dialogue, said: Said, tmp_path: Path, typed: str, name: str
+):
+    said("Hello", f"/save {typed}")
+    assert (tmp_path / name).exists()
+    assert said("/clear", f"/load {typed}")[1].startswith("Loaded 2 messages")
+    (tmp_path / name).write_text("A page.")
+    said(f"/document @{typed}")
+    assert dialogue.session.document == "A page."
+
+
+def test_a_reply_that_repeats_an_earlier_one_is_pointed_out(
+    dialogue: Dialogue, said: Said, monkeypatch: pytest.MonkeyPatch
+):
+    def again(_prompt: list[int], _sampling: Sampling, **_: bool) -> ReplyStream:
+        return ReplyStream(map(Choice, [*encode_text("I do not know that."), EOT_ID]))
+
+    monkeypatch.setattr(GENERATOR, "stream", again)
+    assert "/clear" not in said("One?")[1]
+    assert "/clear" in said("Two?")[1]
+
+
 def test_help_has_one_line_for_each_command(said: Said):
     lines = said("/help")[1].splitlines()
     firsts = [line.split()[0] for line in lines]
@@ -309,8 +341,8 @@ def test_a_chat_that_can_no_longer_be_kept_goes_on(dialogue: Dialogue, said: Sai
         ("/load", "/load needs a file"),
         ("/load ~nobody-here/chat.json", "Cannot read ~nobody-here/chat.json"),
         ("/document @", "/document needs a file, such as /document @page.txt."),
-        ("/document @none.txt", "none.txt: No such file or directory."),
-        ("/document @.", ".: Is a directory."),
+        ("/document @none.txt", "Cannot read none.txt: No such file or directory."),
+        ("/document @.", "Cannot read .: Is a directory."),
         ("/system " + "word " * 600, "The system prompt has 600 tokens; at most 512 fit."),
         ("/document " + "word " * 600, "The document has 600 tokens; at most 512 fit."),
         ("word " * 2000, "The message has 2,000 tokens"),

@@ -31,6 +31,22 @@ def test_every_bad_reply_makes_a_pair_with_every_good_one(tmp_path: Path):
     assert pairs == {("c", "a"), ("c", "b"), ("c", "d")}
 
 
+def test_a_file_without_a_last_line_break_does_not_swallow_the_next_row(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "Hi", "completion": "ho", "label": true}')
+    Feedback(path).good(HI, "Hello.")
+    assert [row["completion"] for row in rows(path)] == ["ho", "Hello."]
+
+
+def test_a_pair_whose_chosen_reply_was_cut_is_marked(tmp_path: Path):
+    feedback = Feedback(tmp_path / "a.jsonl")
+    feedback.bad(HI, "bad", cut=True)
+    feedback.good(HI, "whole")
+    feedback.good(HI, "half a", cut=True)
+    pairs = [(row["chosen"], row.get("cut")) for row in rows(feedback.path) if "chosen" in row]
+    assert pairs == [("whole", None), ("half a", True)]
+
+
 def test_an_opinion_that_changes_makes_no_pair_of_a_reply_with_itself(tmp_path: Path):
     feedback = Feedback(tmp_path / "a.jsonl")
     assert [feedback.bad(HI, "a"), feedback.good(HI, "a"), feedback.bad(HI, "b")] == [1, 1, 2]

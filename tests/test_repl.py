@@ -50,6 +50,19 @@ def test_help_and_an_unknown_command_are_answered(terminal: Terminal):
     terminal.send("/nope\r", then="error: There is no command /nope.")
 
 
+def test_the_meter_counts_what_is_typed_but_no_command(terminal: Terminal):
+    terminal.send("one two three", then=" 21 / 1,024")
+    terminal.send(CTRL_U + "/system one", then=" 18 / 1,024")
+    terminal.press(CTRL_U)
+    terminal.wait_until(lambda: terminal.text.startswith(">\n"))
+
+
+def test_half_a_character_is_said_to_be_no_utf_8(terminal: Terminal):
+    terminal.child.send(b"caf\xc3")
+    terminal.send("\r", then="is not valid UTF-8")
+    terminal.press(CTRL_U)
+
+
 def test_tab_completes_a_command(terminal: Terminal):
     terminal.send("/und\t", then="/undo")
     terminal.send("\r", then="error: There is nothing to undo.")
@@ -162,8 +175,11 @@ def test_a_long_chat_rolls_and_says_so(terminal: Terminal):
 
 
 def test_a_message_too_long_is_refused_and_comes_back_to_be_shortened(terminal: Terminal):
-    terminal.send(PASTE.format("word " * 1100) + "\r", then="error: The message has 1,100 tokens")
-    terminal.wait("word word")
+    terminal.send(PASTE.format("word " * 1100), then=" 1,118 / 1,024")
+    terminal.send("\r", then="error: The message has 1,100 tokens")
+    terminal.wait(" 1,118 / 1,024")
+    assert "error: The message has 1,100 tokens" in terminal.text
+    assert "word word" in terminal.text
     terminal.send("\x17" * 600, "\r", then="6 tokens")  # Ctrl-W takes a word away
 
 

@@ -1,4 +1,4 @@
-"""`/compare`: several models answer the same, the user votes without knowing which is which."""
+"""`/compare`: several models answer the same message, and the user votes without their names."""
 
 import dataclasses
 import random
@@ -71,13 +71,13 @@ def compare(dialogue: Dialogue, text: str) -> None:
 
 
 def _take_back(dialogue: Dialogue, message: str) -> None:
-    """Be as before; what was asked stands in the prompt again."""
+    """Undo the question; its text returns to the prompt."""
     dialogue.session.take_back()
     dialogue.draft = f"/compare {as_typed(message).lstrip(' ')}" if message else ""
 
 
 def _with_another_model(dialogue: Dialogue, text: str) -> str:
-    """Load the model that a text names; return the text where it is a message."""
+    """Load the model that a text names; return the text if it is a message instead."""
     names = dialogue.models.names
     alone = len(names) == 1
     if not _names_model(text, alone):
@@ -95,14 +95,14 @@ def _with_another_model(dialogue: Dialogue, text: str) -> str:
 
 
 def _names_model(text: str, alone: bool) -> bool:
-    """Return whether a text is the name of a model: one word that is a path or, where there is
-    nobody to compare with, any."""
+    """Return whether a text names a model: one word that is a path or, if no other model is loaded,
+    any word."""
     one_word = len(text.split()) == 1
     return is_model_folder(text) or (one_word and (alone or "/" in text.strip("/")))
 
 
 def _generators(dialogue: Dialogue) -> dict[str, "Generator"]:
-    """Return all models, loaded, by name; one that cannot be loaded is forgotten."""
+    """Return all models by name, once they are loaded; forget one that cannot be loaded."""
     generators: dict[str, Generator] = {}
     for name in dialogue.models.names:
         try:
@@ -140,7 +140,7 @@ def _replies(
 
 
 def _vote(dialogue: Dialogue, candidates: list[Candidate]) -> str | None:
-    """Return the letter of the best reply, or `TIE` or `NEITHER`; None where no model replied."""
+    """Return the letter of the best reply, or `TIE` or `NEITHER`; None if no model replied."""
     given = [candidate for candidate in candidates if candidate.text]
     if not given:
         report.note("No model replied. Ask again, or in other words.")
@@ -183,7 +183,7 @@ def _settle(dialogue: Dialogue, candidates: list[Candidate], vote: str, seed: in
 def _note_vote(
     dialogue: Dialogue, chosen: Candidate, candidates: list[Candidate], seed: int
 ) -> None:
-    """Write the pairs; where they cannot be written, that is all that is lost."""
+    """Write the pairs; if they cannot be written, the chosen reply still stays in the chat."""
     prompt, _ = dialogue.session.latest
     replies = {entry.model: entry.text for entry in candidates}
     feedback, cut = dialogue.chat.feedback, not chosen.reply.stopped

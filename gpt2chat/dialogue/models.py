@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Models:
-    """The models that were named, the first of which answers; no other is ever loaded.
+    """The models that the user named. The first answers, and is loaded first.
 
-    The first is loaded while the first message is typed, the others behind it.
+    They are loaded while the user types.
     """
 
     def __init__(self, names: Iterable[str], load: Callable[[str], "ChatModel"]):
@@ -29,16 +29,16 @@ class Models:
 
     @property
     def names(self) -> list[str]:
-        """All of them, the one that answers first."""
+        """Their names, the one that answers first."""
         return list(self._loading)
 
     @property
     def first(self) -> str:
-        """The one that answers."""
+        """The name of the one that answers."""
         return self.names[0]
 
     def add(self, name: str) -> None:
-        """Load another model behind those that are loaded or waiting; not the same one twice."""
+        """Load another model after those before it; not the same one twice."""
         if self.find(name):
             return
         future: Future[ChatModel] = Future()
@@ -57,7 +57,7 @@ class Models:
         self._loading.pop(name, None)
 
     def take_failed(self) -> list[Gpt2ChatError]:
-        """Forget the models behind the first that could not be loaded, and return why."""
+        """Forget the models after the first that could not be loaded, and return why."""
         errors: list[Gpt2ChatError] = []
         for name in self.names[1:]:
             loading = self._loading[name]
@@ -68,7 +68,7 @@ class Models:
         return errors
 
     def loading(self, name: str) -> "Future[ChatModel]":
-        """Return what holds the model, or why it cannot be loaded, once that is known."""
+        """Return the future of a model, which has the error if it cannot be loaded."""
         return self._loading[name]
 
     def _load_all(self) -> None:

@@ -11,19 +11,19 @@ from gpt2chat.report import note
 
 
 def kept_chat(settings: ChatConfig) -> KeptChat | None:
-    """Return the chat to go on with, where the user wants that.
+    """Return the chat to resume, if the user wants that.
 
     Raises:
-        DataError: None is kept, or none can be read.
+        DataError: No chat is kept, or none can be read.
     """
     return latest_chat(chats_folder()) if settings.resume_last else None
 
 
 def begin(settings: ChatConfig, resumed: KeptChat | None) -> tuple[Session, list[str]]:
-    """Return the chat as it begins and its models' names, and say what was picked.
+    """Return the chat as it begins and the names of its models, and say which were picked.
 
     Raises:
-        DataError: The system prompt or what is gone on with cannot be used.
+        DataError: The system prompt or the resumed chat cannot be used.
         CheckpointError: There is no such model.
     """
     session = Session()
@@ -48,7 +48,7 @@ def begin(settings: ChatConfig, resumed: KeptChat | None) -> tuple[Session, list
 
 
 def still_there(kept: KeptChat) -> tuple[str, ...]:
-    """Return the models of a chat.
+    """Return the models of a kept chat.
 
     Raises:
         CheckpointError: The folder of one is gone.
@@ -64,7 +64,7 @@ def still_there(kept: KeptChat) -> tuple[str, ...]:
 
 
 def resumption(kept: KeptChat) -> str:
-    """Return which chat is gone on with."""
+    """Return one line about the chat that is resumed."""
     turns = kept.conversation.turns
     return (
         f"Resumed the chat of {kept.when:%Y-%m-%d %H:%M}: {counted(len(turns), 'message')}, "

@@ -1,6 +1,7 @@
-"""Typed lines: quotes that hold several lines together, paths, and how a text is shown in one."""
+"""Read typed lines: messages of several lines in quotes, file names, and short forms of texts."""
 
 import os.path
+import shlex
 from pathlib import Path
 
 from gpt2chat.core.errors import ConfigError, DataError
@@ -9,7 +10,7 @@ QUOTES = '"""'
 
 
 def is_open(text: str) -> bool:
-    """Return whether a message or a command's text has begun with three quotes and not ended."""
+    """Return whether a message or a command's text begins with three quotes that are not closed."""
     text = text.strip()
     if text.startswith("/"):
         text = text.partition(" ")[2].lstrip()
@@ -23,13 +24,13 @@ def unquoted(text: str) -> str:
 
 
 def _begins(text: str) -> bool:
-    """Say whether three quotes open a text, and are not those of its first line alone."""
+    """Return whether three quotes open a text, and are not closed again in its first line."""
     first = text.removesuffix(QUOTES) if _ends(text) else text
     return text.startswith(QUOTES) and QUOTES not in first[3:].partition("\n")[0]
 
 
 def _ends(text: str) -> bool:
-    """Say whether three quotes end a text, beside those that may open it."""
+    """Return whether three quotes end a text, other than those that open it."""
     return len(text) >= 2 * len(QUOTES) and text.endswith(QUOTES)
 
 
@@ -41,14 +42,21 @@ def as_typed(message: str) -> str:
 
 
 def given_path(command: str, name: str, example: str = "chat.json") -> Path:
-    """Return the path that a command was given.
+    """Return the path that follows a command. Quotes and backslashes mean what they do in a shell.
+
+    A name with spaces needs none of them, unlike in a shell; nor does one with an apostrophe.
 
     Args:
-        example: What could have been given.
+        example: What may follow the command.
 
     Raises:
-        ConfigError: It was given none.
+        ConfigError: No name follows it.
     """
+    try:
+        words = shlex.split(name)
+    except ValueError:  # a quote that is not closed is a part of the name
+        words = []
+    name = words[0] if len(words) == 1 else name
     if not name:
         raise ConfigError(f"{command} needs a file, such as {command} {example}.")
     # Unlike Path.expanduser, this leaves the ~ of an unknown user as it is.
@@ -59,12 +67,12 @@ def read_text(path: Path) -> str:
     """Return the text of a file.
 
     Raises:
-        DataError: It cannot be read, or is no UTF-8 text.
+        DataError: It cannot be read, or is not UTF-8 text.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}.") from error
+        raise DataError(f"Cannot read {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}.") from error
 

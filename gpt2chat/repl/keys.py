@@ -1,4 +1,4 @@
-"""What keys do at the prompt, beside those of every Emacs-like line."""
+"""Keys of the prompt, in addition to those of every Emacs-like line editor."""
 
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
@@ -16,7 +16,7 @@ def message_keys() -> KeyBindings:
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if buffer.complete_state and buffer.complete_state.current_completion:
-            buffer.complete_state = None  # it is chosen from the menu, and not sent yet
+            buffer.complete_state = None  # chosen from the menu, but not sent yet
         elif is_open(buffer.text):
             buffer.newline(copy_margin=False)
         else:

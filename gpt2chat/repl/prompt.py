@@ -6,10 +6,15 @@ from typing import Any
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
+from prompt_toolkit.document import Document
 from prompt_toolkit.history import DummyHistory
 from prompt_toolkit.layout.processors import TabsProcessor
+from prompt_toolkit.validation import ValidationError, Validator
 
+from gpt2chat.core.errors import DataError
+from gpt2chat.core.text.tokens import encode_text
 from gpt2chat.dialogue.dialogue import Dialogue
+from gpt2chat.dialogue.text import unquoted
 from gpt2chat.interrupts import PromptInterrupts
 from gpt2chat.repl.completion import Completions
 from gpt2chat.repl.history import LastingHistory, lines_kept
@@ -17,7 +22,9 @@ from gpt2chat.repl.keys import message_keys
 from gpt2chat.report import sign
 
 BAR = 10
-"""Signs of the meter."""
+"""Characters of the meter's bar."""
+LONGEST_TOKEN = 128
+"""Bytes of GPT-2's longest token: a text of more than this times the window is surely too long."""
 
 
 class Prompt:
@@ -37,7 +44,9 @@ class Prompt:
             completer=Completions(dialogue),
             complete_while_typing=False,
             reserve_space_for_menu=6,
-            bottom_toolbar=lambda: meter(dialogue),
+            bottom_toolbar=lambda: meter(dialogue, self._messages.default_buffer.text),
+            validator=MessageValidator(dialogue),
+            validate_while_typing=False,
         )
         self._answers: PromptSession[str] = PromptSession(history=DummyHistory())
 
@@ -89,16 +98,43 @@ class Prompt:
         return answer
 
 
-def meter(dialogue: Dialogue) -> str:
-    """Return the line below the prompt: how full the window is, and the model."""
-    used, window = dialogue.session.used, dialogue.session.window
+class MessageValidator(Validator):
+    """Refuse a message that cannot be sent, and say why below it.
+
+    It stays in the prompt. A new prompt that begins with a text which fills the screen would scroll
+    the error away.
+    """
+
+    def __init__(self, dialogue: Dialogue):
+        self._dialogue = dialogue
+
+    def validate(self, document: Document) -> None:
+        text = unquoted(document.text)
+        if not text or document.text.startswith("/"):
+            return
+        try:
+            self._dialogue.session.check(text, self._dialogue.chat.sampling.max_new_tokens)
+        except DataError as error:
+            raise ValidationError(len(document.text), f"error: {error}") from error
+
+
+def meter(dialogue: Dialogue, typed: str) -> str:
+    """Return the line below the prompt: how full the window is with the typed text, and the model.
+
+    A command is not counted.
+    """
+    session = dialogue.session
+    window = session.window
+    text = "" if typed.startswith("/") else unquoted(typed)[: LONGEST_TOKEN * window]
+    used = session.used + len(encode_text(text))
     full = min(BAR, -(-used * BAR // window))
     bar = sign("▰", "#") * full + sign("▱", ".") * (BAR - full)
     first = dialogue.models.first
-    state = "" if dialogue.models.loading(first).done() else " · loading"
     others = len(dialogue.models.names) - 1
-    beside = f" +{others}" if others else ""
-    return f" {bar} {used:,} / {window:,} · {first}{beside}{state}".replace("·", sign("·", "-"))
+    parts = [f"{bar} {used:,} / {window:,}", f"{first} +{others}" if others else first]
+    if not dialogue.models.loading(first).done():
+        parts.append("loading")
+    return f" {sign(' · ', ' - ').join(parts)}"
 
 
 def watch(loading: "Future[Any]") -> None:
