@@ -210,3 +210,14 @@ def test_feedback_on_a_reply_that_was_cut_is_not_trained(tmp_path: Path):
     assert result.manifest.dropped == {
         "f.jsonl": {"reply cut at the limit": 2, "reply labelled as bad": 1}
     }
+
+
+def test_records_of_several_shapes_in_one_file_are_read_each_as_its_own(tmp_path: Path):
+    rows = [
+        {"prompt": "Hi", "completion": "Hello!"},
+        {"messages": [{"role": "user", "content": "Who is it?"}, REPLY]},
+        {"instruction": "Name a bird.", "output": "A robin."},
+    ]
+    assert run(tmp_path, *rows).manifest.counts["sft"]["a.jsonl"]["train"] == 3
+    forced = run_on(tmp_path, chat=(str(tmp_path / "a.jsonl"),), shape=("alpaca",))
+    assert forced.manifest.counts["sft"]["a.jsonl"]["train"] == 1

@@ -545,6 +545,12 @@ def test_an_empty_system_prompt_is_the_default_one(empty: str | None):
         assert shown(row) == [("Hi", "Hello!")]
 
 
+def test_an_empty_system_prompt_leaves_another_field_its_turn():
+    row = {"messages": [USER, REPLY], "system": "", "system_prompt": "Be brief."}
+    assert shown(row) == [("Be brief.", "Hi", "Hello!")]
+    assert reasons({"messages": [USER, REPLY], "system": {"a": 1}}) == ["system is not text"]
+
+
 def test_two_different_system_prompts_are_not_guessed_at():
     assert reasons({"messages": [SYSTEM, USER, REPLY], "system": "Be kind."}) == [
         "two system prompts"

@@ -83,9 +83,11 @@ class Jobs:
 
     def _records(self, opened: Opened, split: Split, sides: Sides) -> Iterator[Job]:
         before = 0
+        # Data sets that were put together into one file keep their shapes, unless one is forced.
+        others = () if opened.source.shape else tuple(SHAPES[opened.source.content])
         for file, size, chunks in opened.files(split):
             for chunk, shape in self._shaped(opened, _nonempty(file, chunks)):
-                task = Records(chunk, shape, mixed=opened.source.content == "feedback")
+                task = Records(chunk, shape, others)
                 yield self._job(opened.source.name, sides, task, before + chunk.done * size)
             before += size
 

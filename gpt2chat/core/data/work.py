@@ -16,7 +16,7 @@ from gpt2chat.core.data.tally import Tally, dropped_line
 from gpt2chat.core.data.trees import Branches, tree_items
 from gpt2chat.core.errors import RowError
 from gpt2chat.core.inputs.records import Chunk
-from gpt2chat.core.inputs.shapes import FEEDBACK_SHAPES, ChatShape, PreferenceShape, detect
+from gpt2chat.core.inputs.shapes import ChatShape, PreferenceShape, detect
 
 TOO_LONG = "longer than the window"
 DROPPED_TEXT = 200
@@ -40,13 +40,13 @@ class Job:
 
 
 class Records(NamedTuple):
-    """Records of a file that have one shape."""
+    """Records of a file, most of which have one shape."""
 
     chunk: Chunk
     shape: ChatShape | PreferenceShape | None
-    """None where not one of them could be read."""
-    mixed: bool = False
-    """Each has the shape of a user's opinion that fits it."""
+    """None where not one of them could be read, and for users' opinions on replies."""
+    others: tuple[ChatShape | PreferenceShape, ...] = ()
+    """Shapes that are tried on a record that does not have it."""
 
 
 def finished(job: Job) -> Part | None:
@@ -78,7 +78,8 @@ def _begun(job: Job) -> tuple[Tally, Iterator[Item]]:
 def _record_items(task: Records, sides: Sides, tally: Tally) -> Iterator[Item]:
     for record in task.chunk.records():
         tally.records += 1
-        shape = detect(record.value, FEEDBACK_SHAPES) if task.mixed else task.shape
+        usual = (task.shape,) if task.shape else ()
+        shape = detect(record.value, (*usual, *task.others)) or task.shape
         if record.problem or shape is None:
             tally.drop(record, RowError(record.problem or "neither a sample nor a pair"))
         else:

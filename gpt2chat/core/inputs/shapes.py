@@ -64,8 +64,10 @@ TOOL_MARKS = (
 )
 """How Hermes, Glaive, Mistral and Llama write a tool call as text."""
 NO_DOCUMENT = frozenset(
-    """noinput|no input|no input required|no input needed|no input necessary|no input provided
-    |n/a|na|none|null|nan|not applicable""".replace("\n    ", "").split("|")
+    (
+        *("noinput", "no input", "no input required", "no input needed", "no input necessary"),
+        *("no input provided", "n/a", "na", "none", "null", "nan", "not applicable"),
+    )
 )
 """What Alpaca's `input` says where there is none, in small letters and without signs around it."""
 BAD_REPLY = "reply labelled as bad"
@@ -241,16 +243,8 @@ def _text(value: Any, name: str) -> str:
     return value
 
 
-class Said(NamedTuple):
-    """A message of a record, with what its other fields mean."""
-
-    turn: Turn
-    refusal: RowError | None
-    """Why it is not trained though it is a reply; it stays context."""
-
-
-def _read_turns(value: Any, name: str, fields: Fields) -> Iterator[Said]:
-    """Yield the messages in a list.
+def _read_turns(value: Any, name: str, fields: Fields) -> Iterator[tuple[Turn, RowError | None]]:
+    """Yield the messages in a list, with why a reply among them is context and not trained.
 
     Raises:
         RowError: It is not such a list, or a message is of more than text. What comes after that
@@ -259,10 +253,10 @@ def _read_turns(value: Any, name: str, fields: Fields) -> Iterator[Said]:
     for entry in _entries(value, name):
         turn = parse_turn(entry)
         if not turn.rest:
-            yield Said(turn, None)
+            yield turn, None
             continue
         rest = Fields(turn.rest)
-        yield Said(turn, _refusal(turn, rest))
+        yield turn, _refusal(turn, rest)
         fields.report_inner("messages", rest)
 
 
@@ -301,8 +295,11 @@ def _refusal(turn: Turn, rest: Fields) -> RowError | None:
 
 def _system(fields: Fields) -> tuple[Message, ...]:
     """Return the record's own system prompt as a message, if it has one."""
-    text = _text(fields.take(*SYSTEM) or "", "system")
-    return (Message("system", text),) if text.strip() else ()
+    for name in SYSTEM:
+        # One that is empty leaves the next spelling its turn.
+        if not is_empty(fields.peek(name)):
+            return (Message("system", _text(fields.take(name), name)),)
+    return ()
 
 
 def _with_system(system: tuple[Message, ...], messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -406,8 +403,8 @@ def _history(fields: Fields) -> tuple[Message, ...]:
         return ()
     entries = _entries(value, "history")
     if all(isinstance(entry, Mapping) for entry in entries):
-        said = _read_turns(entries, "history", fields)
-        return tuple(Message(turn.role, turn.text) for turn, _ in said if turn.text.strip())
+        turns = _read_turns(entries, "history", fields)
+        return tuple(Message(turn.role, turn.text) for turn, _ in turns if turn.text.strip())
     messages: list[Message] = []
     for entry in entries:
         match entry:
@@ -438,11 +435,11 @@ def _reply(value: Any, name: str, fields: Fields) -> str:
     if isinstance(value, dict):
         value = cast(Any, [value])
     if isinstance(value, list) and len(cast(list[Any], value)) == 1:
-        (said,) = _read_turns(value, name, fields)
-        if said.refusal:
-            raise said.refusal
-        if said.turn.role == "assistant":
-            return said.turn.text
+        ((turn, refusal),) = _read_turns(value, name, fields)
+        if refusal:
+            raise refusal
+        if turn.role == "assistant":
+            return turn.text
     raise RowError(f"{name} is neither text nor one assistant message")
 
 
@@ -524,11 +521,11 @@ def _whole_pair(chosen: Any, rejected: Any, fields: Fields) -> Preference:
 def _whole_side(value: Any, name: str, fields: Fields) -> Sequence[Message]:
     if is_transcript(value):
         return parse_transcript(value).messages
-    *earlier, last = _read_turns(value, name, fields)
-    if last.refusal:
-        raise last.refusal
-    turns = [said.turn for said in earlier if said.turn.text.strip()]
-    return [Message(turn.role, turn.text) for turn in (*turns, last.turn)]
+    *earlier, (last, refusal) = _read_turns(value, name, fields)
+    if refusal:
+        raise refusal
+    turns = [turn for turn, _ in earlier if turn.text.strip()]
+    return [Message(turn.role, turn.text) for turn in (*turns, last)]
 
 
 def _refuse_tie(fields: Fields) -> None:
