@@ -42,7 +42,7 @@ from gpt2chat.core.model.checkpoint import chat_tokenizer
 from gpt2chat.core.model.device import device_name
 from gpt2chat.core.model.flops import matmul_flops, row_flops
 from gpt2chat.core.model.load import load_model
-from gpt2chat.core.training.job import Job, orpo_job, sft_job
+from gpt2chat.core.training.job import Job, make_job
 from gpt2chat.core.training.memory import peak_memory
 
 # ORPO is experimental in TRL, which says so at length.
@@ -182,20 +182,20 @@ def measure(trainer: Any, sizes: Callable[[Any], Sizes], job: Job, limit: int) -
     )
 
 
-def make_job(asked: Asked, objective: str, folder: Path, *, compiled: bool) -> Job:
+def job_of(asked: Asked, objective: str, folder: Path, *, compiled: bool) -> Job:
     """Return the job of `gpt2chat sft` or `orpo`, without validations."""
     common: dict[str, Any] = {
         "data": asked.data, "model": asked.model, "out": folder, "epochs": asked.epochs,
         "eval_samples": 0, "compile": "on" if compiled else "off",
     }  # fmt: skip
     if objective == "sft":
-        return sft_job(SftConfig(limit=asked.samples, **common))
-    return orpo_job(OrpoConfig(limit=asked.pairs, **common))
+        return make_job(SftConfig(limit=asked.samples, **common))
+    return make_job(OrpoConfig(limit=asked.pairs, **common))
 
 
 def gpt2chat(asked: Asked, objective: str, folder: Path, *, compiled: bool) -> Figures:
     """Measure the command's own trainer."""
-    job = make_job(asked, objective, folder, compiled=compiled)
+    job = job_of(asked, objective, folder, compiled=compiled)
 
     def sizes(row: Any) -> Sizes:
         samples = job.tokens.samples_of(row["items"])
@@ -229,7 +229,7 @@ def trl(asked: Asked, objective: str, folder: Path, kind: str) -> Figures:
     """Measure TRL's trainer, on the texts of the samples that gpt2chat's job takes."""
     # In place of the job's own model, whose memory is free then.
     model = load_model(asked.model)
-    job = replace(make_job(asked, objective, folder, compiled=False), model=model)
+    job = replace(job_of(asked, objective, folder, compiled=False), model=model)
     sft = objective == "sft"
     changes = trl_changes(objective, kind, job)
     settings: type[Any] = SFTConfig if sft else ORPOConfig

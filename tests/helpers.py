@@ -40,7 +40,7 @@ def tiny_model(
     return set_ids(model.eval())
 
 
-def ignore(_: object) -> None:
+def ignore(*_: object) -> None:
     """Listen to nothing."""
 
 

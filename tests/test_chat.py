@@ -315,7 +315,7 @@ def test_ctrl_c_leaves_with_130_and_one_line(tiny_folder: Path, tmp_path: Path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert err.decode().splitlines()[1:] == ["error: Interrupted; nothing was changed."]
+    assert err.decode().splitlines()[1:] == ["Interrupted; nothing was changed."]
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.runs import Run
-from gpt2chat.core.training import job
+from gpt2chat.core.training.job import make_job
 from gpt2chat.core.training.tokenized import load_tokenized
-from gpt2chat.core.training.train import train_orpo, train_sft
-from tests.helpers import ignore, tiny_model
+from gpt2chat.core.training.train import train
+from tests.helpers import tiny_model
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 FLAGS = "--lr 1e-2 --batch-size 6 --evals 2 --precision fp32 --device cpu".split()  # noqa: SIM905
@@ -50,10 +50,8 @@ def test_two_processes_train_as_one_that_accumulates_two_rows(
         "lr": 1e-2, "batch_size": 6, "evals": 2, "precision": "fp32", "device": "cpu",
         "grad_accum": 2,
     }  # fmt: skip
-    if command == "sft":
-        one = train_sft(SftConfig(**values), ignore)
-    else:
-        one = train_orpo(OrpoConfig(**values), ignore)
+    settings = SftConfig(**values) if command == "sft" else OrpoConfig(**values)
+    one = train(settings)
     two = tmp_path / "two"
     process = start(command, "--model", str(tiny_folder), "--data", str(tiny_data),
                     "--out", str(two), "--epochs", "2", "--json", program=program)  # fmt: skip
@@ -84,7 +82,8 @@ def test_a_bad_sample_is_named_whichever_process_has_it(
     save_model(model, tmp_path / "poisoned")
     run = tmp_path / "sft"
     process = start("sft", "--model", str(tmp_path / "poisoned"), "--data", str(tiny_data),
-                    "--out", str(run), "--batch-size", "2", program=program)  # fmt: skip
+                    "--out", str(run), "--batch-size", "2", "--eval-samples", "0",
+                    program=program)  # fmt: skip
     _, err = process.communicate(timeout=120)
     (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert re.search(r"The loss is nan at step \d+; the weights are as they were", error)
@@ -98,10 +97,11 @@ def test_a_bad_sample_is_named_whichever_process_has_it(
 def test_what_does_not_go_with_fsdp_is_refused(
     changes: dict[str, Any], tiny_folder: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(job, "SHARDED", True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     settings = SftConfig(model=str(tiny_folder), data=tiny_data, device="cpu", **changes)
-    with pytest.raises(ConfigError, match="and FSDP do not go together"):
-        job.sft_job(settings)
+    with pytest.raises(ConfigError, match="FSDP") as caught:
+        make_job(settings)
+    assert caught.value.setting == next(iter(changes))
 
 
 def workers(launcher: int) -> list[int]:
@@ -156,7 +156,7 @@ def test_one_signal_to_each_process_stops_all_of_them_after_the_same_step(
         os.kill(worker, signal.SIGINT)
     _, err = process.communicate(timeout=120)
     (stopped,) = re.findall(
-        r"error: Stopped and saved at step (\d+) of \d+. Resume with: torchrun --nproc-per-node 2 "
+        r"^Stopped and saved at step (\d+) of \d+. Resume with: torchrun --nproc-per-node 2 "
         rf"-m gpt2chat sft --resume auto --out {run}$", err, re.MULTILINE,
     )  # fmt: skip
     checkpoint = Run(run).newest_checkpoint()
@@ -164,4 +164,4 @@ def test_one_signal_to_each_process_stops_all_of_them_after_the_same_step(
     assert checkpoint.name == f"checkpoint-{stopped}"
     settings = SftConfig(model=str(tiny_folder), data=tiny_data, out=run, resume="on", device="cpu")
     with pytest.raises(ConfigError, match="started with 2 processes, not 1 process"):
-        train_sft(settings, ignore)
+        train(settings)

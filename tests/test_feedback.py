@@ -12,7 +12,7 @@ from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.config.training import OrpoConfig
 from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.data.shards import read_pairs, read_samples
-from gpt2chat.core.training.train import train_orpo
+from gpt2chat.core.training.train import train
 from tests.helpers import ignore, talk
 
 HI = talk("Hi")
@@ -86,7 +86,7 @@ def test_opinions_are_prepared_and_trained_on(
     assert replies == good
     pairs = [pair.preference for pair in read_pairs(Path("data"), "train")]
     assert {(pair.chosen in good, pair.rejected) for pair in pairs} == {(True, "I do not know.")}
-    result = train_orpo(OrpoConfig(model=str(tiny_folder), device="cpu", eval_samples=0), ignore)
+    result = train(OrpoConfig(model=str(tiny_folder), device="cpu", eval_samples=0))
     assert result.samples == 6
 
 

@@ -9,10 +9,16 @@ import pytest
 NAMES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 
-@pytest.mark.parametrize(("part", "count"), [("generation", "32"), ("training", "256")])
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [
+        ("import gpt2chat.core.generation", "32"),
+        ("from gpt2chat.environment import prepare_for_training as f; f()", "256"),
+    ],
+)
 @pytest.mark.parametrize("own", [None, "7"])
-def test_each_part_bounds_what_is_kept_unless_the_user_does(part: str, count: str, own: str | None):
-    code = f"import os, gpt2chat.core.{part}; print(*(os.environ[name] for name in {NAMES}))"
+def test_each_part_bounds_what_is_kept_unless_the_user_does(code: str, count: str, own: str | None):
+    code += f"; import os; print(*(os.environ[name] for name in {NAMES}))"
     environment = {name: value for name, value in os.environ.items() if name not in NAMES}
     if own:
         environment |= dict.fromkeys(NAMES, own)

@@ -32,12 +32,13 @@ ALLOWED = {
 ABOVE = {
     "threads": "",
     "interrupts": "",
+    "environment": "",
     "commandline": "",
     "report": "commandline",
     "options": "commandline",
     "dialogue": "report threads interrupts",
     "repl": "report dialogue interrupts",
-    "commands": "options report dialogue repl interrupts",
+    "commands": "options environment report dialogue repl interrupts",
     "cli": "commands options report threads",
     "__main__": "cli",
 }

@@ -18,7 +18,7 @@ from gpt2chat.core.model.lora import add_lora, save_adapted
 from gpt2chat.core.model.names import resolve_model
 from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB
 from gpt2chat.core.training.tokenized import load_tokenized
-from gpt2chat.core.training.train import train_orpo, train_sft
+from gpt2chat.core.training.train import train
 from tests.helpers import ignore, tiny_model
 from tests.test_train import interrupt_in
 from tests.test_trainer import TOKENS, make
@@ -75,8 +75,8 @@ def test_before_training_the_loss_is_that_of_the_model_without_lora(tmp_path: Pa
 def test_a_merged_run_is_a_plain_model_and_the_adapter_alone_is_the_same(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):
-    merged = train_sft(settings(tiny_folder, tiny_data, tmp_path / "merged"), ignore)
-    alone = train_sft(settings(tiny_folder, tiny_data, tmp_path / "alone", merge=False), ignore)
+    merged = train(settings(tiny_folder, tiny_data, tmp_path / "merged"))
+    alone = train(settings(tiny_folder, tiny_data, tmp_path / "alone", merge=False))
     assert not (alone.out / "model.safetensors").exists()
     assert (alone.out / "adapter_model.safetensors").stat().st_size < 200_000
     plain = AutoModelForCausalLM.from_pretrained(merged.out)
@@ -91,12 +91,12 @@ def test_a_merged_run_is_a_plain_model_and_the_adapter_alone_is_the_same(
 def test_a_run_that_is_an_adapter_alone_can_be_trained_on(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):
-    adapter = train_sft(settings(tiny_folder, tiny_data, tmp_path / "sft", merge=False), ignore)
+    adapter = train(settings(tiny_folder, tiny_data, tmp_path / "sft", merge=False))
     settings_of_orpo = OrpoConfig(
         model=str(adapter.out), data=tiny_data, out=tmp_path / "orpo", precision="fp32",
         device="cpu", limit=6, warmup=0.0,
     )  # fmt: skip
-    aligned = train_orpo(settings_of_orpo, ignore)
+    aligned = train(settings_of_orpo)
     before, after = load_model(str(adapter.out)), load_model(str(aligned.out))
     changed = zip(before.parameters(), after.parameters(), strict=True)
     assert not any(torch.equal(old, new) for old, new in changed)
@@ -118,7 +118,7 @@ def test_the_code_of_a_runs_card_loads_it(
 ):
     """With a base whose vocabulary has to grow."""
     small = {"limit": 6, "eval_samples": 0, "warmup": 0.0, "merge": merge}
-    run = train_sft(settings(Path("starter"), tiny_data, tmp_path / "sft", **small), ignore)
+    run = train(settings(Path("starter"), tiny_data, tmp_path / "sft", **small))
     loaded = by_card(run.out, monkeypatch)["model"]
     expected = logits(load_model(str(run.out)))
     torch.testing.assert_close(logits(loaded), expected, rtol=0, atol=1e-4)
@@ -131,8 +131,8 @@ def test_the_code_of_a_card_loads_an_adapter_on_an_adapter(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     small = {"limit": 6, "eval_samples": 0, "warmup": 0.0, "merge": False}
-    first = train_sft(settings(tiny_folder, tiny_data, tmp_path / "first", **small), ignore)
-    second = train_sft(settings(first.out, tiny_data, tmp_path / "second", **small), ignore)
+    first = train(settings(tiny_folder, tiny_data, tmp_path / "first", **small))
+    second = train(settings(first.out, tiny_data, tmp_path / "second", **small))
     loaded = by_card(second.out, monkeypatch)["model"]
     expected = logits(load_model(str(second.out)))
     torch.testing.assert_close(logits(loaded), expected, rtol=0, atol=1e-5)
@@ -142,11 +142,11 @@ def test_an_interrupted_run_goes_on_to_the_losses_of_an_unbroken_one(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):
     whole = settings(tiny_folder, tiny_data, tmp_path / "whole")
-    train_sft(whole, ignore)
+    train(whole)
     broken = settings(tiny_folder, tiny_data, tmp_path / "broken")
     with pytest.raises(Interrupted):
-        train_sft(broken, interrupt_in(3))
-    train_sft(settings(tiny_folder, tiny_data, broken.out, resume="on"), ignore)
+        train(broken, interrupt_in(3), ignore)
+    train(settings(tiny_folder, tiny_data, broken.out, resume="on"))
     texts = [(run.out / "metrics.jsonl").read_text() for run in (whole, broken)]
     steps = [[json.loads(line) for line in text.splitlines()] for text in texts]
     assert [line.get("loss") for line in steps[0]] == [line.get("loss") for line in steps[1]]
@@ -219,10 +219,10 @@ def test_new_positions_are_trained_beside_an_adapter_and_go_on_with_it(
 ):
     whole = settings(tiny_folder, tiny_data, tmp_path / "whole", max_length=2047, epochs=2)
     broken = replace(whole, out=tmp_path / "broken")
-    train_sft(whole, ignore)
+    train(whole)
     with pytest.raises(Interrupted):
-        train_sft(broken, interrupt_in(3))
-    train_sft(replace(broken, resume="on"), ignore)
+        train(broken, interrupt_in(3), ignore)
+    train(replace(broken, resume="on"))
     ends: list[torch.Tensor] = [
         load_model(str(run.out)).transformer.wpe.weight for run in (whole, broken)
     ]
@@ -239,4 +239,4 @@ def test_an_adapter_alone_cannot_hold_new_positions(
 ):
     longer = settings(tiny_folder, tiny_data, tmp_path / "run", merge=False, max_length=2048)
     with pytest.raises(ConfigError, match="--max-length 1024, or --merge"):
-        train_sft(longer, ignore)
+        train(longer)

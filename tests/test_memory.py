@@ -11,12 +11,13 @@ import torch
 
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 from gpt2chat.core.errors import HardwareError
-from gpt2chat.core.training import memory, plan, train
-from gpt2chat.core.training.job import Job, orpo_job, sft_job
+from gpt2chat.core.training import memory
+from gpt2chat.core.training import plan as planning
+from gpt2chat.core.training import train as training
+from gpt2chat.core.training.job import Job, make_job
 from gpt2chat.core.training.memory import available_memory, group_memory, needed_memory
-from gpt2chat.core.training.plan import plan_sft
-from gpt2chat.core.training.train import train_sft
-from tests.helpers import ignore
+from gpt2chat.core.training.plan import plan
+from gpt2chat.core.training.train import train
 
 
 @pytest.fixture
@@ -58,33 +59,33 @@ def refused(job: Job, share: float) -> str:
 def test_a_step_that_does_not_fit_is_refused_with_the_flag_that_mends_it(
     settings: SftConfig, free: Callable[[float], None]
 ):
-    job = sft_job(settings)
+    job = make_job(settings)
     assert needed_memory(job) < available_memory(job.device)
     free(0.9 * needed_memory(job))
-    with pytest.raises(
-        HardwareError, match=r"needs about .* GiB, and .* are free\. Give --batch-t"
-    ):
-        plan_sft(settings)
+    with pytest.raises(HardwareError) as caught:
+        plan(settings)
+    assert caught.value.setting == "batch_tokens"
     free(1000)
-    with pytest.raises(HardwareError, match="--lora-r"):
-        plan_sft(settings)
+    with pytest.raises(HardwareError) as caught:
+        plan(settings)
+    assert caught.value.setting == "lora_r"
 
 
 @pytest.mark.parametrize("command", ["sft", "orpo"])
 def test_the_flags_that_are_named_are_taken_and_leave_no_sample_out(
     settings: SftConfig, orpo: OrpoConfig, command: str
 ):
-    """Also where the rows have to be shorter than --max-length."""
+    """Also where the rows have to be shorter than max_length."""
 
     def make(**more: Any) -> Job:
         changes = {"max_length": 4096, **more}
         if command == "sft":
-            return sft_job(replace(settings, **changes))
-        return orpo_job(replace(orpo, **changes))
+            return make_job(replace(settings, **changes))
+        return make_job(replace(orpo, **changes))
 
     job = make()
     hint = refused(job, 0.7)
-    found = re.search(r"--batch-tokens (\d+) --max-length (\d+) ", hint)
+    found = re.search(r"`batch_tokens=(\d+), max_length=(\d+)`", hint)
     assert found is not None, hint
     tokens, length = map(int, found.groups())
     mended = make(batch_tokens=tokens, max_length=length)
@@ -93,28 +94,28 @@ def test_the_flags_that_are_named_are_taken_and_leave_no_sample_out(
 
 
 def test_samples_that_are_left_out_count_for_nothing(settings: SftConfig):
-    job = sft_job(replace(settings, limit=20))
+    job = make_job(replace(settings, limit=20))
     left_out = set(range(len(job.tokens))) - {item for row in job.rows for item in row}
     job.tokens.lengths[left_out.pop()] = 10_000
-    assert "Give --batch-tokens" in refused(job, 0.8)
+    assert "`batch_tokens=" in refused(job, 0.8)
 
 
 def test_a_run_that_surely_does_not_fit_is_refused_before_anything_is_written(
     settings: SftConfig, free: Callable[[float], None]
 ):
-    free(0.5 * needed_memory(sft_job(settings)))
-    with pytest.raises(HardwareError, match="Give --batch-tokens"):
-        train_sft(settings, ignore)
+    free(0.5 * needed_memory(make_job(settings)))
+    with pytest.raises(HardwareError, match="`batch_tokens="):
+        train(settings)
     assert not settings.out.exists()
 
 
 def test_a_run_that_may_fit_is_let_begin(settings: SftConfig, free: Callable[[float], None]):
-    free(0.8 * needed_memory(sft_job(settings)))
-    train_sft(settings, ignore)
+    free(0.8 * needed_memory(make_job(settings)))
+    train(settings)
 
 
 @pytest.mark.parametrize("where", ["matmul_flops", "trainer"])
-@pytest.mark.parametrize("module", [train, plan])
+@pytest.mark.parametrize("module", [training, planning])
 def test_a_gpu_too_small_for_the_model_is_one_line(
     where: str, module: Any, settings: SftConfig, monkeypatch: pytest.MonkeyPatch
 ):
@@ -122,14 +123,14 @@ def test_a_gpu_too_small_for_the_model_is_one_line(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(*((module, where) if where == "matmul_flops" else (Job, where)), no_room)
-    with pytest.raises(HardwareError, match="not the memory for the model"):
-        train.train_sft(settings, ignore) if module is train else plan.plan_sft(settings)
+    with pytest.raises(HardwareError, match="memory to load the model"):
+        train(settings) if module is training else plan(settings)
 
 
 def test_the_processes_on_one_cpu_share_its_memory(
     settings: SftConfig, monkeypatch: pytest.MonkeyPatch
 ):
-    job = sft_job(settings)
+    job = make_job(settings)
     one = needed_memory(job)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert needed_memory(job) == 4 * one

@@ -8,10 +8,8 @@ from typer.testing import CliRunner
 
 from gpt2chat.cli import app
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
-from gpt2chat.core.errors import ConfigError
-from gpt2chat.core.training.plan import plan_orpo, plan_sft
-from gpt2chat.core.training.train import train_sft
-from tests.helpers import ignore
+from gpt2chat.core.training.plan import plan
+from gpt2chat.core.training.train import train
 
 
 @pytest.fixture
@@ -23,7 +21,7 @@ def settings(tiny_folder: Path, tiny_data: Path, tmp_path: Path) -> SftConfig:
 
 
 def test_the_plan_has_the_steps_and_tokens_that_the_run_has(settings: SftConfig):
-    planned, result = plan_sft(settings), train_sft(settings, ignore)
+    planned, result = plan(settings), train(settings)
     assert (planned.steps, planned.samples) == (result.steps, result.samples)
     assert planned.epoch_tokens * settings.epochs == result.tokens
     assert 0 < planned.trained_tokens < planned.epoch_tokens
@@ -32,20 +30,20 @@ def test_the_plan_has_the_steps_and_tokens_that_the_run_has(settings: SftConfig)
 
 
 def test_nothing_is_written(settings: SftConfig, tmp_path: Path):
-    plan_sft(settings)
+    plan(settings)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_weights_that_a_plan_moved_are_of_no_run(settings: SftConfig):
-    plan_sft(settings)
-    first = train_sft(settings, ignore)
-    again = train_sft(replace(settings, out=settings.out.with_name("again")), ignore)
+    plan(settings)
+    first = train(settings)
+    again = train(replace(settings, out=settings.out.with_name("again")))
     weights = [(run.out / "model.safetensors").read_bytes() for run in (first, again)]
     assert weights[0] == weights[1]
 
 
 def test_orpo_has_a_plan_too(settings: SftConfig):
-    planned = plan_orpo(
+    planned = plan(
         OrpoConfig(model=settings.model, data=settings.data, out=settings.out, device="cpu")
     )
     assert planned.command == "orpo"
@@ -53,14 +51,13 @@ def test_orpo_has_a_plan_too(settings: SftConfig):
 
 
 def test_with_lora_few_weights_are_trained(settings: SftConfig):
-    planned = plan_sft(replace(settings, lora_r=4))
+    planned = plan(replace(settings, lora_r=4))
     assert planned.trainable < planned.parameters / 20
 
 
-def test_a_folder_that_holds_a_run_is_said_before_the_steps(settings: SftConfig):
-    train_sft(settings, ignore)
-    with pytest.raises(ConfigError, match="finished run"):
-        plan_sft(settings)
+def test_a_run_is_planned_where_a_finished_one_is(settings: SftConfig):
+    result = train(settings)
+    assert plan(replace(settings, dry_run=True)).steps == result.steps
 
 
 def test_the_command_prints_the_plan(settings: SftConfig):

@@ -15,8 +15,8 @@ from gpt2chat.core.config.training import SftConfig
 from gpt2chat.core.errors import Gpt2ChatError, Interrupted
 from gpt2chat.core.runs import Run
 from gpt2chat.core.training.callbacks import Step
-from gpt2chat.core.training.job import sft_job
-from gpt2chat.core.training.train import train_sft
+from gpt2chat.core.training.job import make_job
+from gpt2chat.core.training.train import train
 from tests.helpers import ignore
 
 
@@ -46,7 +46,7 @@ def stopped(
     out = tmp_path_factory.mktemp("stopped") / "sft"
     settings = config(tiny_folder, tiny_data, out, save_minutes=1e-6)
     with pytest.raises(Interrupted):
-        train_sft(settings, press_in(3))
+        train(settings, press_in(3))
     return settings
 
 
@@ -60,7 +60,7 @@ def broken(stopped: SftConfig, tmp_path: Path) -> Run:
 def resume(run: Run, on_step: Any = ignore) -> Any:
     saved = run.settings()
     model, data = Path(saved["model"]), Path(saved["data"])
-    return train_sft(config(model, data, run.folder, save_minutes=10.0, resume="on"), on_step)
+    return train(config(model, data, run.folder, save_minutes=10.0, resume="on"), on_step)
 
 
 IN_CHECKPOINT = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth",
@@ -153,7 +153,7 @@ def best_is_early(model: Path, data: Path, out: Path, **changes: Any) -> SftConf
 
 
 def loss_of(result: Any, data: Path, out: Path) -> float:
-    return sft_job(config(result.out, data, out)).trainer([]).evaluate()["eval_loss"]
+    return make_job(config(result.out, data, out)).trainer([]).evaluate()["eval_loss"]
 
 
 @pytest.mark.slow
@@ -161,10 +161,10 @@ def test_a_run_that_was_moved_still_ends_with_its_best_weights(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):
     with pytest.raises(Interrupted):
-        train_sft(best_is_early(tiny_folder, tiny_data, tmp_path / "old"), press_in(25))
+        train(best_is_early(tiny_folder, tiny_data, tmp_path / "old"), press_in(25))
     (tmp_path / "old").rename(tmp_path / "new")
     settings = best_is_early(tiny_folder, tiny_data, tmp_path / "new", resume="on")
-    result = train_sft(settings, ignore)
+    result = train(settings)
     assert result.best_step < 25
     assert loss_of(result, tiny_data, tmp_path / "x") == pytest.approx(result.validation_loss)
 
@@ -175,12 +175,12 @@ def test_a_run_that_lost_its_best_checkpoint_tells_the_loss_of_the_weights_it_ha
 ):
     run = Run(tmp_path / "sft")
     with pytest.raises(Interrupted):
-        train_sft(best_is_early(tiny_folder, tiny_data, run.folder), press_in(25))
+        train(best_is_early(tiny_folder, tiny_data, run.folder), press_in(25))
     state = json.loads((run.checkpoints / "checkpoint-25" / "trainer_state.json").read_text())
     best = run.checkpoints / f"checkpoint-{state['best_global_step']}" / "model.safetensors"
     best.write_bytes(bytes(best.stat().st_size))
     settings = best_is_early(tiny_folder, tiny_data, run.folder, resume="on")
-    result = train_sft(settings, ignore)
+    result = train(settings)
     assert result.best_step != state["best_global_step"]
     assert loss_of(result, tiny_data, tmp_path / "x") == pytest.approx(result.validation_loss)
 
@@ -194,5 +194,5 @@ def test_data_that_goes_during_the_run_is_not_missed_at_its_end(
     def remove(step: Step) -> None:
         shutil.rmtree(data, ignore_errors=True)
 
-    result = train_sft(config(tiny_folder, data, tmp_path / "sft"), remove)
+    result = train(config(tiny_folder, data, tmp_path / "sft"), remove)
     assert (result.out / "README.md").exists()

@@ -4,6 +4,7 @@ from functools import partial
 
 from gpt2chat import options
 from gpt2chat.core.config.training import SftConfig
+from gpt2chat.environment import prepare_for_training
 
 
 def sft(settings: SftConfig, given: options.Given, json: options.Json = False) -> None:
@@ -13,6 +14,7 @@ def sft(settings: SftConfig, given: options.Given, json: options.Json = False) -
     padding, and no sample sees another.
     """
     from gpt2chat.core.runs import open_run
+    from gpt2chat.core.training.checks import check_inputs
     from gpt2chat.report import (
         note,
         note_positions,
@@ -25,14 +27,16 @@ def sft(settings: SftConfig, given: options.Given, json: options.Json = False) -
         settings = start.settings
         note(f"model: {settings.model}; data: {settings.data}; run folder: {settings.out}")
         note_positions(settings.data, settings.max_length)
-        with training_progress("sft") as on_step:
+        check_inputs(settings)
+        prepare_for_training()
+        with training_progress("sft") as (on_step, on_interrupt):
             # From here on torch is loaded: the settings are sound, so the wait is worth it.
             if settings.dry_run:
-                from gpt2chat.core.training.plan import plan_sft
+                from gpt2chat.core.training.plan import plan
 
-                show = partial(show_plan, plan_sft(settings))
+                show = partial(show_plan, plan(settings))
             else:
-                from gpt2chat.core.training.train import train
+                from gpt2chat.core.training.train import train_opened
 
-                show = partial(show_training, train(start, on_step))
+                show = partial(show_training, train_opened(start, on_step, on_interrupt))
     show(json=json)

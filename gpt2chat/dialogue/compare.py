@@ -10,7 +10,7 @@ from gpt2chat.core.chat.session import Prompt
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ConfigError, Gpt2ChatError, ReplyError, StorageError
 from gpt2chat.core.model.names import is_model_folder, known_models, local_folder
-from gpt2chat.core.text.wording import counted
+from gpt2chat.core.text.wording import plural
 from gpt2chat.dialogue.dialogue import Dialogue
 from gpt2chat.dialogue.text import as_typed
 
@@ -193,7 +193,7 @@ def _note_vote(
         report.show_error(error)
         report.note(f"The reply of {chosen.model} stays in the chat all the same.")
     else:
-        report.note(f"Noted: {counted(pairs, 'pair')} in {feedback.path}.")
+        report.note(f"Noted: {plural(pairs, 'pair')} in {feedback.path}.")
         if pairs and cut:
             report.note("The model did not end this reply itself, so prepare leaves it out.")
 

@@ -11,7 +11,7 @@ from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import CheckpointError, ConfigError
 from gpt2chat.core.model.names import local_folder
 from gpt2chat.core.text.tokens import encode_text
-from gpt2chat.core.text.wording import counted
+from gpt2chat.core.text.wording import plural
 from gpt2chat.dialogue.dialogue import Dialogue
 from gpt2chat.dialogue.text import given_path, read_text, shortened
 
@@ -38,7 +38,7 @@ def about_document(dialogue: Dialogue) -> str:
     text = dialogue.session.document
     if text is None:
         return "none"
-    return f"{shortened(text)} ({counted(len(encode_text(text)), 'token')})"
+    return f"{shortened(text)} ({plural(len(encode_text(text)), 'token')})"
 
 
 def context(dialogue: Dialogue, _: str) -> None:

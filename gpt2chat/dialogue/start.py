@@ -5,7 +5,7 @@ from gpt2chat.core.chat.session import Session
 from gpt2chat.core.config.chat import ChatConfig
 from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.model.names import is_base_model, local_folder, pick_model
-from gpt2chat.core.text.wording import counted
+from gpt2chat.core.text.wording import plural
 from gpt2chat.dialogue.text import shortened
 from gpt2chat.report import note
 
@@ -67,6 +67,6 @@ def resumption(kept: KeptChat) -> str:
     """Return one line about the chat that is resumed."""
     turns = kept.conversation.turns
     return (
-        f"Resumed the chat of {kept.when:%Y-%m-%d %H:%M}: {counted(len(turns), 'message')}, "
+        f"Resumed the chat of {kept.when:%Y-%m-%d %H:%M}: {plural(len(turns), 'message')}, "
         f"the latest “{shortened(turns[-1].content, 40)}”"
     )

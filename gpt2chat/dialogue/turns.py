@@ -2,7 +2,7 @@
 
 from gpt2chat import report
 from gpt2chat.core.errors import ConfigError
-from gpt2chat.core.text.wording import counted
+from gpt2chat.core.text.wording import plural
 from gpt2chat.dialogue.dialogue import Dialogue
 from gpt2chat.dialogue.text import as_typed, given_path, shortened
 
@@ -61,7 +61,7 @@ def bad(dialogue: Dialogue, _: str) -> None:
 
 def tell_noted(dialogue: Dialogue, rows: int) -> None:
     """Say what was written to the feedback file."""
-    what = f"Noted: {counted(rows, 'row')} in {dialogue.chat.feedback.path}."
+    what = f"Noted: {plural(rows, 'row')} in {dialogue.chat.feedback.path}."
     report.note(what if rows else "That is noted already.")
 
 
@@ -70,7 +70,7 @@ def save(dialogue: Dialogue, name: str) -> None:
     path = given_path("/save", name)
     replaced = ", in place of the chat before" if path.exists() else ""
     dialogue.chat.save(path)
-    report.note(f"Saved {counted(len(dialogue.session.turns), 'message')} to {path}{replaced}.")
+    report.note(f"Saved {plural(len(dialogue.session.turns), 'message')} to {path}{replaced}.")
 
 
 def load(dialogue: Dialogue, name: str) -> None:
@@ -81,4 +81,4 @@ def load(dialogue: Dialogue, name: str) -> None:
         dialogue.autosave.begin_another()
     turns = dialogue.session.turns
     waits = " /retry answers the latest." if turns[-1].role == "user" else ""
-    report.note(f"Loaded {counted(len(turns), 'message')} from {path}.{waits}")
+    report.note(f"Loaded {plural(len(turns), 'message')} from {path}.{waits}")

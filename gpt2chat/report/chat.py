@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt2chat.core.errors import StorageError
-from gpt2chat.core.text.wording import counted
+from gpt2chat.core.text.wording import plural
 from gpt2chat.report.console import err, note
 from gpt2chat.report.screen import WordWrap, screen_size
 
@@ -81,7 +81,7 @@ def visible(pieces: Iterable[str]) -> Iterator[str]:
 
 def show_speed(reply: "Reply") -> None:
     """Print how long a reply is, why it ended if not by itself, and how fast it came."""
-    parts = [counted(len(reply.ids), "token")]
+    parts = [plural(len(reply.ids), "token")]
     if ENDS[reply.finish_reason]:
         parts.append(ENDS[reply.finish_reason])
     if reply.tokens_per_second:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gpt2chat.commandline import flag, to_command_line
-from gpt2chat.core.errors import Gpt2ChatError, WorkerError
+from gpt2chat.core.errors import Gpt2ChatError, Interrupted, WorkerError
 from gpt2chat.core.files import json_text
 from gpt2chat.report.screen import word_wrapped
 
@@ -30,8 +30,10 @@ def show_error(error: Gpt2ChatError) -> None:
     shown = to_command_line(str(error))
     if error.setting and flag(error.setting) not in shown:
         shown = f"{flag(error.setting)}: {shown}"
-    text = Text(_in_lines(f"error: {shown}", err))
-    text.stylize("red", 0, len("error:"))
+    # The user pressed Ctrl-C and got what that asks for: nothing went wrong.
+    label = "" if isinstance(error, Interrupted) else "error: "
+    text = Text(_in_lines(f"{label}{shown}", err))
+    text.stylize("red", 0, len(label))
     err.print(text, soft_wrap=True)
 
 

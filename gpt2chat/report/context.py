@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from gpt2chat.core.text.wording import counted
+from gpt2chat.core.text.wording import plural
 from gpt2chat.report.console import err, note, printable, sign
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _text(part: "Part") -> Text:
 def _outlook(layout: "Layout") -> str:
     if layout.room is None:
         return "/retry answers the latest message."
-    room = counted(layout.room, "token")
+    room = plural(layout.room, "token")
     if any(part.leaves for part in layout.parts):
         return f"A message of more than {room} pushes the oldest exchange out."
     return f"A message may have up to {room}."

@@ -13,7 +13,7 @@ from rich.text import Text
 from gpt2chat.core.data.shards import read_manifest
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.text.tokens import WINDOW
-from gpt2chat.core.text.wording import counted
+from gpt2chat.core.text.wording import plural
 from gpt2chat.report.console import err, note, out, show_json
 
 if TYPE_CHECKING:
@@ -34,8 +34,14 @@ class _Bar(BarColumn):
 
 
 @contextmanager
-def training_progress(what: str) -> Generator[Callable[["Step"], None]]:
-    """Show one live line on stderr while a run trains; nothing where stderr is no terminal."""
+def training_progress(
+    what: str,
+) -> Generator[tuple[Callable[["Step"], None], Callable[[], None]]]:
+    """Show one live line on stderr while a run trains; nothing if stderr is not a terminal.
+
+    Yields:
+        What to call after each step, and what to call on the first Ctrl-C.
+    """
     bar = _Bar(bar_width=BAR[1])
     columns = (TextColumn("{task.description}"), bar, TextColumn("{task.fields[line]}"))
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
@@ -47,7 +53,10 @@ def training_progress(what: str) -> Generator[Callable[["Step"], None]]:
             bar.bar_width = min(BAR[1], room - len(line))
             progress.update(task, completed=step.step, total=step.steps, line=line)
 
-        yield on_step
+        def on_interrupt() -> None:
+            note("Stopping after this step; press Ctrl-C again to stop now.")
+
+        yield on_step, on_interrupt
 
 
 def step_line(step: "Step", room: int) -> str:
@@ -125,7 +134,7 @@ def show_training(result: "TrainResult", *, json: bool) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     unit = "samples" if result.command == "sft" else "pairs"
     left_out = f" ({result.left_out:,} longer than --max-length left out)" * bool(result.left_out)
-    passes = counted(result.epochs, "epoch")
+    passes = plural(result.epochs, "epoch")
     table.add_row("trained on", f"{result.samples:,} {unit}, {passes}{left_out}")
     used = f"{result.utilisation:.0%} of what a matrix product reaches"
     table.add_row("tokens", f"{result.tokens:,} in {clock(result.seconds)}")
@@ -140,6 +149,10 @@ def show_training(result: "TrainResult", *, json: bool) -> None:
     if "accuracy" in result.validation:
         accuracy = f"{result.validation['accuracy']:.3f} of the held-out pairs"
         table.add_row("preference accuracy", accuracy)
+        if result.validation["accuracy"] < 0.5:
+            accuracy += (
+                "; below 0.5 because the mean per token is higher for longer replies, good or bad"
+            )
         margin = f"{result.validation['margin']:+.3f} nats per token, chosen over rejected"
         table.add_row("margin", margin)
     table.add_row("written", Text(str(result.out)))

@@ -14,7 +14,7 @@ from gpt2chat.core.text.tokens import (
     exchanges,
     fit_window,
 )
-from gpt2chat.core.text.wording import counted
+from gpt2chat.core.text.wording import plural
 
 SHORTEST_REPLY = 64
 """Tokens that a message must leave for its reply."""
@@ -80,7 +80,7 @@ def fitted(conversation: Conversation, window: int, max_new_tokens: int) -> Conv
     if over > 0:
         tokens = len(encode_text(conversation.user.content))
         raise DataError(
-            f"The message has {counted(tokens, 'token')}; {max(tokens - over, 0):,} fit beside the "
+            f"The message has {plural(tokens, 'token')}; {max(tokens - over, 0):,} fit beside the "
             f"system prompt, the document and a reply of {least}. Shorten it."
         )
     return alone

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from gpt2chat.core.config.settings import Compile, Device, Precision, Settings, setting, shown
 from gpt2chat.core.errors import ConfigError
@@ -19,6 +19,8 @@ Resume = Literal["off", "auto", "on"]
 class TrainConfig(Settings):
     """Settings of any training; SftConfig and OrpoConfig add the defaults that it lacks."""
 
+    command: ClassVar[str]
+    """Name of the command."""
     model: str = setting(help="Model to start from.", section="Model")
     data: Path = setting(Path("data"), help="Folder that `prepare()` wrote.", section="Data")
     limit: int | None = setting(
@@ -247,6 +249,7 @@ class TrainConfig(Settings):
 class SftConfig(TrainConfig):
     """Settings of supervised fine-tuning."""
 
+    command = "sft"
     model: str = setting(
         "gpt2",
         help="Model to start from: a run, a model folder, a name on the Hugging Face Hub, or "
@@ -273,6 +276,7 @@ class SftConfig(TrainConfig):
 class OrpoConfig(TrainConfig):
     """Settings of preference alignment by ORPO."""
 
+    command = "orpo"
     model: str = setting(
         "",
         help="Chat model to align: a run, a model folder or a name on the Hugging Face Hub. "

@@ -1,7 +1,9 @@
-"""What watches a training run: reports steps, says when to validate and save, stops on signals."""
+"""Callbacks of a training run: report steps, decide when to validate and save, stop on signals."""
 
 import math
 import signal
+import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -16,19 +18,26 @@ from transformers import TrainerCallback
 
 from gpt2chat.core.files import write_text
 from gpt2chat.core.text.tokens import GPT2_VOCAB
-from gpt2chat.core.training.arguments import PROCESSES
+from gpt2chat.core.training.arguments import process_count
 from gpt2chat.core.training.metrics import json_line, read_lines
-from gpt2chat.core.training.trainer import PackedTrainer
+from gpt2chat.core.training.trainer import PackedTrainer, Votes
 
 PACE = 10
-"""Logged steps that speed and time left are taken over."""
+"""Logged steps that the live speed and the time left are averaged over."""
+COMMON = {
+    *("step", "epoch", "loss", "grad_norm", "learning_rate"),
+    *("tokens", "seconds", "threads"),
+}
+"""What a line of metrics holds for every objective."""
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+"""Signals that save and stop a run."""
 SAME_SIGNAL = 3.0
-"""Seconds within which a launcher passes on the Ctrl-C that its processes have had already."""
+"""Seconds within which torchrun forwards a Ctrl-C that its processes have already received."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What is known after an optimizer step."""
+    """Where a run is after an optimizer step."""
 
     step: int
     steps: int
@@ -36,14 +45,14 @@ class Step:
     loss: float
     """Nats per token (ORPO: its objective)."""
     validation_loss: float | None
-    """The newest."""
+    """The newest validation loss; None before the first validation."""
     tokens_per_second: float
-    """Real tokens, prompts included, of all processes; validations not counted."""
+    """Tokens of all processes, prompts included, without padding. Validations take no time here."""
     utilisation: float
-    """Share of the operations a second that one large matrix product reaches on this device."""
+    """Operations a second as a share of what one large matrix product reaches on this device."""
     seconds_left: float
     metrics: dict[str, float] = field(default_factory=dict[str, float])
-    """What the objective logs beside the loss."""
+    """What the objective logs in addition to the loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +64,15 @@ class _Mark:
 
 
 class FasterTokens(TrainerCallback):
-    """Lets the rows of the template's tokens move `times` as far in each step as AdamW says.
+    """Moves the embeddings of the template's tokens `times` as far in each step as AdamW does.
 
-    AdamW moves a number by about the learning rate, however large its gradient. The rows begin at
-    the mean of all others, and a short run ends before they are far from it: after 64 steps at
-    2e-4 the starter model still gave the end of a turn, where it stood, e⁻¹³. They are part of
-    the embedding matrix, so no parameter group can hold them.
+    AdamW moves a number by about the learning rate, however large its gradient. These rows start
+    at the mean of all others, and a short run ends before they are far from it: after 64 steps at
+    2e-4 the starter model still gave the end of a turn a probability of e⁻¹³ where a turn ended.
+    They are part of the embedding matrix, so they cannot be a parameter group of their own.
 
     Args:
-        rows: Returns them, given the model. Shape (tokens, width).
+        rows: Returns these rows of a model. Shape (tokens, width).
     """
 
     def __init__(self, times: float, rows: Callable[[Any], Tensor]):
@@ -80,13 +89,13 @@ class FasterTokens(TrainerCallback):
 
 
 def embedding_rows(model: Any) -> Tensor:
-    """Return the rows of the template's tokens in a model's embedding, as far as they lie here."""
+    """Return the embeddings of the template's tokens, or those that this process holds of them."""
     from torch.distributed.tensor import DTensor
 
     weight: Any = model.get_input_embeddings().weight.detach()
     if not isinstance(weight, DTensor):
         return weight[GPT2_VOCAB:]
-    # FSDP gives each process as many rows, in order, the last ones what is left.
+    # FSDP splits the rows evenly, in order; the last process gets the remainder.
     share = -(-weight.shape[0] // weight.device_mesh.size())
     first = share * weight.device_mesh.get_local_rank()
     return weight.to_local()[max(0, GPT2_VOCAB - first) :]
@@ -96,12 +105,15 @@ class Watch(TrainerCallback):
     """Writes metrics.jsonl, calls `on_step`, and decides when to validate, save and stop.
 
     Args:
-        metrics: The file, one JSON object a line. Lines past the step of a resumed checkpoint go.
-        evals: Validations and checkpoints in the run, evenly spaced; the last at the end.
-        validated: Whether there is anything to validate on.
-        patience: Validations in a row without a lower loss that end the run; None for none.
-        save_minutes: Most minutes between two checkpoints.
-        peak: Operations a second that utilisation is measured against.
+        metrics: The file to write, one JSON object a line. A resumed run drops the lines after the
+            step of its checkpoint.
+        evals: Validations and checkpoints in the run, evenly spaced; the last one at the end.
+        validated: Whether there are rows to validate on.
+        patience: End the run after this many validations in a row without a lower loss; None for
+            never.
+        save_minutes: Longest time between two checkpoints.
+        peak: Operations a second that count as full utilisation.
+        on_step: Called after each logged step.
     """
 
     def __init__(
@@ -113,7 +125,7 @@ class Watch(TrainerCallback):
         patience: int | None,
         save_minutes: float,
         peak: float,
-        on_step: Callable[[Step], None],
+        on_step: Callable[[Step], None] | None,
     ):
         self.metrics = metrics
         self.evals = evals
@@ -122,17 +134,17 @@ class Watch(TrainerCallback):
         self.save_seconds = 60 * save_minutes
         self.peak = peak
         self.on_step = on_step
+        self.votes = Votes(self._wishes)
         self.stopped = False
-        """By Ctrl-C."""
+        """A signal asked the run to stop."""
         self.ran_out = False
-        """Of patience."""
+        """The run ended because `patience` was exceeded."""
         self.lines: list[dict[str, Any]] = []
         self.earlier = (0, 0.0)
-        """Tokens and seconds of the starts before this one, up to the step it goes on from."""
+        """Tokens and seconds of earlier starts of the run, up to the step it resumes from."""
         self._started = time.perf_counter()
         self.first: _Mark | None = None
-        """The first line of metrics since this start; what is before it is warm-up."""
-        self._asked_at = 0.0
+        """The first logged step since this start. Whatever came before it counts as warm-up."""
         self._trainer: PackedTrainer | None = None
         self._seconds = 0.0
         self._since: float | None = None
@@ -140,41 +152,64 @@ class Watch(TrainerCallback):
         self._marks: deque[_Mark] = deque(maxlen=PACE + 1)
 
     def attach(self, trainer: PackedTrainer) -> None:
-        """Say whose tokens are counted, and who is asked whether to stop and to save."""
+        """Count the tokens of a trainer, and let its processes agree on stopping and saving."""
         self._trainer = trainer
-        trainer.asks = self._asks
+        trainer.votes = self.votes
 
     @contextmanager
-    def stopping_on_signals(self) -> Generator[None]:
-        """Let the first Ctrl-C or SIGTERM save after the current step; a second one ends it."""
+    def stopping_on_signals(self, on_interrupt: Callable[[], None]) -> Generator[None]:
+        """Let the first Ctrl-C or SIGTERM save after the current step, and a second one end it.
+
+        Python runs a signal handler between two instructions of the main thread, which may be
+        inside PyTorch for seconds. So that the user is told at once, a thread of its own waits for
+        the byte that Python writes to a socket the moment a signal arrives.
+
+        Args:
+            on_interrupt: Called in that thread, on the first signal.
+        """
+        asked_at = 0.0
 
         def stop(number: int, frame: Any) -> None:
-            if PROCESSES > 1 and self.stopped and time.monotonic() - self._asked_at < SAME_SIGNAL:
-                return
-            if self.stopped:
+            nonlocal asked_at
+            now = time.monotonic()
+            if self.stopped and (process_count() == 1 or now - asked_at >= SAME_SIGNAL):
                 signal.default_int_handler(number, frame)
-            self.stopped, self._asked_at = True, time.monotonic()
+            elif not self.stopped:
+                self.stopped, asked_at = True, now
 
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
+        def tell() -> None:
+            while number := reader.recv(1):
+                if number[0] in STOPPING:
+                    on_interrupt()
+                    return
+
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        handlers = {number: signal.getsignal(number) for number in STOPPING}
+        for number in STOPPING:
             signal.signal(number, stop)
+        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
         try:
             yield
         finally:
-            for number, handler in before.items():
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
+            writer.close()
+            teller.join()
+            reader.close()
 
-    def _asks(self) -> list[float]:
-        """Return whether this process asks to stop, and to save."""
-        return [float(self.stopped), float(self._is_time_to_save())]
-
-    def _is_time_to_save(self) -> bool:
-        return time.monotonic() - self._saved_at >= self.save_seconds
+    def _wishes(self) -> list[float]:
+        """Return whether this process wants to stop, and to save."""
+        late = time.monotonic() - self._saved_at >= self.save_seconds
+        return [float(self.stopped), float(late)]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._mark(state)
         _restore_best(state, Path(args.output_dir))
-        # A run that was killed before it could finish ends after one more step.
+        # A run that was killed after patience ran out, before it finished, takes one more step.
         self._lose_patience(state, control)
         self._started = time.perf_counter()
         if state.is_world_process_zero:
@@ -186,7 +221,7 @@ class Watch(TrainerCallback):
             self.earlier = (last.get("tokens", 0), last.get("seconds", 0.0))
 
     def totals(self) -> tuple[int, float]:
-        """Return the tokens, of all processes, and the seconds of the run, over all its starts."""
+        """Return the tokens of all processes and the seconds of the run, over all its starts."""
         tokens = self._trainer.tokens_of_all() if self._trainer else 0
         return self.earlier[0] + tokens, self.earlier[1] + time.perf_counter() - self._started
 
@@ -199,28 +234,27 @@ class Watch(TrainerCallback):
         if state.global_step in (math.ceil(state.max_steps * part / self.evals) for part in parts):
             control.should_save = control.should_log = True
             control.should_evaluate = self.validated
-        stop, save = self._agreed(args, state)
+        stop, save = self._wishes()
+        if args.world_size > 1:
+            # Reading the sums waits for a GPU, so only where a line of metrics does so anyway.
+            asked = state.global_step % args.logging_steps == 0
+            stop, save = self.votes.granted() if asked else (False, False)
         if stop or save:
             control.should_save = control.should_log = True
         if stop:
             self.stopped = control.should_training_stop = True
-
-    def _agreed(self, args: Any, state: Any) -> tuple[bool, bool]:
-        """Return whether to stop, and whether to save: in all processes after the same step."""
-        if args.world_size == 1:
-            return self.stopped, self._is_time_to_save()
-        if self._trainer is None or state.global_step % args.logging_steps:
-            return False, False
-        stop, save = self._trainer.agreed()
-        return stop, save
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._since = None
         self._lose_patience(state, control)
 
     def _lose_patience(self, state: Any, control: Any) -> None:
-        """End the run where it is due. The trainer's own log of validations goes on with a run."""
-        losses = [line["eval_loss"] for line in state.log_history if "eval_loss" in line]
+        """End the run if the loss has not fallen for too long. The log of validations that this
+        reads is part of a checkpoint, so a resumed run counts the earlier ones too."""
+        # The validation before the first step has no weights to keep.
+        losses = [
+            line["eval_loss"] for line in state.log_history if "eval_loss" in line and line["step"]
+        ]
         if self.patience is None or not losses:
             return
         ranked = [math.inf if math.isnan(loss) else loss for loss in losses]
@@ -245,11 +279,13 @@ class Watch(TrainerCallback):
             return
         line = {"step": state.global_step, "epoch": state.epoch, **logs}
         line |= {"tokens": tokens, "seconds": round(seconds, 3)}
+        if args.device.type == "cpu":
+            line["threads"] = torch.get_num_threads()
         line.pop("total_flos", None)
         self.lines.append(line)
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json_line(line))
-        if "loss" in logs:
+        if "loss" in logs and self.on_step is not None:
             self.on_step(self._step(state, line))
 
     def _mark(self, state: Any) -> _Mark:
@@ -280,9 +316,9 @@ class Watch(TrainerCallback):
         return math.fsum(tail) / max(1, len(tail))
 
     def validation_at(self, step: int | None) -> dict[str, float]:
-        """Return what the validation at a step measured; empty where there was none."""
-        found = [line for line in self.lines if line["step"] == step and "eval_loss" in line]
-        values = found[-1].items() if found else ()
+        """Return the metrics of the validation after a step; empty if there was none."""
+        lines = [line for line in self.lines if line["step"] == step and "eval_loss" in line]
+        values = lines[-1].items() if lines else ()
         return {name[5:]: value for name, value in values if name.startswith("eval_")}
 
     def _step(self, state: Any, line: dict[str, Any]) -> Step:
@@ -290,7 +326,6 @@ class Watch(TrainerCallback):
         first, last = self._marks[0], self._marks[-1]
         speed, utilisation = self._between(first, last)
         pace = (last.seconds - first.seconds) / max(1, last.step - first.step)
-        known = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "seconds")
         return Step(
             step=state.global_step,
             steps=state.max_steps,
@@ -300,7 +335,7 @@ class Watch(TrainerCallback):
             tokens_per_second=speed,
             utilisation=utilisation,
             seconds_left=pace * (state.max_steps - state.global_step),
-            metrics={name: value for name, value in line.items() if name not in known},
+            metrics={name: line[name] for name in line if name not in COMMON},
         )
 
 
@@ -312,7 +347,11 @@ def _restore_best(state: Any, checkpoints: Path) -> None:
     """
     if state.best_global_step is None:
         return
-    losses = {line["step"]: line["eval_loss"] for line in state.log_history if "eval_loss" in line}
+    losses = {
+        line["step"]: line["eval_loss"]
+        for line in state.log_history
+        if "eval_loss" in line and line["step"]
+    }
     left = [step for step in losses if (checkpoints / f"checkpoint-{step}").is_dir()]
     if state.best_global_step not in left:  # it was damaged, or removed by hand
         best = min(left, key=lambda step: losses[step], default=None)

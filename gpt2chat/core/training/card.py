@@ -9,7 +9,7 @@ from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
 from gpt2chat.core.data.shards import Manifest
 from gpt2chat.core.model.names import adapter_base
-from gpt2chat.core.text.wording import counted
+from gpt2chat.core.text.wording import plural
 from gpt2chat.core.training.lineage import hub_base, licence
 
 _CARD = """\
@@ -87,7 +87,7 @@ def model_card(settings: TrainConfig, result: dict[str, Any], manifest: Manifest
         version=__version__,
         method=_method(settings),
         unit=_unit(settings),
-        passes=counted(result["epochs"], "epoch"),
+        passes=plural(result["epochs"], "epoch"),
         shared="1 process" if result["processes"] == 1 else f"{result['processes']} processes",
         sources=", ".join(sources),
         loss_unit=_loss_unit(settings),

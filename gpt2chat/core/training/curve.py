@@ -1,4 +1,4 @@
-"""The curves of a run, as a picture: the loss, and for ORPO what it does to the pairs."""
+"""Draw the curves of a run: the loss, and for ORPO what it does to the pairs."""
 
 from pathlib import Path
 from typing import Any
@@ -6,47 +6,63 @@ from typing import Any
 from gpt2chat.core.files import storage
 from gpt2chat.core.training.metrics import read_lines
 
-TRAINING, VALIDATION = "tab:blue", "tab:orange"
-PAIRS = {"accuracy": "reward accuracy", "margin": "margin (nats per token)"}
-"""What is drawn below an ORPO run's loss."""
-ORPO_LOSS = "loss (NLL + β · odds ratio loss)"
+TRAINING, VALIDATION, SAVED = "tab:blue", "tab:orange", "tab:green"
+LABELS = {
+    "loss": "loss (nats per token)",
+    "orpo loss": "NLL + β · odds ratio loss\n(nats)",
+    "accuracy": "preference accuracy\n(share of pairs)",
+    "margin": "margin\n(nats per token)",
+}
+"""Names and units of the axes."""
+NOTE = (
+    "Training is measured with dropout, on rows as they come, before each step learns from them. "
+    "Validation is\nmeasured without dropout, on the same held-out samples each time. So the two "
+    "differ from the first step on."
+)
 
 
-def draw(metrics: Path, picture: Path) -> None:
-    """Draw a metrics.jsonl over its steps: training, and validation where there was any.
+def draw(metrics: Path, picture: Path, *, title: str, saved_step: int | None) -> None:
+    """Draw a metrics.jsonl over its steps: training, and validation if there was any.
 
-    A thin line is each step; the thick one a running mean over a twentieth of the run.
+    A thin line is each step; the thick one is a running mean over a twentieth of the run.
+
+    Args:
+        saved_step: Step whose weights are saved, to be marked; None to mark none.
 
     Raises:
         StorageError: The picture cannot be written.
     """
-    # No pyplot: it would look for a display.
+    # pyplot would look for a display.
     from matplotlib.figure import Figure
 
     lines = read_lines(metrics)
-    pairs = [name for name in PAIRS if any(name in line for line in lines)]
-    figure = Figure(figsize=(8, 4.5 + 2 * len(pairs)), layout="constrained")
-    ratios = [3.0] + [1.5] * len(pairs)
-    panels: Any = figure.subplots(1 + len(pairs), sharex=True, squeeze=False, height_ratios=ratios)
-    for axes, name in zip(panels[:, 0], ["loss", *pairs], strict=True):
-        _draw_line(axes, lines, name)
-        axes.set_ylabel(PAIRS.get(name, ORPO_LOSS if pairs else "loss (nats per token)"))
+    panels = ["loss", *(name for name in ("accuracy", "margin") if any(name in x for x in lines))]
+    figure = Figure(figsize=(8, 4.8 + 2 * (len(panels) - 1)), layout="constrained")
+    heights = [3.0] + [1.5] * (len(panels) - 1)
+    grid: Any = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)
+    for axes, name in zip(grid[:, 0], panels, strict=True):
+        steps = [line["step"] for line in lines if name in line]
+        values = [line[name] for line in lines if name in line]
+        axes.plot(steps, values, color=TRAINING, alpha=0.3, linewidth=0.8)
+        smooth = running_mean(values, max(1, len(values) // 20))
+        axes.plot(steps, smooth, color=TRAINING, label="training")
+        held_out = {line["step"]: line[f"eval_{name}"] for line in lines if f"eval_{name}" in line}
+        if held_out:
+            axes.plot(*zip(*held_out.items(), strict=True), "o-", color=VALIDATION,
+                      label="validation")  # fmt: skip
+        if saved_step is not None:
+            axes.axvline(saved_step, color=SAVED, linestyle="--", linewidth=1,
+                         label=f"saved weights: step {saved_step}")  # fmt: skip
+        axes.set_ylabel(LABELS["orpo loss" if name == "loss" and len(panels) > 1 else name])
         axes.grid(alpha=0.3)
-    panels[0, 0].legend()
-    panels[-1, 0].set_xlabel("optimizer step")
+    # The font lacks most other letters, and matplotlib would warn about each.
+    figure.suptitle(title.encode("ascii", "replace").decode(), parse_math=False)
+    grid[0, 0].legend()
+    grid[-1, 0].set_xlabel("optimizer step")
+    if any("eval_loss" in line for line in lines):
+        figure.supxlabel(NOTE, fontsize=8, color="0.4", ha="left", x=0.02)
     with storage(picture):
         figure.savefig(picture, dpi=120)
-
-
-def _draw_line(axes: Any, lines: list[dict[str, Any]], name: str) -> None:
-    steps = [line["step"] for line in lines if name in line]
-    values = [line[name] for line in lines if name in line]
-    axes.plot(steps, values, color=TRAINING, alpha=0.3, linewidth=0.8)
-    smooth = running_mean(values, max(1, len(values) // 20))
-    axes.plot(steps, smooth, color=TRAINING, label="training")
-    held_out = [(line["step"], line[f"eval_{name}"]) for line in lines if f"eval_{name}" in line]
-    if held_out:
-        axes.plot(*zip(*held_out, strict=True), "o-", color=VALIDATION, label="validation")
 
 
 def running_mean(values: list[float], width: int) -> list[float]:

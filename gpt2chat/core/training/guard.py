@@ -1,4 +1,4 @@
-"""No step whose loss or gradient is not finite reaches the weights."""
+"""Keep every step whose loss or gradient is not finite away from the weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,28 +10,29 @@ from torch import Tensor
 from gpt2chat.core.errors import DataError
 
 NAMED = 20
-"""Rows of a bad step that are named at most."""
+"""Most samples that an error names."""
 
 
 @dataclass(slots=True)
 class _Step:
     number: int
     rows: list[tuple[Tensor, Any]] = field(default_factory=list[tuple[Tensor, Any]])
-    """Each row's loss, and what `blame` knows it by."""
+    """Each row's loss, and the items in it."""
     bad: Tensor | None = None
 
 
 class Guard:
-    """Looks at each step's loss and gradient norm before the optimizer uses them.
+    """Checks each step's loss and gradient norm before the optimizer uses them.
 
-    To ask a GPU for a number is to wait for it. So fused AdamW itself is told, on the device, to
-    change nothing from the first bad step on; `check`, which waits, is called now and then.
+    Reading a number from a GPU waits for all its work. So fused AdamW itself is told, on the
+    device, to change nothing from the first bad step on; `check`, which waits, is called only now
+    and then.
 
     Args:
-        blame: Given a row, returns the ids of its samples whose log-probabilities are not finite.
-        names: Given a row, returns the ids of all its samples.
+        blame: Returns the ids of a row's samples whose log-probabilities are not finite.
+        names: Returns the ids of all samples of a row.
         over_processes: Sums a tensor over the processes of the run.
-        of_all: Puts the lists of all processes together; all of them call it at the same step.
+        of_all: Concatenates the lists of all processes. All of them call it at the same step.
     """
 
     def __init__(
@@ -55,12 +56,12 @@ class Guard:
         self._steps[-1].rows.append((loss.detach(), row))
 
     def stop(self, norm: Tensor, optimizer: Any) -> None:
-        """Tell the optimizer to leave the weights alone if this step, or one before it, is bad.
+        """Make the optimizer leave the weights alone if this step, or an earlier one, is bad.
 
         Args:
-            norm: The gradient's, over all processes.
-            optimizer: PyTorch's fused AdamW. It skips its update where `found_inf` is 1, by which
-                torch.amp.GradScaler tells it too.
+            norm: Norm of the gradient over all processes.
+            optimizer: PyTorch's fused AdamW. It skips its update if `found_inf` is 1, which is how
+                torch.amp.GradScaler stops it too.
         """
         step = self._steps[-1]
         losses = torch.stack([loss for loss, _ in step.rows])
@@ -73,7 +74,7 @@ class Guard:
         """Wait for the device, and end the run if a step was bad.
 
         Raises:
-            DataError: One was; the weights are as they were before it.
+            DataError: A step was bad. The weights are as they were before it.
         """
         steps, self._steps = self._steps, []
         flags = [step.bad for step in steps if step.bad is not None]
@@ -81,16 +82,17 @@ class Guard:
             return
         step = next(step for step in steps if step.bad is not None and step.bad > 0)
         rows = [(loss.item(), row) for loss, row in step.rows if not torch.isfinite(loss)]
-        # One row of each process: to find its samples is to run them again.
+        # One row of each process is enough: finding its bad samples runs them all again.
         bad = self._of_all([(loss, self._blame(row) or self._names(row)) for loss, row in rows[:1]])
         where = f"at step {step.number}; the weights are as they were"
         if not bad:
             names = self._of_all([name for _, row in step.rows for name in self._names(row)])
             raise DataError(
                 f"The gradient is not finite {where}. Samples of that step: {_listed(names)}. "
-                "Try a lower --lr, or --precision fp32."
+                'Try a lower `lr`, or `precision="fp32"`.',
+                setting="lr",
             )
-        names = [name for _, found in bad for name in found]
+        names = [name for _, samples in bad for name in samples]
         raise DataError(f"The loss is {bad[0][0]} {where}. Samples: {_listed(names)}.")
 
 

@@ -1,4 +1,4 @@
-"""What memory a training step takes, and whether it is there."""
+"""Estimate the memory of a training step, and refuse a run that does not have it."""
 
 import os
 import sys
@@ -13,20 +13,20 @@ from gpt2chat.core.errors import HardwareError
 from gpt2chat.core.training.job import Job
 
 SAVED = {True: 75, False: 115}
-"""Bytes that a layer keeps for its backward pass, by token and unit of width: in bf16 autocast, and
-in float32. Measured on a CPU (docs/log.md); compiled on a GPU it is less."""
+"""Bytes that a layer saves for its backward pass, per token and unit of width: in bf16 autocast,
+and in float32. Measured on a CPU (docs/log.md); a compiled model on a GPU saves less."""
 SURE = 0.75
-"""Share of the estimate that a run needs for certain."""
+"""Share of the estimate below which a run certainly fails."""
 LIMITS = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Files of a control group, version 2 and 1: its limit, what is taken, and the name of what the
-system gives back of that."""
+"""Files of a control group, version 2 and 1: its limit and its usage; and the entry of memory.stat
+with the part of the usage that the system frees on demand."""
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the bytes that a run may take: of the GPU, or what machine and container have free."""
+    """Return the free bytes of the GPU, or those that the machine and its container have free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)
@@ -35,20 +35,20 @@ def available_memory(device: torch.device) -> int:
 
 
 def group_memory(root: Path, groups: Path) -> int | None:
-    """Return the bytes that Linux lets this process's control groups take yet; None for no limit.
+    """Return the bytes that this process's control groups may still take; None without a limit.
 
-    A container has such a limit, of which the machine's own figures say nothing.
+    A container has such a limit, and the machine's own figures do not show it.
 
     Args:
-        root: Where the groups are mounted.
-        groups: Names those of the process.
+        root: Folder that the groups are mounted in.
+        groups: File that names the groups of the process.
     """
     free = [_free_in(folder) for folder in _groups(root, groups)]
     return min((bytes_ for bytes_ in free if bytes_ is not None), default=None)
 
 
 def _groups(root: Path, groups: Path) -> Iterator[Path]:
-    """Yield the folders of the process's groups, and of those that these are in."""
+    """Yield the folders of the process's groups, and of the groups around them."""
     try:
         lines = groups.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -67,7 +67,7 @@ def _free_in(group: Path) -> int | None:
         try:
             most, now = (int((group / file).read_text()) for file in (limit, taken))
             lines = map(str.split, (group / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # no such file, or the word "max"
+        except (OSError, ValueError):  # no such file, or the limit is the word "max"
             continue
         return max(0, most - now + sum(int(line[1]) for line in lines if line[0] == given_back))
     return None
@@ -75,22 +75,23 @@ def _free_in(group: Path) -> int | None:
 
 @contextmanager
 def model_fits() -> Generator[None]:
-    """Say in one line that there is no room for the model itself, before any step.
+    """Turn running out of memory for the model itself into one line.
 
     Raises:
-        HardwareError: There is none.
+        HardwareError: The device has too little memory.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise HardwareError(
-            "The device has not the memory for the model. Give a smaller --model, --lora-r 16, or "
-            "end what else takes its memory."
+            "Not enough device memory to load the model. Choose a smaller `model`, try "
+            "`lora_r=16`, or stop other programs that use the device.",
+            setting="model",
         ) from error
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the bytes taken at the highest so far: on a CPU by the whole process."""
+    """Return the peak memory so far in bytes; on a CPU that of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
@@ -102,17 +103,17 @@ def peak_memory(device: torch.device) -> int:
 
 
 def trainable(job: Job) -> int:
-    """Return the number of weights that are trained."""
+    """Return the number of trained weights."""
     return sum(weight.numel() for weight in job.model.parameters() if weight.requires_grad)
 
 
 def needed_memory(job: Job) -> int:
-    """Return an estimate of the bytes that steps on the largest row take beside the loaded model,
-    by all processes that share the memory.
+    """Return an estimate of the bytes that steps on the largest row take in addition to the loaded
+    model, in all processes that share the memory.
 
     gradients and AdamW's two moments, in float32   12 · trained weights (a GPU: + 4 · all)
-    what the layers keep                            tokens · layers · width · SAVED
-    the logits, and their gradient in their place   trained tokens · vocab · bytes
+    activations saved by the layers                 tokens · layers · width · SAVED
+    the logits, overwritten by their gradient       trained tokens · vocab · bytes
     """
     config = job.model.config
     layers = _row_tokens(job) * config.n_layer * config.n_embd * SAVED[job.autocast]
@@ -121,7 +122,7 @@ def needed_memory(job: Job) -> int:
 
 
 def _fixed(job: Job) -> int:
-    """Return the bytes of one process that hang on no row."""
+    """Return the bytes of one process that do not depend on the row."""
     weights = sum(weight.numel() for weight in job.model.parameters())
     return 12 * trainable(job) + 4 * weights * (job.device.type == "cuda")
 
@@ -131,19 +132,19 @@ def _row_tokens(job: Job) -> int:
 
 
 def _sharing(job: Job) -> int:
-    """Return how many processes of the run share the memory: on a CPU all on the machine."""
+    """Return how many processes of the run share the memory: on a CPU all those of the machine."""
     return 1 if job.device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def check_fits(job: Job, available: int, share: float = 1.0) -> None:
-    """Refuse a job that a CPU has not the memory for: the system would kill it without a word.
+    """Refuse a job that does not fit the memory of a CPU: the system would kill it without a word.
 
     Args:
-        available: Bytes that there are.
-        share: Of the estimate, that has to be there.
+        available: Free bytes.
+        share: Part of the estimate that must be free.
 
     Raises:
-        HardwareError: It does not fit, and which flag to change.
+        HardwareError: The job does not fit; the text says which setting to change.
     """
     needed = needed_memory(job)
     if job.device.type != "cuda" and share * needed > available:
@@ -151,24 +152,24 @@ def check_fits(job: Job, available: int, share: float = 1.0) -> None:
 
 
 def too_large(job: Job, available: int, needed: int) -> HardwareError:
-    """Return the error that names the flag by which a job comes to fit."""
+    """Return the error that names the setting to change so that a job fits."""
     fixed, tokens = _sharing(job) * _fixed(job), _row_tokens(job)
     fitting = int(0.9 * (available - fixed) / max(needed - fixed, 1) * tokens) // 256 * 256
     longest = max(int(job.tokens.longest[list(row)].max(initial=0)) for row in job.rows)
     if fitting >= job.tokens.sides * longest:
-        mend = f"{_rows_of(fitting, job)} (and a higher --grad-accum)"
+        # A row must have room for the longest sample that is allowed, or for both of a pair.
+        length = fitting // job.tokens.sides
+        lower = f", max_length={length}" * (length < job.settings.max_length)
+        setting, change = (
+            "batch_tokens",
+            f"`batch_tokens={fitting}{lower}` and a higher `grad_accum`",
+        )
     elif not job.settings.lora_r and fixed > available / 2:
-        mend = "--lora-r 16, or a smaller --model"
+        setting, change = "lora_r", "`lora_r=16`, or a smaller `model`"
     else:
-        mend = "a lower --max-length, or a smaller --model"
+        setting, change = "max_length", "a lower `max_length`, or a smaller `model`"
     return HardwareError(
         f"A step on {tokens:,} tokens needs about {needed / 2**30:.1f} GiB, and "
-        f"{available / 2**30:.1f} are free. Give {mend}."
+        f"{available / 2**30:.1f} GiB are free. Try {change}.",
+        setting=setting,
     )
-
-
-def _rows_of(tokens: int, job: Job) -> str:
-    """Return the flags for rows of so many tokens; a row has to hold an item of --max-length."""
-    length = tokens // job.tokens.sides
-    lower = f" --max-length {length}" * (length < job.settings.max_length)
-    return f"--batch-tokens {tokens}{lower}"

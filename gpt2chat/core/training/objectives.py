@@ -1,7 +1,7 @@
-"""What a packed row contributes to the loss of an optimizer step: SFT's and ORPO's.
+"""The losses of SFT and ORPO on packed rows.
 
-A step's loss is a mean over all its rows, on all processes. So each row's share is divided by the
-counts of the whole step, and the shares are added up.
+The loss of an optimizer step is a mean over all its rows, on all processes. So each row's sum is
+divided by the counts of the whole step, and the results are added up.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,26 +18,28 @@ from gpt2chat.core.model.packing import Ints, PackedRow, RowShape, lay_out, row_
 
 
 class Objective(Protocol):
-    """How a row is laid out for a loss, and the loss."""
+    """Decides which tokens of a row are trained, and computes the loss."""
 
-    def counted(self, prompt_lengths: Ints, training: bool) -> Ints:
-        """Return, for each sample, how many of its first tokens the row leaves untrained."""
+    def untrained_prefix(self, prompt_lengths: Ints, training: bool) -> Ints:
+        """Return how many tokens at the start of each sample are not trained. Shape (samples,)."""
         ...
 
-    def extras(self, row: PackedRow, prompt_lengths: Ints) -> dict[str, Tensor]:
-        """Return what `loss` needs beside the row; `counts`, its share of the step's counts, at
-        least."""
+    def loss_inputs(self, row: PackedRow, prompt_lengths: Ints) -> dict[str, Tensor]:
+        """Return the tensors that `loss` needs in addition to the row.
+
+        One of them is `counts`: the number of things that the loss is a mean over, in this row.
+        """
         ...
 
     def loss(
         self, logps: Tensor, row: Mapping[str, Any], counts: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return a row's share of the step's loss, and its shares of what is logged beside it.
+        """Return what a row adds to the step's loss, and to the step's other metrics.
 
         Args:
             logps: Log-probabilities of the row's trained tokens, float32. Shape (tokens,).
-            row: Fields of PackedRow, and what `extras` returned.
-            counts: Sum of the rows' `counts` over the step.
+            row: Fields of PackedRow, and what `loss_inputs` returned.
+            counts: Sum of `counts` over all rows of the step.
         """
         ...
 
@@ -52,8 +54,8 @@ def lay_out_for(
     training: bool,
 ) -> dict[str, Any]:
     """Return the fields of a packed row and what the objective adds to them."""
-    row = lay_out(ids, lengths, objective.counted(prompt_lengths, training), shape)
-    return {**vars(row), **objective.extras(row, prompt_lengths)}
+    row = lay_out(ids, lengths, objective.untrained_prefix(prompt_lengths, training), shape)
+    return {**vars(row), **objective.loss_inputs(row, prompt_lengths)}
 
 
 def shape_for(objective: Objective, rows: Iterable[tuple[Ints, Ints]]) -> RowShape:
@@ -62,27 +64,27 @@ def shape_for(objective: Objective, rows: Iterable[tuple[Ints, Ints]]) -> RowSha
     Args:
         rows: Lengths and prompt lengths of each row's samples.
     """
-    counted = [(lengths, objective.counted(prompts, True)) for lengths, prompts in rows]
-    longest = max((int(lengths.max(initial=1)) for lengths, _ in counted), default=1)
-    return row_shape(counted, longest)
+    sizes = [(lengths, objective.untrained_prefix(prompts, True)) for lengths, prompts in rows]
+    longest = max((int(lengths.max(initial=1)) for lengths, _ in sizes), default=1)
+    return row_shape(sizes, longest)
 
 
 @dataclass(frozen=True, slots=True)
 class SftObjective:
-    """The token mean of -log p.
+    """SFT: the mean of -log p over the trained tokens.
 
     L = -Σ log p(token) / trained tokens of the step
     """
 
     train_on: TrainOn = "reply"
-    """Tokens of the reply, or all. Validation is on the reply either way, to be compared."""
+    """Train the reply or all tokens. Validation uses the reply either way, so that runs compare."""
 
-    def counted(self, prompt_lengths: Ints, training: bool) -> Ints:
+    def untrained_prefix(self, prompt_lengths: Ints, training: bool) -> Ints:
         """See Objective."""
         everything = training and self.train_on == "all"
         return np.zeros_like(prompt_lengths) if everything else prompt_lengths
 
-    def extras(self, row: PackedRow, prompt_lengths: Ints) -> dict[str, Tensor]:
+    def loss_inputs(self, row: PackedRow, prompt_lengths: Ints) -> dict[str, Tensor]:
         """Return the number of trained tokens."""
         return {"counts": row.weights.sum()[None]}
 
@@ -106,17 +108,17 @@ class OrpoObjective:
     beta: float
     nll_scope: NllScope
 
-    def counted(self, prompt_lengths: Ints, training: bool) -> Ints:
+    def untrained_prefix(self, prompt_lengths: Ints, training: bool) -> Ints:
         """See Objective."""
         if self.nll_scope == "response":
             return prompt_lengths
         chosen = np.arange(len(prompt_lengths)) % 2 == 0
         return np.where(chosen, 0, prompt_lengths)
 
-    def extras(self, row: PackedRow, prompt_lengths: Ints) -> dict[str, Tensor]:
-        """Return the counts, chosen tokens and pairs, and which weights are of replies."""
+    def loss_inputs(self, row: PackedRow, prompt_lengths: Ints) -> dict[str, Tensor]:
+        """Return the counts (chosen tokens, then pairs) and the weights without prompt tokens."""
         prompts = torch.from_numpy(np.append(prompt_lengths, 0))
-        # A trained token stands one after where its logits are taken.
+        # `kept` holds where logits are taken: one position before the token that they predict.
         in_reply = row.position_ids[0, row.kept] + 1 >= prompts[row.segments]
         pairs = torch.tensor(float(len(prompt_lengths) // 2))
         chosen = row.weights[row.segments % 2 == 0].sum()
@@ -129,7 +131,7 @@ class OrpoObjective:
         segments, slots = row["segments"], len(row["cu_seq_lens_q"]) - 1
         means, sizes = segment_means(logps, row["reply_weights"], segments, slots)
         real = sizes[0::2] > 0
-        # A slot without a pair gets a value for which all is finite, and weight 0.
+        # An empty slot gets a value whose loss and gradient are finite, and weight 0.
         chosen, rejected = (torch.where(real, means[side::2], -1.0) for side in (0, 1))
 
         def mean(values: Tensor) -> Tensor:

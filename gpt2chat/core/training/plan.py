@@ -1,4 +1,4 @@
-"""`--dry-run`: what a run would take, from real steps on its largest rows."""
+"""Plan a run: measure real steps on its largest rows, and write nothing."""
 
 import math
 import tempfile
@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from gpt2chat.core.config.training import OrpoConfig, SftConfig
+from gpt2chat.core.config.training import TrainConfig
 from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.model.device import device_name
 from gpt2chat.core.model.flops import matmul_flops
 from gpt2chat.core.training import memory
-from gpt2chat.core.training.arguments import PROCESSES
-from gpt2chat.core.training.job import Job, orpo_job, row_lengths, sft_job
+from gpt2chat.core.training.arguments import process_count
+from gpt2chat.core.training.checks import check_inputs
+from gpt2chat.core.training.job import Job, make_job, row_lengths
 from gpt2chat.core.training.trainer import PackedTrainer
 
 TIMED = 2
-"""Steps that are timed, after one that is not: it warms up, and compiles."""
+"""Timed steps. They follow one that is not timed: it warms up, and compiles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,62 +32,46 @@ class Plan:
     model: str
     parameters: int
     trainable: int
-    """Of these; fewer where LoRA is trained."""
+    """Parameters that are trained; fewer than `parameters` with LoRA."""
     samples: int
-    """Samples (pairs, for ORPO)."""
+    """Training samples (pairs, for ORPO)."""
     left_out: int
-    """Longer than --max-length."""
+    """Samples (pairs) dropped because they are longer than `max_length`."""
     epoch_tokens: int
-    """Prompts included."""
+    """Tokens in an epoch, prompts included."""
     trained_tokens: int
-    """Of these: what the loss is taken of."""
+    """Tokens in an epoch that the loss covers."""
     rows: int
     row_tokens: int
-    """In the fullest row."""
+    """Tokens in the fullest row."""
     steps: int
     """Optimizer steps of the whole run."""
     seconds: float
-    """Of the whole run, by the pace of two steps; warm-up and validations not counted."""
+    """Time of the whole run at the pace of two steps, without warm-up and validations."""
     warm_up: float
     """Seconds of the first step, compiling included."""
     tokens_per_second: float
-    """Of all processes."""
+    """Tokens of all processes, prompts included."""
     utilisation: float
-    """Share of the operations a second that one large matrix product reaches."""
+    """Operations a second as a share of what one large matrix product reaches."""
     memory: int
-    """Bytes at the highest: on a GPU of PyTorch's, on a CPU of the whole process."""
+    """Peak memory in bytes: PyTorch's on a GPU, the whole process's on a CPU."""
     available: int
-    """Bytes that there were to take."""
+    """Memory in bytes that was free before the run."""
     device: str
     processes: int
     graphs: int
-    """Graphs that were compiled."""
+    """Number of compiled graphs."""
 
 
-def plan_sft(settings: SftConfig) -> Plan:
-    """Return what `sft` would take; nothing is written but the tokens kept beside the shards.
-
-    Raises:
-        As `train_sft`; HardwareError says which flag to change where it does not fit.
-    """
-    return plan(sft_job(settings))
-
-
-def plan_orpo(settings: OrpoConfig) -> Plan:
-    """Return what `orpo` would take.
+def plan(settings: TrainConfig) -> Plan:
+    """Return what a run would take. Only the encoded samples are kept, next to the shards.
 
     Raises:
-        As `plan_sft`.
+        As `train`; HardwareError says which setting to change if the run does not fit.
     """
-    return plan(orpo_job(settings))
-
-
-def plan(job: Job) -> Plan:
-    """Return what a job would take.
-
-    Raises:
-        HardwareError: It does not fit, and which flag to change.
-    """
+    check_inputs(settings)
+    job = make_job(settings)
     available = memory.available_memory(job.device)
     memory.check_fits(job, available)
     graphs = compiled_graphs()
@@ -95,11 +80,11 @@ def plan(job: Job) -> Plan:
     with tempfile.TemporaryDirectory() as folder:
         trainer, ends = _steps(job, Path(folder), available)
     share = TIMED / (1 + TIMED) / (ends[-1] - ends[-1 - TIMED])
-    speed = PROCESSES * trainer.tokens_seen * share
-    settings, trained = job.settings, job.trained_tokens()
+    speed = process_count() * trainer.tokens_seen * share
+    trained = job.trained_tokens()
     tokens = [int(lengths.sum()) for lengths, _ in row_lengths(job.tokens, job.rows)]
     return Plan(
-        command=job.command,
+        command=settings.command,
         model=settings.model,
         parameters=sum(weight.numel() for weight in job.model.parameters()),
         trainable=memory.trainable(job),
@@ -117,13 +102,13 @@ def plan(job: Job) -> Plan:
         memory=memory.peak_memory(job.device),
         available=available,
         device=device_name(job.device),
-        processes=PROCESSES,
+        processes=process_count(),
         graphs=compiled_graphs() - graphs,
     )
 
 
 class _Clock(TrainerCallback):
-    """When the steps began and each of them ended."""
+    """Notes when the first step began and when each step ended."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -139,9 +124,9 @@ class _Clock(TrainerCallback):
 
 
 def _steps(job: Job, folder: Path, available: int) -> tuple[PackedTrainer, list[float]]:
-    """Train some steps on the largest rows, and save nothing."""
+    """Train a few steps on the largest rows, and save nothing."""
     largest = sorted(job.rows, key=lambda row: -int(job.tokens.sizes[list(row)].sum()))
-    count = (1 + TIMED) * job.settings.grad_accum * PROCESSES
+    count = (1 + TIMED) * job.settings.grad_accum * process_count()
     aside = replace(job, settings=replace(job.settings, out=folder, report_to=()), held_rows=())
     clock = _Clock(job.device)
     with memory.model_fits():
@@ -149,7 +134,7 @@ def _steps(job: Job, folder: Path, available: int) -> tuple[PackedTrainer, list[
     try:
         trainer.train()
     except torch.OutOfMemoryError as error:
-        # It was more than there is, whatever the estimate says.
+        # The step needed more than there is, even if the estimate says less.
         needed = max(memory.needed_memory(job), 5 * available // 4)
         raise memory.too_large(job, available, needed) from error
     return trainer, clock.ends

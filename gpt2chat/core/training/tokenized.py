@@ -1,8 +1,8 @@
-"""A split's samples as ids: encoded once, and kept beside the shards for the runs that follow.
+"""Encode the samples of a split once, and keep the ids next to the shards for later runs.
 
-data/.tokens/sft-train-0123456789abcdef.safetensors
+data/.tokens/reply-train-0123456789abcdef.safetensors
 
-The name holds a fingerprint of the shards, the template and the tokenizer: where one of them
+The name holds a fingerprint of the shards, the template and the tokenizer. When one of them
 changes, the file is not found and the samples are encoded again.
 """
 
@@ -119,7 +119,9 @@ def _encode(data: Path, split: Split, side: Side) -> Tokenized:
             if side == "pair":
                 conversations.append(prompt.with_reply(pair.preference.rejected))
     if not names and split == "train":
-        raise DataError(f"{data} has no rows to train on. Type gpt2chat prepare.")
+        raise DataError(
+            f"{data} has no rows to train on. Write some with `prepare()`.", setting="data"
+        )
     encoded = map(encode_conversation, conversations)
     return Tokenized.of(encoded, names, 2 if side == "pair" else 1)
 

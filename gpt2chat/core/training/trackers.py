@@ -1,6 +1,6 @@
-"""Trackers that get a run's metrics beside metrics.jsonl: TensorBoard, trackio, Weights & Biases.
+"""Send the metrics of a run to TensorBoard, trackio or Weights & Biases.
 
-They are transformers' own callbacks; the packages come with `pip install gpt2chat[trackers]`.
+The callbacks are transformers' own; the packages come with `pip install gpt2chat[trackers]`.
 """
 
 import importlib.util
@@ -12,21 +12,23 @@ from gpt2chat.core.errors import ConfigError
 
 
 def require_trackers(names: tuple[str, ...]) -> None:
-    """Refuse a tracker that is not installed, before anything is done for the run.
+    """Refuse a tracker that is not installed.
 
     Raises:
-        ConfigError: Its package is not there.
+        ConfigError: A package is missing.
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"--report-to {name}: it is not installed. Type pip install {name}.")
+            raise ConfigError(
+                f"The tracker {name} is not installed. Run pip install {name}.", setting="report_to"
+            )
 
 
-def tracker_callbacks(names: tuple[str, ...], out: Path, leads: bool) -> list[Any]:
-    """Return the callbacks; TensorBoard's files go into the run folder.
+def tracker_callbacks(names: tuple[str, ...], out: Path, leader: bool) -> list[Any]:
+    """Return the callbacks of the trackers. TensorBoard's files go into the run folder.
 
     Args:
-        leads: Whether this is the process of the run that writes.
+        leader: Whether this is the process of the run that writes.
     """
     from transformers.integrations.integration_utils import (
         TensorBoardCallback,
@@ -36,7 +38,7 @@ def tracker_callbacks(names: tuple[str, ...], out: Path, leads: bool) -> list[An
 
     os.environ.setdefault("WANDB_PROJECT", "gpt2chat")
     callbacks: list[Any] = []
-    for name in names if leads else ():
+    for name in names if leader else ():
         if name == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 

@@ -1,16 +1,19 @@
-"""`train_sft` and `train_orpo`: shards and a model in, a finished run folder out."""
+"""Train a model on shards, and write a finished run folder."""
 
 import datetime
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 
-from gpt2chat.core.config.training import OrpoConfig, SftConfig
+from gpt2chat.core.config.training import TrainConfig
 from gpt2chat.core.data.shards import Manifest, read_manifest
 from gpt2chat.core.errors import HardwareError, Interrupted, WorkerError
 from gpt2chat.core.files import storage, write_text
@@ -20,138 +23,173 @@ from gpt2chat.core.model.device import device_name
 from gpt2chat.core.model.flops import matmul_flops
 from gpt2chat.core.model.lora import save_adapted
 from gpt2chat.core.runs import CARD, CURVE, METRICS, Run, Start, open_run
-from gpt2chat.core.training import callbacks, card, curve, memory
-from gpt2chat.core.training.arguments import PROCESSES, wait_for_all
-from gpt2chat.core.training.job import Job, orpo_job, sft_job
+from gpt2chat.core.training import card, curve, memory
+from gpt2chat.core.training.arguments import is_leader, process_count
+from gpt2chat.core.training.callbacks import Step, Watch
+from gpt2chat.core.training.checks import check_inputs
+from gpt2chat.core.training.job import Job, make_job
 from gpt2chat.core.training.trainer import PackedTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run did; `result.json` in its folder."""
+    """The figures of a finished run; `result.json` in its folder."""
 
     command: str
     """`sft` or `orpo`."""
     out: Path
     model: str
-    """What it started from."""
+    """The model that the run started from."""
     samples: int
-    """Samples (pairs, for ORPO) that were trained on in each epoch."""
+    """Training samples (pairs, for ORPO) of each epoch."""
     left_out: int
-    """Samples (pairs) longer than --max-length."""
+    """Samples (pairs) dropped because they are longer than `max_length`."""
     steps: int
     """Optimizer steps of the whole run."""
     planned_steps: int
-    """More than `steps` where --patience ended the run."""
+    """Larger than `steps` if `patience` ended the run."""
     epochs: float
     loss: float
-    """Mean of the last tenth of the steps, in nats per token (ORPO: its objective)."""
+    """Mean over the last tenth of the steps, in nats per token (ORPO: its objective)."""
     validation_loss: float | None
-    """Of the weights that were kept: the lowest of the run."""
+    """Validation loss of the saved weights: the lowest of the run."""
     best_step: int
-    """The step those weights are of."""
+    """Step after which the saved weights were taken."""
     tokens: int
     """Tokens trained on, prompts included, by all processes and over all starts of the run."""
     seconds: float
-    """Over all starts, validations included."""
+    """Time over all starts, validations included."""
     tokens_per_second: float
-    """Without validations, and without what comes before the first line of metrics: warm-up."""
+    """Speed without validations and without warm-up, which ends at the first logged step."""
     utilisation: float
-    """Share of the operations a second that one large matrix product reaches."""
+    """Operations a second as a share of what one large matrix product reaches."""
     device: str
     processes: int
     precision: str
     graphs: int
-    """Graphs that were compiled: 0 without --compile, else 1."""
+    """Number of compiled graphs: 0 if the model is not compiled, else 1."""
     validation: dict[str, float] = field(default_factory=dict[str, float])
-    """All that was measured at that step."""
+    """All metrics of the validation after `best_step`."""
     finished: str
     """Date and time, UTC, ISO 8601."""
 
 
-def train_sft(settings: SftConfig, on_step: Callable[[callbacks.Step], None]) -> TrainResult:
-    """Fine-tune on conversations, the reply's tokens only, and write the run folder.
+def train(
+    settings: TrainConfig,
+    on_step: Callable[[Step], None] | None = None,
+    on_interrupt: Callable[[], None] | None = None,
+) -> TrainResult:
+    """Train, and write the run folder: SFT or ORPO, by the type of the settings.
+
+    Args:
+        on_step: Called after each logged step.
+        on_interrupt: If given, the first Ctrl-C or SIGTERM calls it, in a thread of its own, saves
+            after the current step and raises Interrupted; a second one ends the run. Signals reach
+            the main thread only. Without it signals are left alone.
 
     Raises:
         DataError: The shards are missing, changed or empty, or not those that the run began with;
             or a loss is not finite.
-        CheckpointError, NetworkError: The model, or the run to resume, cannot be read.
-        ConfigError, StorageError: The run folder is taken, or another run writes to it, or it
-            cannot be written; or the run in it was started otherwise.
-        HardwareError: The device is not there, or its memory too small.
+        CheckpointError, NetworkError: The model cannot be loaded.
+        ConfigError, StorageError: The run folder is in use, cannot be written, or was started
+            with other settings.
+        HardwareError: The device is missing, or its memory too small.
         WorkerError: Another process of the run ended.
-        Interrupted: Ctrl-C; a checkpoint is saved.
+        Interrupted: The run was stopped; a checkpoint is saved.
     """
-    with open_run(settings, "sft") as start:
-        return train(start, on_step)
+    with open_run(settings, settings.command) as start:
+        return train_opened(start, on_step, on_interrupt)
 
 
-def train_orpo(settings: OrpoConfig, on_step: Callable[[callbacks.Step], None]) -> TrainResult:
-    """Align with preference pairs by ORPO, and write the run folder.
+def train_opened(
+    start: Start,
+    on_step: Callable[[Step], None] | None = None,
+    on_interrupt: Callable[[], None] | None = None,
+) -> TrainResult:
+    """Train in a run folder that `open_run` has locked, to the end of the run.
 
     Raises:
-        As `train_sft`.
+        As `train`.
     """
-    with open_run(settings, "orpo") as start:
-        return train(start, on_step)
+    try:
+        return _train(start, on_step, on_interrupt)
+    finally:
+        # With a process lost the group's threads are still at work, and leaving it would abort.
+        if dist.is_initialized() and not isinstance(sys.exception(), WorkerError):
+            dist.destroy_process_group()
 
 
-def train(start: Start, on_step: Callable[[callbacks.Step], None]) -> TrainResult:
-    """Train an open run to its end.
-
-    Raises:
-        As `train_sft`.
-    """
-    with _group_left():
-        settings = start.settings
-        job = sft_job(settings) if isinstance(settings, SftConfig) else orpo_job(settings)
-        # The card needs it at the end, when the folder may be gone or prepared anew.
-        manifest = read_manifest(settings.data)
-        if start.checkpoint is not None:
-            start.run.require_same(job.conditions, settings.data)
-        memory.check_fits(job, memory.available_memory(job.device), memory.SURE)
-        with memory.model_fits():
-            peak = matmul_flops(job.device, job.autocast)
-        watch = callbacks.Watch(
-            settings.out / METRICS,
-            evals=settings.evals,
-            validated=len(job.held_rows) > 0,
-            patience=settings.patience,
-            save_minutes=settings.save_minutes,
-            peak=peak,
-            on_step=on_step,
-        )
-        leads = wait_for_all(settings, job.device)
-        # From here on Ctrl-C saves: the folder is not what it was.
-        with watch.stopping_on_signals(), _ended_at_once(settings.out):
-            if leads and start.checkpoint is not None:
+def _train(
+    start: Start,
+    on_step: Callable[[Step], None] | None,
+    on_interrupt: Callable[[], None] | None,
+) -> TrainResult:
+    settings, run, checkpoint = start.settings, start.run, start.checkpoint
+    check_inputs(settings)
+    job = make_job(settings)
+    # The card needs it at the end, when the data folder may be gone or prepared anew.
+    manifest = read_manifest(settings.data)
+    if checkpoint is not None:
+        run.require_same(job.conditions, settings.data)
+    memory.check_fits(job, memory.available_memory(job.device), memory.SURE)
+    with memory.model_fits():
+        peak = matmul_flops(job.device, job.autocast)
+    watch = Watch(
+        settings.out / METRICS,
+        evals=settings.evals,
+        validated=len(job.held_rows) > 0,
+        patience=settings.patience,
+        save_minutes=settings.save_minutes,
+        peak=peak,
+        on_step=on_step,
+    )
+    _wait_for_all(job)
+    # The folder is about to change: from here on an interrupt saves.
+    signals = nullcontext()
+    if on_interrupt is not None and threading.current_thread() is threading.main_thread():
+        signals = watch.stopping_on_signals(on_interrupt)
+    try:
+        with signals:
+            # One process changes the folder, once all have seen it as it was.
+            if is_leader() and checkpoint is not None:
                 with storage(settings.out):
-                    start.run.remove_damaged()
-            elif leads:
-                start.run.start(settings, job.conditions)
-            wait_for_all(settings, job.device)
-            return _run_to_end(start, job, watch, manifest)
+                    run.remove_damaged()
+            elif is_leader():
+                run.start(settings, job.conditions)
+            _wait_for_all(job)
+            graphs = compiled_graphs()
+            try:
+                # A full disk is recognised before broken checkpoints free some of it.
+                with storage(settings.out):
+                    with memory.model_fits():
+                        trainer = job.trainer([watch])
+                    trainer.args.eval_on_start = checkpoint is None and watch.validated
+                    watch.attach(trainer)
+                    _run(trainer, watch, start, job)
+            finally:
+                if process_count() == 1:
+                    run.remove_unsealed()
+            result = _result(job, trainer, watch, compiled_graphs() - graphs)
+            _finish(trainer, run, job, result, manifest)
+            return result
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"Ended at once. Steps after the newest checkpoint in {settings.out} are lost."
+        ) from error
 
 
-def _run_to_end(start: Start, job: Job, watch: callbacks.Watch, manifest: Manifest) -> TrainResult:
-    settings, graphs = job.settings, compiled_graphs()
-    # In this order: whether the disk is full is asked before anything is removed from it.
-    with _whole_checkpoints(start.run), storage(settings.out):
-        with memory.model_fits():
-            trainer = job.trainer([watch])
-        watch.attach(trainer)
-        _run(trainer, watch, start, job)
-    result = _result(job, trainer, watch, compiled_graphs() - graphs)
-    _finish_run(trainer, start.run, job, result, manifest)
-    return result
+def _wait_for_all(job: Job) -> None:
+    """Wait until every process of the run is here."""
+    if process_count() > 1:
+        PartialState(cpu=job.device.type == "cpu").wait_for_everyone()
 
 
-def _result(job: Job, trainer: PackedTrainer, watch: callbacks.Watch, graphs: int) -> TrainResult:
+def _result(job: Job, trainer: PackedTrainer, watch: Watch, graphs: int) -> TrainResult:
     state, settings = trainer.state, job.settings
     speed, utilisation = watch.speed()
     tokens, seconds = watch.totals()
     return TrainResult(
-        command=job.command,
+        command=settings.command,
         out=settings.out,
         model=settings.model,
         samples=job.samples,
@@ -167,7 +205,7 @@ def _result(job: Job, trainer: PackedTrainer, watch: callbacks.Watch, graphs: in
         tokens_per_second=speed,
         utilisation=utilisation,
         device=device_name(job.device),
-        processes=PROCESSES,
+        processes=process_count(),
         precision="bf16 autocast" if job.autocast else "fp32",
         graphs=graphs,
         validation=watch.validation_at(state.best_global_step),
@@ -175,20 +213,22 @@ def _result(job: Job, trainer: PackedTrainer, watch: callbacks.Watch, graphs: in
     )
 
 
-def _run(trainer: PackedTrainer, watch: callbacks.Watch, start: Start, job: Job) -> None:
-    settings, checkpoint = job.settings, start.checkpoint
+def _run(trainer: PackedTrainer, watch: Watch, start: Start, job: Job) -> None:
+    checkpoint = start.checkpoint
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         raise HardwareError(
-            "The device ran out of memory. Give a lower `batch_tokens` (and a higher `grad_accum`)."
+            "The device ran out of memory. Lower `batch_tokens`, and raise `grad_accum` to keep "
+            "the size of a step.",
+            setting="batch_tokens",
         ) from error
     except RuntimeError as error:
-        if PROCESSES > 1 and _is_lost_peer(error):
-            newest = start.run.newest_checkpoint()
-            saved = f"{newest.name} is whole" if newest else "No checkpoint had been saved"
+        if process_count() > 1 and _is_lost_peer(error):
+            saved = start.run.newest_checkpoint()
+            state = f"{saved.name} is whole" if saved else "No checkpoint had been saved"
             raise WorkerError(
-                f"Another process of this run ended. {saved}: start the same command again with "
+                f"Another process of this run ended. {state}: start the same command again with "
                 '`resume="auto"`.'
             ) from error
         raise
@@ -196,57 +236,23 @@ def _run(trainer: PackedTrainer, watch: callbacks.Watch, start: Start, job: Job)
     if watch.stopped and not ended:
         raise Interrupted(
             f"Stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}. "
-            f"Resume with: {job.conditions.resume_call(settings.out)}"
+            f"Resume with: {job.conditions.resume_call(start.run.folder)}"
         )
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:
-    """Say whether a collective operation failed because a process is gone; gloo has no error of
-    its own."""
+    """Say whether a collective operation failed because a process is gone.
+
+    gloo raises a plain RuntimeError, so its words have to do.
+    """
     signs = ("gloo", "connection closed", "connection reset", "broken pipe", "socket")
     return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in signs)
 
 
-@contextmanager
-def _group_left() -> Generator[None]:
-    """Leave the group of processes at the end, unless one is lost: a group with threads at work
-    aborts the program."""
-    lost = False
-    try:
-        yield
-    except WorkerError:
-        lost = True
-        raise
-    finally:
-        if dist.is_initialized() and not lost:
-            dist.destroy_process_group()
-
-
-@contextmanager
-def _ended_at_once(run: Path) -> Generator[None]:
-    """Say what is left of a run after a second Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise Interrupted(
-            f"Ended at once; only what the checkpoints in {run} hold is saved."
-        ) from error
-
-
-@contextmanager
-def _whole_checkpoints(run: Run) -> Generator[None]:
-    """Leave no half a checkpoint behind where saving one failed."""
-    try:
-        yield
-    finally:
-        if PROCESSES == 1:
-            run.remove_unsealed()
-
-
-def _finish_run(
+def _finish(
     trainer: PackedTrainer, run: Run, job: Job, result: TrainResult, manifest: Manifest
 ) -> None:
-    """Write the weights, the curve and the card, and last of all the mark of a finished run."""
+    """Write the weights, the curve and the card, and last result.json: the run is finished."""
     settings = job.settings
     state = trainer.whole_state()
     if trainer.is_world_process_zero():
@@ -255,7 +261,12 @@ def _finish_run(
             save_adapted(model, settings.out, merge=settings.merge)
         else:
             save_model(model, settings.out, state)
-        curve.draw(settings.out / METRICS, settings.out / CURVE)
+        curve.draw(
+            settings.out / METRICS,
+            settings.out / CURVE,
+            title=f"{result.command} of {result.model}",
+            saved_step=result.best_step,
+        )
         write_text(settings.out / CARD, card.model_card(settings, asdict(result), manifest))
         run.finish(asdict(result))
     trainer.accelerator.wait_for_everyone()

@@ -1,8 +1,8 @@
-"""TRL's SFTTrainer on packed rows, for SFT and for ORPO.
+"""Train on packed rows, for SFT and ORPO, with transformers' Trainer by way of TRL's SFTTrainer.
 
-Optimizer, schedule, accumulation, data order, checkpoints, resuming and several processes are
-TRL's and transformers' own. What is ours: the batch is one packed row, logits are computed where
-a token is trained only, and a step whose loss or gradient is not finite never reaches the weights.
+Optimizer, accumulation, checkpoints, resuming and several processes are transformers' own. Ours is
+the rest: a batch is one packed row, logits are computed only where a token is trained, and a step
+whose loss or gradient is not finite never reaches the weights.
 """
 
 import math
@@ -16,8 +16,10 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 from transformers import GPT2Config
+from transformers.optimization import get_scheduler
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -31,12 +33,19 @@ from gpt2chat.core.training.objectives import Objective, lay_out_for
 from gpt2chat.core.training.tokenized import Tokenized
 
 Rows = Sequence[Sequence[int]]
-"""Which items of a Tokenized stand in each packed row."""
+"""The numbers of the items of a Tokenized that each packed row holds."""
+
+
+SHORT = 20
+"""Steps up to which a run cannot afford an idle one: at the default warm-up, which is a share of
+0.05 rounded up, all warm-ups of a single step."""
 
 
 class RowSampler(Sampler[int]):
-    """Gives the rows of an epoch in an order that seed and epoch alone decide: however many the
-    processes, and wherever a run goes on. Rows of nothing come last.
+    """Draws the order of the rows in an epoch.
+
+    The order depends only on the seed and the epoch, not on the number of processes or the step a
+    run resumes from. Empty rows come last.
 
     Args:
         epoch: Returns the number of the epoch that begins.
@@ -55,18 +64,44 @@ class RowSampler(Sampler[int]):
         yield from (index for index, row in enumerate(self.rows) if not row)
 
 
+class Votes:
+    """Lets all processes of a run stop, or save, after the same step.
+
+    A process that stopped by itself would leave the others waiting for it. So each adds its wishes
+    to the token counts that the processes exchange before a step anyway, and acts on the sums.
+
+    Args:
+        wishes: Returns 1.0 for each thing this process wants now, and 0.0 for the others. Fixed
+            length.
+    """
+
+    def __init__(self, wishes: Callable[[], list[float]]):
+        self.wishes = wishes
+        self.totals: Tensor | None = None
+        """Number of processes with each wish before the current step; None before the first."""
+
+    def granted(self) -> list[bool]:
+        """Return, for each wish, whether any process had it before the current step.
+
+        On a GPU this waits for the step.
+        """
+        assert self.totals is not None
+        return (self.totals > 0).tolist()
+
+
 class PackedTrainer(SFTTrainer):
     """Trains on packed samples by an objective.
 
     Args:
-        objective: SFT's or ORPO's.
-        tokens: What is trained on.
-        rows: Which items of `tokens` stand in which row; as many rows as the processes share out.
+        objective: The loss: SFT's or ORPO's.
+        tokens: The training samples.
+        rows: The items of `tokens` in each row. Their number is a multiple of the processes'.
         held_out, held_rows: The same for validation.
         autocast: Compute in bf16.
         shape: Pad every row of training to these sizes, and compile transformer, head and
             log-softmax into one graph for them.
-        lag: Whether bad steps may be found out later, at the next line of metrics.
+        lag: Check for bad steps only at the next line of metrics, so that no step waits for the
+            device. Default: on a GPU.
     """
 
     # `compute_loss` divides by the counts of the whole optimizer step.
@@ -93,10 +128,8 @@ class PackedTrainer(SFTTrainer):
         self.tokens_seen = 0
         """Tokens that this process has trained on since it started."""
         self.flops_seen = 0.0
-        """Floating-point operations that they needed, forward and backward."""
-        self.asks: Any = None
-        """Called before each step, returns what this process asks for; see `agreed`."""
-        self._asked: Tensor | None = None
+        """Floating-point operations that these tokens needed, forward and backward."""
+        self.votes: Votes | None = None
         self._sums: dict[str, Tensor] = {}
         self._summed_after = 0
         """The step after which the sums begin."""
@@ -105,13 +138,50 @@ class PackedTrainer(SFTTrainer):
         super().__init__(
             data_collator=self.collate,
             train_dataset=Dataset.from_dict({"items": [list(row) for row in rows]}),
-            # Never read: `evaluate` is ours.
+            # transformers insists on one; `evaluate` below does not read it.
             eval_dataset=Dataset.from_dict({"items": [[0]]}) if len(held_rows) else None,
             **kwargs,
         )
         self.lag = self.args.device.type == "cuda" if lag is None else lag
         self.guard = Guard(self._blame, self._names, self._over_processes, gather_object)
         self.remove_callback(PrinterCallback)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return transformers' schedule, in which every step of a short run trains.
+
+        A warm-up starts at a rate of 0: its first step fills AdamW's moments and changes no weight.
+        Of many steps that is one; a run of one step would train nothing. So in runs of up to SHORT
+        steps the first one gets half the rate of the second, and the last one is past the warm-up.
+        """
+        if num_training_steps > SHORT:
+            return super().create_scheduler(num_training_steps, optimizer)
+        args: Any = self.args
+        optimizer = optimizer or self.optimizer
+        warmup = min(args.get_warmup_steps(num_training_steps), num_training_steps - 1)
+        planned: Any = get_scheduler(
+            args.lr_scheduler_type, optimizer, warmup, num_training_steps,
+            args.lr_scheduler_kwargs,
+        )  # fmt: skip
+        # All groups of weights share one schedule.
+        shared: Callable[[int], float] = planned.lr_lambdas[0]
+
+        def rate(step: int) -> float:
+            return shared(step) if step else shared(0) or shared(1) / 2
+
+        self.lr_scheduler = LambdaLR(optimizer, rate)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _send_telemetry(self) -> None:
+        """Report nothing: TRL reports every start to its authors, and data here may be private."""
+
+    def train(self, *given: Any, **named: Any) -> Any:
+        """Train as transformers does, and leave PyTorch the threads that it had (cores.py)."""
+        threads = torch.get_num_threads()
+        try:
+            return super().train(*given, **named)
+        finally:
+            torch.set_num_threads(threads)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         # The last step of an epoch ends at a whole number, but for rounding.
@@ -175,14 +245,16 @@ class PackedTrainer(SFTTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         counts = torch.stack([batch["counts"] for batch in batch_samples]).sum(0).to(device)
-        asked = torch.tensor(self.asks() if self.asks else [], dtype=counts.dtype, device=device)
-        total = self._over_processes(torch.cat([counts, asked]))
-        self._asked = total[len(counts) :]
-        return total[: len(counts)]
-
-    def agreed(self) -> list[bool]:
-        """Return, for each thing `asks` may ask for, whether some process did before this step."""
-        return [] if self._asked is None else (self._asked > 0).tolist()
+        # A lone process has nobody to vote with, and copying its wishes to a GPU would wait for
+        # the whole step before.
+        if self.args.world_size == 1:
+            return counts
+        wishes = self.votes.wishes() if self.votes else []
+        cast = torch.tensor(wishes, dtype=counts.dtype, pin_memory=device.type == "cuda")
+        totals = self._over_processes(torch.cat([counts, cast.to(device, non_blocking=True)]))
+        if self.votes:
+            self.votes.totals = totals[len(counts) :]
+        return totals[: len(counts)]
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm: Any = super()._clip_grad_norm(model)
@@ -195,7 +267,7 @@ class PackedTrainer(SFTTrainer):
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of what the objective logs, over rows and processes."""
+        """Add the objective's metrics: means over the rows since the last line, and processes."""
         self.guard.check()
         if "loss" in logs and self._sums:
             sums = self._over_processes(torch.stack(list(self._sums.values())))
@@ -267,7 +339,7 @@ class PackedTrainer(SFTTrainer):
 
     @torch.no_grad()
     def _check_weights(self) -> None:
-        """Run a row: a step whose gradient was finite may still have taken the weights too far."""
+        """Run a row: a step with a finite gradient may still have taken the weights too far."""
         model: Any = self.model_wrapped
         model.eval()
         items = self.rows[self.args.process_index]
@@ -277,17 +349,25 @@ class PackedTrainer(SFTTrainer):
             raise self._spoiled("not finite")
 
     def _spoiled(self, loss: float | str) -> DataError:
+        if self.state.global_step == 0:
+            return DataError(
+                f"The loss of the validation samples is {loss} before the first step: the model "
+                "itself is damaged. Load it again, or choose another `model`.",
+                setting="model",
+            )
         return DataError(
             f"The loss is {loss} after step {self.state.global_step}: the weights went too far and "
-            "are not saved. Start over with a lower --lr and --overwrite."
+            "are not saved. Start over with a lower `lr` and `overwrite=True`.",
+            setting="lr",
         )
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Return the loss, and what is logged beside it, as means over the held-out rows.
+        """Return the loss and the objective's other metrics, as means over the held-out rows.
 
         Raises:
-            DataError: One of them is not finite, by what the steps before did to the weights.
+            DataError: One of them is not finite: earlier steps, or the model's maker, spoiled the
+                weights.
         """
         assert self.held_out is not None
         model: Any = self.model_wrapped
@@ -312,8 +392,8 @@ class PackedTrainer(SFTTrainer):
         return metrics
 
     def _uncompiled(self) -> Any:
-        """Return what computes a row of any shape, without compiling a graph for it."""
-        # FSDP gathers the weights where the model is called; no other way into it will do.
+        """Return a function that computes a row of any shape, without compiling a graph for it."""
+        # FSDP gathers the weights in the model's own call and nowhere else.
         sharded: Any = self.model_wrapped
         return (
             sharded if self.is_fsdp_enabled else self.accelerator.unwrap_model(self.model).forward
@@ -325,7 +405,7 @@ class PackedTrainer(SFTTrainer):
         return int(self._over_processes(seen).item())
 
     def whole_state(self) -> dict[str, Tensor] | None:
-        """Return all weights where FSDP has each process hold a part of them; None elsewhere."""
+        """Return all weights, gathered from the processes that share them by FSDP; else None."""
         state: Any = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
         return state
 
@@ -334,20 +414,20 @@ class PackedTrainer(SFTTrainer):
 
     @torch.no_grad()
     def _blame(self, items: Sequence[int]) -> list[str]:
-        """Return the samples of a row whose log-probabilities are not finite, each run again."""
-        found: list[str] = []
+        """Return the samples of a row whose log-probabilities are not finite, by running each."""
+        names: list[str] = []
         if self.is_fsdp_enabled:
-            return found  # only all processes together can run a row, and theirs may be good
+            return names  # running a row takes all processes, and the others' rows may be good
         for item in items:
             row = self._prepare_inputs(self.row(self.tokens, [item], training=False))
             finite = torch.isfinite(self.logps(self._uncompiled(), row))
             sides = row["segments"][~finite].unique().tolist()
             ends = [f" ({('chosen', 'rejected')[side]})" for side in sides]
-            found += [self.tokens.names[item] + end * (self.tokens.sides == 2) for end in ends]
-        return found
+            names += [self.tokens.names[item] + end * (self.tokens.sides == 2) for end in ends]
+        return names
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none beside a checkpoint: the run folder gets one of ours (card.py)."""
+        """Write none into a checkpoint: the run folder gets one of ours (card.py)."""
 
     def _over_processes(self, value: Tensor) -> Tensor:
         reduced: Any = self.accelerator.reduce(value, "sum")
