@@ -22,13 +22,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
+# In demo/, or demo-2/, demo-3/ ... if that exists: it may hold what you made there since.
+demo: DEMO := $(shell folder=demo; n=1; while [ -e $$folder ]; do n=$$((n+1)); folder=demo-$$n; done; echo $$folder)
 demo: $(READY)
-	rm -rf demo && mkdir demo
-	cd demo && $(BIN)/gpt2chat prepare --sample
-	cd demo && $(BIN)/gpt2chat sft --model starter --epochs 1 --evals 1
-	cd demo && $(BIN)/gpt2chat orpo --lr 2e-4 --beta 0.3 --token-lr 10 --evals 1
-	cd demo && $(BIN)/gpt2chat eval --ppl --against runs/sft --against starter --limit 250 --generations 4 --precision bf16
-	cd demo && $(BIN)/gpt2chat chat --seed 0 --prompt 'What can I cook with potatoes?'
+	mkdir $(DEMO)
+	cd $(DEMO) && $(BIN)/gpt2chat prepare --sample
+	cd $(DEMO) && $(BIN)/gpt2chat sft --model starter --epochs 1 --evals 1
+	cd $(DEMO) && $(BIN)/gpt2chat orpo --lr 2e-4 --beta 0.3 --token-lr 10 --evals 1
+	cd $(DEMO) && $(BIN)/gpt2chat eval --ppl --against runs/sft --against starter --limit 250 --generations 4 --precision bf16
+	cd $(DEMO) && $(BIN)/gpt2chat chat --seed 0 --prompt 'What can I cook with potatoes?'
+	@echo 'All of it is in $(DEMO)/.'
 
 quick: $(READY)
 	$(PYTEST) -m 'not gpu and not slow'
