@@ -372,7 +372,7 @@ def test_the_bar_gives_way_to_the_words(
     screen = io.StringIO()
     narrow = Console(file=screen, force_terminal=True, width=columns, color_system=None)
     monkeypatch.setattr(training, "err", narrow)
-    with training_progress("orpo") as on_step:
+    with training_progress("orpo") as (on_step, _):
         on_step(step(step=36_000))
     shown = screen.getvalue().rpartition("orpo ")[2]
     assert "12:34:56 left" in shown

@@ -46,7 +46,7 @@ def stopped(
     out = tmp_path_factory.mktemp("stopped") / "sft"
     settings = config(tiny_folder, tiny_data, out, save_minutes=1e-6)
     with pytest.raises(Interrupted):
-        train(settings, press_in(3))
+        train(settings, press_in(3), ignore)
     return settings
 
 
@@ -161,7 +161,7 @@ def test_a_run_that_was_moved_still_ends_with_its_best_weights(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):
     with pytest.raises(Interrupted):
-        train(best_is_early(tiny_folder, tiny_data, tmp_path / "old"), press_in(25))
+        train(best_is_early(tiny_folder, tiny_data, tmp_path / "old"), press_in(25), ignore)
     (tmp_path / "old").rename(tmp_path / "new")
     settings = best_is_early(tiny_folder, tiny_data, tmp_path / "new", resume="on")
     result = train(settings)
@@ -175,7 +175,7 @@ def test_a_run_that_lost_its_best_checkpoint_tells_the_loss_of_the_weights_it_ha
 ):
     run = Run(tmp_path / "sft")
     with pytest.raises(Interrupted):
-        train(best_is_early(tiny_folder, tiny_data, run.folder), press_in(25))
+        train(best_is_early(tiny_folder, tiny_data, run.folder), press_in(25), ignore)
     state = json.loads((run.checkpoints / "checkpoint-25" / "trainer_state.json").read_text())
     best = run.checkpoints / f"checkpoint-{state['best_global_step']}" / "model.safetensors"
     best.write_bytes(bytes(best.stat().st_size))
