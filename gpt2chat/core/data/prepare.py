@@ -56,7 +56,7 @@ from gpt2chat.core.text.tokens import (
     template_fingerprint,
     tokenizer_fingerprint,
 )
-from gpt2chat.core.text.wording import counted
+from gpt2chat.core.text.wording import plural
 
 LIBRARIES = ("datasets", "ftfy", "rensa", "tiktoken")
 """Whose versions the manifest names."""
@@ -277,7 +277,7 @@ def _advise(
         if alike and source.source.setting in OWN_DATA:
             journal.say(
                 name,
-                f"{name}: {counted(alike, 'row')} left out for being like another. "
+                f"{name}: {plural(alike, 'row')} left out for being like another. "
                 f'{settings.out / DROPPED} lists them. Keep them with `dedup="off"`, and those '
                 "that are like validation rows with `holdout=0`.",
             )
