@@ -1,5 +1,6 @@
 """Which subcommands exist; the one place an error becomes an exit code."""
 
+import errno
 import gc
 import io
 import os
@@ -19,7 +20,7 @@ from gpt2chat.commands.eval import evaluate
 from gpt2chat.commands.orpo import orpo
 from gpt2chat.commands.prepare import prepare
 from gpt2chat.commands.sft import sft
-from gpt2chat.core.errors import ConfigError, Gpt2ChatError, Interrupted
+from gpt2chat.core.errors import ConfigError, Gpt2ChatError, Interrupted, StorageError
 from gpt2chat.options import Command, command
 from gpt2chat.threads import end_beside_work
 
@@ -36,10 +37,19 @@ class Subcommands(TyperGroup):
             return super().invoke(ctx)
 
 
+def require_working_directory() -> None:
+    """Raise ConfigError if the working directory was deleted: no relative path leads anywhere."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("The working directory was deleted. Change to another one.") from None
+
+
 @contextmanager
 def errors_in_one_line() -> Generator[None]:
     """Print an error that the user can act on, and leave with its exit code."""
     try:
+        require_working_directory()
         yield
         return
     except KeyboardInterrupt:
@@ -48,6 +58,13 @@ def errors_in_one_line() -> Generator[None]:
         error = ConfigError(usage_message(usage))
     except Gpt2ChatError as raised:
         error = raised
+    except OSError as problem:
+        # What the core writes has a name and an error of its own: this is our own output.
+        if problem.filename is not None or problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        error = StorageError(f"Cannot write the output: {problem.strerror}.")
+        # What is still in the buffer would fail once more as the program ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     from gpt2chat.report import show_error
 
     show_error(error)

@@ -1,5 +1,6 @@
 """The program as a whole: help, version, exit codes, and what it does not load."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,31 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("gpt2chat.core.model.names.pick_model", broken)
     result = CliRunner().invoke(app, ["orpo"])
     assert isinstance(result.exception, RuntimeError)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [("--version",), ("--help",), ("prepare", "--only", "--chat", "a.jsonl")]
+)
+def test_an_output_that_is_full_is_one_line(arguments: tuple[str, ...], tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n' * 3)
+    command = [sys.executable, "-m", "gpt2chat", *arguments]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False
+        )
+    assert process.returncode == 6, process.stderr
+    assert process.stderr.splitlines()[-1].startswith("error: Cannot write the output")
+    assert "Traceback" not in process.stderr
+
+
+def test_a_working_directory_that_was_deleted_is_one_line(tmp_path: Path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f"rmdir {gone}; exec {sys.executable} -m gpt2chat prepare --sample"
+    process = subprocess.run(
+        ["sh", "-c", script], cwd=gone, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    assert process.returncode == 2
+    assert process.stderr.count("\n") == 1, process.stderr
