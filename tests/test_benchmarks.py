@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parent.parent
 FEW = (
     "--model starter --prompts 8 --new 3 --prefill 12 --batches 1 2 --batch-new 2 --repeats 1 "

@@ -23,6 +23,8 @@ from gpt2chat.core.training.tokenized import load_tokenized
 from gpt2chat.core.training.train import train
 from tests.helpers import tiny_model
 
+pytestmark = pytest.mark.slow
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 FLAGS = "--lr 1e-2 --batch-size 6 --evals 2 --precision fp32 --device cpu".split()  # noqa: SIM905
 

@@ -19,6 +19,8 @@ from gpt2chat.core.files import replaced_folder
 from tests.helpers import SAMPLE, ignore
 from tests.test_prepare import tree
 
+pytestmark = pytest.mark.slow
+
 ROWS = 9_500
 WORK = Path(".data.work")
 NEW = WORK / "new"

@@ -71,6 +71,7 @@ def test_before_training_the_loss_is_that_of_the_model_without_lora(tmp_path: Pa
     assert first[0] == pytest.approx(first[1], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
 def test_a_merged_run_is_a_plain_model_and_the_adapter_alone_is_the_same(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
@@ -88,6 +89,7 @@ def test_a_merged_run_is_a_plain_model_and_the_adapter_alone_is_the_same(
     assert resolve_model(str(alone.out)).window == 1024
 
 
+@pytest.mark.slow
 def test_a_run_that_is_an_adapter_alone_can_be_trained_on(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):
@@ -111,6 +113,7 @@ def by_card(run: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
 @pytest.mark.parametrize("merge", [True, False])
 def test_the_code_of_a_runs_card_loads_it(
@@ -126,6 +129,7 @@ def test_the_code_of_a_runs_card_loads_it(
     assert f'library_name: "{"transformers" if merge else "peft"}"' in head
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
 def test_the_code_of_a_card_loads_an_adapter_on_an_adapter(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,6 +142,7 @@ def test_the_code_of_a_card_loads_an_adapter_on_an_adapter(
     torch.testing.assert_close(logits(loaded), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_losses_of_an_unbroken_one(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):
@@ -214,6 +219,7 @@ def test_an_adapter_with_settings_that_peft_would_run_is_refused(
         load_model(str(folder))
 
 
+@pytest.mark.slow
 def test_new_positions_are_trained_beside_an_adapter_and_go_on_with_it(
     tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):

@@ -12,6 +12,8 @@ from gpt2chat.cli import app
 from tests.helpers import sample_rows
 from tests.hub_server import Hub, hub_environment
 
+pytestmark = pytest.mark.slow
+
 OFF = ("--oasst1", "off", "--alpaca", "off", "--ultrafeedback", "off")
 
 

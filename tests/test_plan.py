@@ -20,6 +20,7 @@ def settings(tiny_folder: Path, tiny_data: Path, tmp_path: Path) -> SftConfig:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_plan_has_the_steps_and_tokens_that_the_run_has(settings: SftConfig):
     planned, result = plan(settings), train(settings)
     assert (planned.steps, planned.samples) == (result.steps, result.samples)
@@ -34,6 +35,7 @@ def test_nothing_is_written(settings: SftConfig, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_weights_that_a_plan_moved_are_of_no_run(settings: SftConfig):
     plan(settings)
     first = train(settings)

@@ -10,6 +10,8 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory
 from gpt2chat.repl.history import lines_kept
 from tests.terminal import CTRL_C, CTRL_U, ENTER, ESCAPE, Terminal
 
+pytestmark = pytest.mark.slow
+
 LEAVES = "\n/exit or Ctrl-D leaves."
 METER = " / 1,024 · "
 PASTE = ESCAPE + "[200~{}" + ESCAPE + "[201~"

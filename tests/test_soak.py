@@ -20,6 +20,8 @@ from gpt2chat.dialogue.dialogue import Dialogue
 from gpt2chat.dialogue.models import Models
 from tests.helpers import ignore, tiny_model
 
+pytestmark = pytest.mark.slow
+
 WARM, TURNS = 100, 500
 MESSAGE = "What came of it, and who was there? " * 5
 GROWTH = 5 << 20

@@ -30,6 +30,8 @@ from tests.terminal import (
     Terminal,
 )
 
+pytestmark = pytest.mark.slow
+
 FLAGS = ("chat", "--model", "starter", "--seed", "1", "--max-new-tokens", "8")
 ENDLESS = ("/set max_new_tokens 900", "/set temperature 100", "/set top_k 0")
 """Any token is as likely as the one that ends a reply."""

@@ -127,6 +127,7 @@ def test_trls_orpo_sees_our_ids_and_trains_our_tokens(
         assert seen[f"{name}_labels"][:] == [pair[side].labels for pair in ours]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "make"), [("sft", sft_trainer), ("preference", orpo_trainer)], ids=["sft", "orpo"]
 )
