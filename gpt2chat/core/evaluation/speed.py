@@ -1,4 +1,4 @@
-"""How many tokens a second a model reads and writes on this device."""
+"""Measure how many tokens a second a model reads and writes on this device."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ from gpt2chat.core.generation.generate import Generator
 from gpt2chat.core.text.tokens import ENDOFTEXT_ID
 
 PROMPT = 512
-"""Tokens of the prompt that is timed."""
+"""Tokens of the prompt."""
 NEW = 64
-"""Tokens that are generated after it, at most."""
+"""Tokens to generate after it, at most."""
 RUNS = 5
 
 
@@ -31,24 +31,24 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Tokens per second with one conversation at a time, as `gpt2chat chat` runs by default."""
+    """Tokens per second in one conversation at a time, with the default precision of a chat."""
 
     precision: str
-    """Of the weights as they are read: int8, bf16 or fp32."""
+    """Type in which weights are read: int8, bf16 or fp32."""
     prompt: int
     """Tokens of the prompt."""
     prefill: Spread
-    """Tokens of the prompt by the seconds to the first generated token."""
+    """Prompt tokens, divided by the seconds to the first generated token."""
     decode: Spread | None
-    """Generated tokens after the first by the seconds they took; None if there were none."""
+    """Generated tokens after the first, divided by their seconds; None if there were none."""
 
 
 def measure_speed(
     model: GPT2LMHeadModel, device: torch.device, on_progress: Callable[[int, int], None]
 ) -> Speed:
-    """Return prefill and decode speed: medians over `RUNS` runs, after one that is not counted.
+    """Return prefill and decode speed: medians over `RUNS` runs, after one for warming up.
 
-    The prompt is drawn tokens: after them a model has no reason to end its turn.
+    The prompt is random tokens: after them a model has no reason to end its turn.
     """
     generator = Generator(model, device)
     length = min(PROMPT, generator.window // 2)
@@ -59,7 +59,7 @@ def measure_speed(
     decode: list[float] = []
     for run in range(RUNS + 1):
         on_progress(run, RUNS + 1)
-        # Another first token: the keys and values of the last run are of no use.
+        # With another first token, no cached keys and values can be reused.
         reply = generator.generate([run, *prompt[1:]], sampling)
         if run:
             prefill.append(length / reply.first_seconds)
