@@ -3,6 +3,8 @@
     python benchmarks/train.py --data demo/data
     python benchmarks/train.py --data data --model gpt2 --samples 4000 --pairs 1000 \\
         --epochs 20 --steps-limit 60        # on a GPU
+    python benchmarks/train.py --data demo/data --busy 2 --no-write \\
+        --ways sft/trl-tuned sft/gpt2chat   # next to two busy programs too
 
 Prints a table and writes it into docs/measurements.md; with --no-write it only prints.
 
@@ -84,6 +86,7 @@ class Asked(argparse.Namespace):
     ways: list[str]
     compiled: bool
     repeats: int
+    busy: int
     write: bool
     way: str
 
@@ -311,6 +314,9 @@ def measured_apart(way: str) -> Figures | str:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
     if "gpt2chat" not in way:
         environment |= UNBOUNDED
+    elif "OMP_WAIT_POLICY" not in environment:
+        # As the command line sets it (gpt2chat/environment.py).
+        environment.setdefault("GOMP_SPINCOUNT", "1000")
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode == 0:
         return Figures(**json.loads(done.stdout.splitlines()[-1]))
@@ -319,6 +325,31 @@ def measured_apart(way: str) -> Figures | str:
         return f"failed: ended by signal {-done.returncode}"
     last = (done.stderr.strip().splitlines() or ["no word"])[-1]
     return f"failed: {last[:120]}".replace("|", "/")
+
+
+def busy_table(asked: Asked, quiet: dict[str, Figures | str]) -> str:
+    """Measure each way again next to busy programs; return its speed with and without them.
+
+    Everything runs in one call, as other work on the machine changes from hour to hour.
+    """
+    rows = [("", "tokens/s", f"next to {asked.busy} busy programs", "share kept")]
+    spin = [sys.executable, "-c", "while True: pass"]
+    for way, alone in quiet.items():
+        if isinstance(alone, str):
+            continue
+        programs = [subprocess.Popen(spin) for _ in range(asked.busy)]
+        try:
+            beside = measured_apart(way)
+        finally:
+            for program in programs:
+                program.kill()
+                program.wait()
+        if isinstance(beside, str):
+            rows.append((TITLES[way], f"{alone.speed:,.0f}", beside, "-"))
+        else:
+            share = f"{beside.speed / alone.speed:.0%}"
+            rows.append((TITLES[way], f"{alone.speed:,.0f}", f"{beside.speed:,.0f}", share))
+    return markdown(rows)
 
 
 def measure_all(asked: Asked) -> dict[str, Figures | str]:
@@ -409,6 +440,8 @@ def parsed() -> Asked:
                         help=f"instead of the usual: {', '.join(TITLES)}")  # fmt: skip
     parser.add_argument("--compiled", action="store_true", help="compile on a CPU too")
     parser.add_argument("--repeats", type=int, default=1, help="rounds; the fastest counts")
+    parser.add_argument("--busy", type=int, default=0, metavar="N",
+                        help="measure each way next to N busy programs as well")  # fmt: skip
     parser.add_argument("--no-write", dest="write", action="store_false", help="only print")
     parser.add_argument("--way", default="", help=argparse.SUPPRESS)
     return parser.parse_args(namespace=Asked())
@@ -426,6 +459,8 @@ def main() -> None:
     if all(isinstance(figures, str) for figures in found.values()):
         raise SystemExit("Every way failed.")
     text = block(asked, found)
+    if asked.busy:
+        text += f"\n\n{busy_table(asked, found)}"
     print(text)
     if around:
         write_block(around, text)

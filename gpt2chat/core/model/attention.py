@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
 PACKED = "packed"
 """The attention's name in transformers."""
@@ -160,9 +159,6 @@ def _varlen(
     return attended[None]
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """The row needs no mask: `packed_attention` keeps to the samples."""
-
-
+# No mask is registered with it: transformers then makes none. For a registered one it looks for
+# packed samples in the position ids first, which waits for the device.
 AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, _no_mask)
