@@ -19,6 +19,7 @@ from gpt2chat.commands.chat import chat
 from gpt2chat.commands.eval import evaluate
 from gpt2chat.commands.orpo import orpo
 from gpt2chat.commands.prepare import prepare
+from gpt2chat.commands.runs import runs
 from gpt2chat.commands.sft import sft
 from gpt2chat.core.errors import ConfigError, Gpt2ChatError, Interrupted, StorageError
 from gpt2chat.options import Command, command
@@ -133,6 +134,7 @@ for name, function in {
     "chat": chat,
 }.items():
     app.command(name, cls=Command)(command(function, name))
+app.command(cls=Command)(runs)
 
 
 def main() -> None:

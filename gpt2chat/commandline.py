@@ -11,7 +11,14 @@ from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.config.settings import settings_of
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 
-COMMANDS = {"prepare": "prepare", "sft": "sft", "orpo": "orpo", "evaluate": "eval", "chat": "chat"}
+COMMANDS = {
+    "prepare": "prepare",
+    "sft": "sft",
+    "orpo": "orpo",
+    "evaluate": "eval",
+    "chat": "chat",
+    "list_runs": "runs",
+}
 """The subcommand of each public function that has one."""
 CONFIGS = {
     "prepare": PrepareConfig,

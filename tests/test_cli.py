@@ -32,7 +32,7 @@ def loaded_by(*arguments: str, cwd: Path) -> tuple[set[str], subprocess.Complete
     return {line.rpartition("|")[2].strip().split(".")[0] for line in lines}, process
 
 
-@pytest.mark.parametrize("command", ["", "prepare", "sft", "orpo", "eval", "chat"])
+@pytest.mark.parametrize("command", ["", "prepare", "sft", "orpo", "eval", "chat", "runs"])
 def test_help_loads_no_heavy_library(command: str, tmp_path: Path):
     arguments = [argument for argument in (command, "--help") if argument]
     loaded, process = loaded_by(*arguments, cwd=tmp_path)

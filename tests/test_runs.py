@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from gpt2chat.cli import app
 from gpt2chat.commandline import to_command_line
 from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
@@ -18,6 +20,7 @@ from gpt2chat.core.runs import (
     Conditions,
     Run,
     damaged_file,
+    list_runs,
     newest_run,
     open_run,
 )
@@ -32,10 +35,12 @@ def started(folder: Path, **settings: Any) -> Run:
     return run
 
 
-def finished(folder: Path, command: str = "sft", at: str = "2026-01-01T00:00:00+00:00") -> Run:
+def finished(
+    folder: Path, command: str = "sft", at: str = "2026-01-01T00:00:00+00:00", **figures: Any
+) -> Run:
     run = started(folder)
     (folder / "model.safetensors").write_bytes(b"weights")
-    run.finish({"command": command, "finished": at})
+    run.finish({"command": command, "finished": at, **figures})
     return run
 
 
@@ -296,6 +301,62 @@ def test_a_trainer_state_that_cannot_be_resumed_is_damage_although_it_is_sealed(
     write_state(checkpoint, **changes)
     run.seal(checkpoint)
     assert damaged_file(checkpoint) == checkpoint / "trainer_state.json"
+
+
+# The list of runs.
+
+
+def write_weights(folder: Path, missing: int = 0) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(8 - missing)
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def test_the_list_has_every_run_with_its_state_and_nothing_else(tmp_path: Path):
+    write_weights(finished(tmp_path / "a", loss=2.5, steps=20).folder)
+    unfinished(tmp_path / "b", 5, 10)
+    started(tmp_path / "c")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "run.toml").touch()
+    runs = list_runs(tmp_path)
+    assert [run.folder.name for run in runs] == ["a", "b", "c"]
+    assert [run.state for run in runs] == ["finished", "unfinished", "unfinished"]
+    assert [run.step for run in runs] == [20, 10, None]
+    assert {run.command for run in runs} == {"sft"}
+    assert {run.model for run in runs} == {"gpt2"}
+    assert [run.loss for run in runs] == [2.5, None, None]
+
+
+def test_a_run_lists_itself(tmp_path: Path):
+    unfinished(tmp_path / "sft", 5)
+    assert [run.step for run in list_runs(tmp_path / "sft")] == [5]
+
+
+def test_a_damaged_run_is_listed_with_the_file_that_is_damaged(tmp_path: Path):
+    write_weights(finished(tmp_path / "a").folder, missing=1)
+    finished(tmp_path / "b").folder.joinpath("model.safetensors").unlink()
+    finished(tmp_path / "c").folder.joinpath("run.toml").write_bytes(b"\xff=")
+    unfinished(tmp_path / "d", 5).checkpoints.joinpath("checkpoint-5/sealed.json").write_text("[")
+    unfinished(tmp_path / "e", 5).checkpoints.joinpath("started.json").write_text("[" * 10**5)
+    finished(tmp_path / "f").folder.joinpath("model.safetensors").write_bytes(b"\xff" * 9)
+    names = ("model.safetensors", "model.safetensors", "run.toml", "sealed.json", "started.json",
+             "model.safetensors")  # fmt: skip
+    for run, name in zip(list_runs(tmp_path), names, strict=True):
+        assert run.state == "damaged"
+        assert name in str(run.problem)
+
+
+def test_the_command_prints_the_list_and_json(tmp_path: Path):
+    unfinished(tmp_path / "sft", 5)
+    result = CliRunner().invoke(app, ["runs", str(tmp_path)], catch_exceptions=False)
+    assert "unfinished at step 5" in result.stdout
+    result = CliRunner().invoke(app, ["runs", str(tmp_path), "--json"], catch_exceptions=False)
+    assert json.loads(result.stdout)[0]["state"] == "unfinished"
+
+
+def test_a_folder_of_runs_that_is_not_there_is_one_line(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no folder"):
+        list_runs(tmp_path / "runs")
 
 
 # What a resume accepts.

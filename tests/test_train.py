@@ -686,6 +686,13 @@ def test_the_card_says_what_was_trained(tiny_data: Path):
     assert "negative log-likelihood 1.9000 nats per token" in aligned
 
 
+def test_the_card_holds_no_character_that_acts_on_a_terminal(tiny_data: Path):
+    name = os.fsdecode(b"\x1b[31mred \xe9")
+    text = card_of(SftConfig(model=name, out=Path(name), data=Path(name)), tiny_data)
+    assert "[31mred" in text
+    assert all(sign.isprintable() or sign == "\n" for sign in text)
+
+
 def test_the_card_names_a_base_on_the_hub_through_the_runs_between(tiny_data: Path, tmp_path: Path):
     (tmp_path / "run.toml").write_text('model = "openai-community/gpt2"\n')
     text = card_of(OrpoConfig(model=str(tmp_path)), tiny_data)

@@ -23,7 +23,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import Resume, TrainConfig
@@ -204,7 +204,7 @@ class Run:
                     f"{folder} has no run to resume. Leave `resume` out to start one."
                 )
             return None
-        if not self._is_run():
+        if not self.is_run():
             raise StorageError(
                 f"{folder} is not a run folder, and is not empty. Give another `out`.",
                 setting="out",
@@ -252,7 +252,7 @@ class Run:
             )
         return None
 
-    def _is_run(self) -> bool:
+    def is_run(self) -> bool:
         """Say whether the program wrote this folder: nothing else is ever removed."""
         if self.result() is not None or (self.checkpoints / STARTED).exists():
             return True
@@ -549,3 +549,98 @@ def newest_run(commands: Iterable[str], runs: Path = RUNS) -> Path | None:
         if result is not None and result.get("command") in wanted:
             finished.append((result["finished"], folder))
     return max(finished, default=(None, None))[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """One run in a list of runs. What a damaged run does not tell is None."""
+
+    folder: Path
+    state: Literal["finished", "unfinished", "damaged"]
+    problem: str | None
+    """What is damaged, for a damaged run."""
+    command: str | None
+    """`sft` or `orpo`."""
+    model: str | None
+    """What it started from."""
+    data: str | None
+    step: int | None
+    """Steps of a finished run; else the step of the newest checkpoint, if there is one."""
+    loss: float | None
+    """Mean training loss of the last tenth of the steps."""
+    validation_loss: float | None
+    finished: str | None
+    """Date and time, UTC, ISO 8601."""
+
+
+def list_runs(folder: Path = RUNS) -> list[RunSummary]:
+    """Return the runs in a folder, or the folder itself if it is a run, by name.
+
+    Sizes are compared, contents are not read: a list should not take seconds for each run.
+
+    Raises:
+        ConfigError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder}. Train a model with `sft()` first.")
+    with reading(folder, ConfigError):
+        folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    # A folder that may not be read is no reason to withhold the others.
+    return [_summary(run) for run in map(Run, folders) if os.access(run.folder, os.X_OK)
+            and run.is_run()]  # fmt: skip
+
+
+def _summary(run: Run) -> RunSummary:
+    problem, settings, conditions, step = None, dict[str, Any](), None, None
+    result = run.result() or {}
+    try:
+        settings, conditions = run.settings(), run.conditions()
+    except CheckpointError as error:
+        problem = str(error)
+    if result:
+        step, problem = result.get("steps"), problem or _damage_of_weights(run.folder)
+    elif sealed := run.sealed_checkpoints():
+        newest = run.newest_checkpoint()
+        step = None if newest is None else _step_of(newest)
+        if newest is None:
+            problem = problem or f"{damaged_file(sealed[0], read=False)} is damaged."
+    command = result.get("command") or (conditions.command if conditions else None)
+    figures = (result.get(name) for name in ("loss", "validation_loss"))
+    loss, validation = (value if isinstance(value, int | float) else None for value in figures)
+    texts = (settings.get(name) for name in ("model", "data"))
+    model, data = (str(value) if value is not None else None for value in texts)
+    return RunSummary(
+        folder=run.folder,
+        state="damaged" if problem else "finished" if result else "unfinished",
+        problem=problem,
+        command=None if command is None else str(command),
+        model=model,
+        data=data,
+        step=step if isinstance(step, int) else None,
+        loss=loss,
+        validation_loss=validation,
+        finished=str(result["finished"]) if result else None,
+    )
+
+
+def _damage_of_weights(folder: Path) -> str | None:
+    """Return what is wrong with a model's safetensors files, from their headers and sizes."""
+    paths = sorted(
+        path for path in folder.glob("*model*.safetensors") if OWN_FILES.fullmatch(path.name)
+    )
+    if not paths:
+        return f"{folder / 'model.safetensors'} is missing."
+    try:
+        for path in paths:
+            with reading(path), path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if length > path.stat().st_size:
+                    raise ValueError("its header is cut off")
+                header: dict[str, Any] = json.loads(file.read(length))
+                ends = [entry["data_offsets"][1] for name, entry in header.items()
+                        if name != "__metadata__"]  # fmt: skip
+                if path.stat().st_size != 8 + length + max(ends, default=0):
+                    raise ValueError("its size is not that of its tensors")
+    except CheckpointError as error:
+        return str(error)
+    return None

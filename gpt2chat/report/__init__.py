@@ -18,6 +18,7 @@ from gpt2chat.report.evaluation import evaluation_progress, show_evaluation
 from gpt2chat.report.keys import quiet_keys
 from gpt2chat.report.prepare import show_prepare
 from gpt2chat.report.progress import prepare_progress
+from gpt2chat.report.runs import show_runs
 from gpt2chat.report.samples import show_samples
 from gpt2chat.report.stats import show_stats
 from gpt2chat.report.training import (
@@ -46,6 +47,7 @@ __all__ = [
     "show_question",
     "show_reply",
     "show_rows",
+    "show_runs",
     "show_samples",
     "show_speed",
     "show_stats",

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
+
 from gpt2chat import __version__
 from gpt2chat.core.config.settings import to_toml
 from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
@@ -46,7 +48,7 @@ reply = model.generate(**inputs, max_new_tokens=200, do_sample=True, temperature
 print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```
 
-In the terminal: `gpt2chat chat --model {name}`.
+Loads in transformers 4.57 and 5. In the terminal: `gpt2chat chat --model {name}`.
 
 The template is Llama 3's instruct template with the earlier turns between `<|start_context|>` and
 `<|end_context|>`; a reply ends with `<|eot_id|>`.
@@ -79,7 +81,7 @@ def model_card(settings: TrainConfig, result: dict[str, Any], manifest: Manifest
     names += ("tokens", "tokens_per_second", "utilisation", "finished")
     kind = "preference" if command == "orpo" or _chosen(settings) else "sft"
     sources = sorted(manifest.counts.get(kind, {}))
-    return _CARD.format(
+    card = _CARD.format(
         **{name: result[name] for name in names},
         command=command,
         metadata=_metadata(settings, command, result, manifest),
@@ -99,6 +101,8 @@ def model_card(settings: TrainConfig, result: dict[str, Any], manifest: Manifest
         ),
         settings=to_toml(settings),
     )
+    # Names of files may hold what acts on a terminal, or is not valid UTF-8.
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in card)
 
 
 def _chosen(settings: TrainConfig) -> bool:
@@ -170,30 +174,32 @@ def loading(settings: TrainConfig) -> str:
 def _metadata(
     settings: TrainConfig, command: str, result: dict[str, Any], manifest: Manifest
 ) -> str:
-    """Return the card's head in YAML, of which JSON is a part."""
-    hub = [entry.name.partition(":")[0] for entry in manifest.inputs if entry.revision]
+    """Return the card's head in YAML."""
+    hub = {entry.name.partition(":")[0] for entry in manifest.inputs if entry.revision}
     names = [entry.name.partition(":")[0] for entry in manifest.inputs]
-    head: dict[str, Any] = {
-        "library_name": "transformers" if settings.merge else "peft",
-        "pipeline_tag": "text-generation",
-        "language": "en",
-        "license": licence(settings.model, settings.data, names),
-        "tags": ["gpt2", "chat", command, "trl", "gpt2chat"],
-        # Only what another reader can find: a name on the Hub, no folder.
-        "base_model": hub_base(settings.model),
-        "datasets": sorted(set(hub)),
-        "model-index": _index(settings, result) if result["validation_loss"] is not None else None,
-    }
-    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items() if value)
-
-
-def _index(settings: TrainConfig, result: dict[str, Any]) -> list[dict[str, Any]]:
-    data = {"name": "held-out rows of the training data", "type": "gpt2chat"}
-    metrics = [
-        {"type": name, "name": f"validation {name}", "value": round(value, 4)}
-        for name, value in result["validation"].items()
-        if name in ("loss", "accuracy", "margin")
+    measured = result["validation"] if result["validation_loss"] is not None else {}
+    figures = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="gpt2chat",
+            dataset_name="held-out rows of the training data",
+            metric_type=name,
+            metric_name=f"validation {name}",
+            metric_value=round(measured[name], 4),
+        )
+        for name in ("loss", "accuracy", "margin")
+        if name in measured
     ]
-    task = {"type": "text-generation"}
-    results = [{"task": task, "dataset": data, "metrics": metrics}]
-    return [{"name": settings.out.name, "results": results}]
+    data = ModelCardData(
+        library_name="transformers" if settings.merge else "peft",
+        pipeline_tag="text-generation",
+        language="en",
+        license=licence(settings.model, settings.data, names),
+        tags=["gpt2", "chat", command, "trl", "gpt2chat"],
+        # Only what another reader can find: a name on the Hub, not a folder.
+        base_model=hub_base(settings.model),
+        datasets=sorted(hub) or None,
+        model_name=settings.out.resolve().name or "model",
+        eval_results=figures or None,
+    )
+    return data.to_yaml()
