@@ -60,17 +60,29 @@ def errors_in_one_line() -> Generator[None]:
     except Gpt2ChatError as raised:
         error = raised
     except OSError as problem:
+        if not current_folder_exists():
+            error = StorageError("The current folder was removed. Change to another one.")
         # What the core writes has a name and an error of its own: this is our own output.
-        if problem.filename is not None or problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+        elif problem.filename is None and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            error = StorageError(f"Cannot write the output: {problem.strerror}.")
+            # What is still in the buffer would fail once more as the program ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:
             raise
-        error = StorageError(f"Cannot write the output: {problem.strerror}.")
-        # What is still in the buffer would fail once more as the program ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     from gpt2chat.report import show_error
 
     show_error(error)
     let_the_first_speak()
     raise typer.Exit(error.exit_code) from error
+
+
+def current_folder_exists() -> bool:
+    """Say whether the folder that the program runs in is still there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def usage_message(error: typer.TyperException) -> str:

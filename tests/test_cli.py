@@ -100,7 +100,7 @@ def test_no_command_at_all_shows_the_help_and_is_exit_code_2():
 def test_commands_before_prepare_name_the_command_to_type(tmp_path: Path):
     process = gpt2chat("orpo", cwd=tmp_path)
     assert process.returncode == 4
-    assert "No finished sft run under runs/. Type gpt2chat sft first" in process.stderr
+    assert "gpt2chat sft" in process.stderr
     assert process.stderr.count("\n") == 1
 
 
@@ -145,3 +145,16 @@ def test_a_working_directory_that_was_deleted_is_one_line(tmp_path: Path):
     )  # fmt: skip
     assert process.returncode == 2
     assert process.stderr.count("\n") == 1, process.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps the folder")
+@pytest.mark.parametrize("command", ["sft", "orpo"])
+def test_a_current_folder_that_was_removed_is_one_line(command: str, tmp_path: Path):
+    program = (
+        f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && {sys.executable} -m gpt2chat {command}"
+    )
+    (tmp_path / "gone").mkdir()
+    process = subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=False)
+    assert process.returncode in (4, 6)
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
