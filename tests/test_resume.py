@@ -196,3 +196,23 @@ def test_data_that_goes_during_the_run_is_not_missed_at_its_end(
 
     result = train(config(tiny_folder, data, tmp_path / "sft"), remove)
     assert (result.out / "README.md").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP")
+def test_a_terminal_that_closes_saves_the_run(tiny_folder: Path, tiny_data: Path, tmp_path: Path):
+    settings = config(tiny_folder, tiny_data, tmp_path / "sft")
+    with pytest.raises(Interrupted, match="saved at step 2"):
+        train(settings, press_in(2, signal.SIGHUP), lambda: None)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP")
+def test_a_run_under_nohup_survives_its_terminal(
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        settings = config(tiny_folder, tiny_data, tmp_path / "sft")
+        result = train(settings, press_in(2, signal.SIGHUP), lambda: None)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert result.steps > 2

@@ -413,6 +413,9 @@ class Run:
         write_text(self.folder / RESULT, text + "\n")
         with storage(self.folder):
             self.remove_checkpoints()
+            for path in self.folder.glob("*.partial"):  # of a start that was killed
+                if OWN_FILES.fullmatch(path.name):
+                    path.unlink()
 
 
 def _literal(value: object) -> str:

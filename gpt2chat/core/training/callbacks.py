@@ -29,7 +29,9 @@ COMMON = {
     *("tokens", "seconds", "threads"),
 }
 """What a line of metrics holds for every objective."""
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # not on Windows
+    STOPPING.append(signal.SIGHUP)
 """Signals that save and stop a run."""
 SAME_SIGNAL = 3.0
 """Seconds within which torchrun forwards a Ctrl-C that its processes have already received."""
@@ -158,7 +160,7 @@ class Watch(TrainerCallback):
 
     @contextmanager
     def stopping_on_signals(self, on_interrupt: Callable[[], None]) -> Generator[None]:
-        """Let the first Ctrl-C or SIGTERM save after the current step, and a second one end it.
+        """Let the first of STOPPING save after the current step, and a second one end the run.
 
         Python runs a signal handler between two instructions of the main thread, which may be
         inside PyTorch for seconds. So that the user is told at once, a thread of its own waits for
@@ -186,7 +188,10 @@ class Watch(TrainerCallback):
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         handlers = {number: signal.getsignal(number) for number in STOPPING}
-        for number in STOPPING:
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is not None and handlers[hangup] is signal.SIG_IGN:
+            del handlers[hangup]  # the user started the run with nohup, to survive this
+        for number in handlers:
             signal.signal(number, stop)
         wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         teller = threading.Thread(target=tell, daemon=True)
