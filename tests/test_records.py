@@ -226,3 +226,15 @@ def test_a_date_that_python_does_not_know_is_such_a_cell(tmp_path: Path):
     parquet.write_table(pa.table({"prompt": ["Hi", "Oh"], "when": dates}), tmp_path / "a.parquet")
     problems = [record.problem for record in read(tmp_path / "a.parquet")]
     assert problems == ["", "a cell of column when cannot be read"]
+
+
+def test_a_value_that_is_stored_once_for_many_rows_is_not_read_for_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "BATCH_BYTES", 2**23)
+    text = pa.table({"text": ["x" * 2**22] * 100})
+    parquet.write_table(text, tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 2**16
+    chunks = list(read_chunks(tmp_path / "a.parquet"))
+    assert sum(len(chunk.table) for chunk in chunks if chunk.table is not None) == 100
+    assert max(chunk.table.nbytes for chunk in chunks if chunk.table is not None) < 2**24

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 1_000
 CHUNK_BYTES = 2**22
+BATCH_BYTES = 2**28
+"""Memory that rows of a Parquet file read at once may take, if each is as large as can be."""
+GROUP_BYTES = 2**32
 LINE_BYTES = 2**26
 """A longer line is left out: 64 MiB of text are some 16 million tokens."""
 KEPT_TEXT = 2**16
@@ -242,9 +245,33 @@ def _parquet(file: Path) -> Iterator[Chunk]:
     first = 1
     with parquet.ParquetFile(file) as table:
         rows = max(table.metadata.num_rows, 1)
-        for batch in table.iter_batches(batch_size=CHUNK_ROWS):
-            yield Chunk(file.name, first, (first - 1 + len(batch)) / rows, table=batch)
-            first += len(batch)
+        for group in range(table.num_row_groups):
+            size = table.metadata.row_group(group).total_byte_size
+            if size > GROUP_BYTES:
+                raise DataError(
+                    f"{file}: a row group is larger than {GROUP_BYTES // 2**30} GiB. Write the "
+                    "file anew with smaller ones."
+                )
+            # A value that repeats is stored once, so each row may be as large as the whole group.
+            at_once = min(max(BATCH_BYTES // max(size, 1), 1), CHUNK_ROWS)
+            parts: list[Any] = []
+            number = held = 0
+            for batch in table.iter_batches(batch_size=at_once, row_groups=[group]):
+                parts.append(batch)
+                number, held = number + len(batch), held + batch.nbytes
+                if number >= CHUNK_ROWS or held >= CHUNK_BYTES:
+                    yield _table_chunk(file, first, rows, parts)
+                    first, parts, number, held = first + number, [], 0, 0
+            if parts:
+                yield _table_chunk(file, first, rows, parts)
+                first += number
+
+
+def _table_chunk(file: Path, first: int, rows: int, parts: list[Any]) -> Chunk:
+    import pyarrow as pa
+
+    table = parts[0] if len(parts) == 1 else pa.Table.from_batches(parts)
+    return Chunk(file.name, first, (first - 1 + len(table)) / rows, table=table)
 
 
 def _table_rows(table: Any) -> list[Any]:
