@@ -65,6 +65,14 @@ def test_half_a_character_is_said_to_be_no_utf_8(terminal: Terminal):
     terminal.press(CTRL_U)
 
 
+def test_a_quoted_file_is_saved_under_its_name(terminal: Terminal):
+    terminal.send("hello\r/save 'with space.json'\r", then="Saved 2 messages to with space.json.")
+
+
+def test_a_good_reply_that_was_cut_is_said_to_be_left_out(terminal: Terminal):
+    terminal.send("hello\r/good\r", then="so prepare leaves it out")
+
+
 def test_tab_completes_a_command(terminal: Terminal):
     terminal.send("/und\t", then="/undo")
     terminal.send("\r", then="error: There is nothing to undo.")

@@ -1,4 +1,4 @@
-"""What Tab completes: commands, and what follows them."""
+"""Complete commands, and what follows them, at Tab."""
 
 from collections.abc import Iterable, Iterator
 
@@ -39,7 +39,7 @@ class Completions(Completer):
             yield from _matching(rest, self._words(word.lower(), takes, rest))
 
     def _words(self, command: str, takes: str, rest: str) -> Iterable[str]:
-        """Return what may follow a command, as far as it is typed."""
+        """Return what may follow a command, given what follows it so far."""
         if takes == "document":
             return ("@", "off")
         if takes == "setting":
@@ -56,7 +56,7 @@ class Completions(Completer):
 
 
 def _matching(typed: str, words: Iterable[str], meaning: str = "") -> Iterator[Completion]:
-    """Yield the words that begin as typed, whatever the case."""
+    """Yield the words that begin with the typed text, in any case."""
     for word in words:
         if word.lower().startswith(typed.lower()):
             yield Completion(word, start_position=-len(typed), display_meta=meaning)

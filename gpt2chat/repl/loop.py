@@ -1,6 +1,7 @@
-"""The chat loop: a line in, what it does, the next line."""
+"""Read lines from the user and do what they say, until the user leaves."""
 
 import sys
+from contextlib import nullcontext
 from typing import Protocol
 
 from gpt2chat import report
@@ -14,14 +15,14 @@ HOW_TO_LEAVE = "/exit or Ctrl-D leaves."
 
 
 class Keyboard(Protocol):
-    """What reads from the user. Both raise KeyboardInterrupt on Ctrl-C and EOFError at the end."""
+    """Reads from the user; Ctrl-C raises KeyboardInterrupt and the end of input EOFError."""
 
     def read(self) -> str:
         """Return a message or a command."""
         ...
 
     def ask(self, question: str) -> str:
-        """Return what the user answers to a question."""
+        """Return the user's answer to a question."""
         ...
 
 
@@ -34,10 +35,10 @@ def run(dialogue: Dialogue) -> None:
     report.note("Type a message, or /help. " + HOW_TO_LEAVE)
     if sys.stdout.isatty():
         dialogue.drafts = True
-        with report.quiet_keys():  # between two prompts too
+        with report.quiet_keys():  # also between a prompt and the reply
             _talk(dialogue, Prompt(dialogue))
     else:
-        dialogue.history = None  # these lines are not kept
+        dialogue.history = None  # typed lines are kept by the prompt only
         _talk(dialogue, PlainLines())
 
 
@@ -48,9 +49,11 @@ def _talk(dialogue: Dialogue, keyboard: Keyboard) -> None:
         try:
             with computing_ahead(dialogue):
                 line = keyboard.read()
-            _do(dialogue, line)
+            # The prompt has switched the marking of pastes off; a reply needs it on again.
+            with report.quiet_keys() if dialogue.drafts else nullcontext():
+                take(dialogue, line)
         except KeyboardInterrupt:
-            # What was to be done comes back to the prompt, if the prompt can begin with it.
+            # The line returns to the prompt, if the prompt can begin with a text.
             dialogue.draft = dialogue.draft or line
             stopped = line or (dialogue.drafts and dialogue.draft)
             report.note("Stopped." if stopped else HOW_TO_LEAVE)
@@ -58,19 +61,11 @@ def _talk(dialogue: Dialogue, keyboard: Keyboard) -> None:
             return
 
 
-def _do(dialogue: Dialogue, line: str) -> None:
-    if dialogue.drafts:
-        with report.quiet_keys():
-            take(dialogue, line)
-    else:
-        take(dialogue, line)
-
-
 class PlainLines:
-    """Lines of a terminal where stdout is none: what is asked goes to stderr."""
+    """Reads lines if stdout is not a terminal: questions go to stderr."""
 
     def read(self) -> str:
-        """Return a message or a command, of several lines where three quotes begin it."""
+        """Return a message or a command; three quotes make it one of several lines."""
         text = ""
         while not text or is_open(text):
             text += self.ask("> ")
@@ -82,7 +77,7 @@ class PlainLines:
         try:
             line = sys.stdin.readline()
         except KeyboardInterrupt:
-            report.note("")  # what comes next begins on a line of its own
+            report.note("")  # whatever comes next begins on a new line
             raise
         if not line:
             report.note("")

@@ -1,4 +1,4 @@
-"""What `chat` prints."""
+"""Print replies, notes and tables of a chat."""
 
 import json
 import os
@@ -29,7 +29,7 @@ ENDS = {
 }
 """What to say of a reply that ended for this reason."""
 NARROW = 40
-"""Columns; on fewer a name and what it stands for do not fit beside each other."""
+"""Columns; on fewer, a name and its meaning do not fit next to each other."""
 
 
 def show_reply(pieces: Iterable[str]) -> None:
@@ -55,9 +55,9 @@ def _write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        raise  # whoever reads has enough, and the program ends without a word
+        raise  # whoever reads has read enough, and the program ends without a word
     except OSError as error:
-        # What could not be written is tried again at the end, and fails again.
+        # Python would try to write the rest at exit, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise StorageError(f"Standard output cannot be written: {error.strerror}.") from error
 
@@ -95,7 +95,7 @@ def show_json_line(value: dict[str, Any]) -> None:
 
 
 def show_rows(rows: Sequence[tuple[str, str]]) -> None:
-    """Print names and what they stand for: commands, settings."""
+    """Print names and their meanings: commands, settings."""
     texts = [(Text(name), Text("".join(visible([value])), style="dim")) for name, value in rows]
     if err.width < NARROW:
         for name, meaning in texts:
@@ -110,10 +110,10 @@ def show_rows(rows: Sequence[tuple[str, str]]) -> None:
 
 
 def show_label(label: str) -> None:
-    """Print what stands above one of several replies."""
+    """Print the heading of one of several replies."""
     err.print(Text(label, style="bold"))
 
 
 def show_question(question: str) -> None:
-    """Ask for a line where the prompt is no part of the terminal's screen."""
+    """Print a question if there is no prompt on a screen."""
     err.print(question, end="", style="bold")

@@ -1,4 +1,4 @@
-"""The prompt that the model reads next, as `/context` shows it."""
+"""Show the prompt that the model reads next, for `/context`."""
 
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ def _line(text: str) -> str:
 
 
 def _text(part: "Part") -> Text:
-    """Return the text of a part, control tokens by name in a colour of their own."""
+    """Return the text of a part, with control tokens by name and in colour."""
     text = Text()
     for at, span in enumerate(part.spans):
         if part.unwritten and at == len(part.spans) - 1:

@@ -1,4 +1,4 @@
-"""The keys while a reply streams: what is typed stays off the screen, for the next prompt."""
+"""Keep what is typed while a reply streams off the screen, for the next prompt."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def quiet_keys() -> Generator[None]:
     before = termios.tcgetattr(terminal)
     try:
         _hush(terminal)
-        with _handled({signal.SIGTSTP: _stop, signal.SIGCONT: _go_on}):
+        with _handled({signal.SIGTSTP: _stop, signal.SIGCONT: _resume}):
             yield
     finally:
         _write(LEAVE_PASTES)
@@ -38,7 +38,7 @@ def quiet_keys() -> Generator[None]:
 
 
 def _has_keys() -> bool:
-    """Say whether what is typed comes here. A program in the background would be stopped."""
+    """Return whether typed keys come here. A program in the background would be stopped."""
     if sys.platform == "win32" or not sys.stdin.isatty():
         return False
     return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
@@ -57,7 +57,7 @@ def _hush(terminal: int) -> None:
 
 @contextlib.contextmanager
 def _handled(handlers: dict[signal.Signals, Callable[..., None]]) -> Generator[None]:
-    """Let signals be handled that are not ignored. Only the main thread may say so."""
+    """Handle signals that are not ignored, as far as this is the main thread."""
     mine = current_thread() is main_thread()
     old = {
         number: signal.signal(number, handler)
@@ -72,7 +72,7 @@ def _handled(handlers: dict[signal.Signals, Callable[..., None]]) -> Generator[N
 
 
 def _stop(number: int, _: Any) -> None:
-    """Stop, as without this handler, and leave nothing to the shell that it would take as typed."""
+    """Stop as without this handler, and leave the shell nothing to read that was typed before."""
     import termios
 
     if _has_keys():
@@ -82,12 +82,12 @@ def _stop(number: int, _: Any) -> None:
     signal.signal(number, handler)
 
 
-def _go_on(_number: int, _: Any) -> None:
+def _resume(_number: int, _: Any) -> None:
     """Set the mode again: the shell has changed it."""
     if _has_keys():
         _hush(sys.stdin.fileno())
 
 
 def _write(sequence: bytes) -> None:
-    # Not by sys.stdout, which a handler may find in the midst of writing.
+    # Not by sys.stdout: a signal handler may interrupt it while it writes.
     os.write(sys.stdout.fileno(), sequence)

@@ -15,22 +15,22 @@ PICTURES = range(0x1F000, 0x20000)
 COMMAND = re.compile(
     r"(gpt2chat [a-z]+|pip install \S+|(?<!\S)/[a-z]+ \S+)( --[\w-]+( (?!-)\S+)?)*"
 )
-"""What a user may copy; words that follow a flag may be its value."""
+"""Commands that a user may copy; a word after a flag may be its value."""
 HELD = "\0"
-"""Stands for a space that is no place to break a line at: no printed text has it."""
+"""Replaces a space that no line may break at: printed text never has it."""
 
 
 class WordWrap:
-    """Breaks lines before a word that would stand across the edge of the screen."""
+    """Breaks lines before a word that would cross the edge of the screen."""
 
     def __init__(self) -> None:
         self._at = 0
-        """Columns that are written of the row."""
+        """Columns of the row that are written."""
         self._space = self._word = ""
-        """What waits for the end of the word."""
+        """Text that waits for the end of the word."""
 
     def add(self, text: str, columns: int) -> str:
-        """Return what of the text so far can be written: up to its last whole word."""
+        """Return the part of the text that can be written now: up to its last whole word."""
         return "".join(self._next(char, columns) for char in text)
 
     def rest(self, columns: int) -> str:
@@ -47,7 +47,7 @@ class WordWrap:
             self._at = 0 if char == "\n" else min((self._at // 8 + 1) * 8, columns - 1)
             return ended + char
         self._word += char
-        # Signs of double width are words of their own, in scripts without spaces.
+        # Characters of double width are words of their own: their scripts have no spaces.
         whole = _columns(char) == 2 or _width(self._word) >= columns
         return self._end_word(columns) if whole else ""
 
@@ -68,7 +68,7 @@ class WordWrap:
 
 
 def word_wrapped(text: str, columns: int) -> str:
-    """Return a text with line breaks between words; a command that fits a line is not broken."""
+    """Return a text with line breaks between words, and none in a command that fits a line."""
     wrap = WordWrap()
     held = COMMAND.sub(lambda found: _held(found[0], columns), text)
     return (wrap.add(held, columns) + wrap.rest(columns)).replace(HELD, " ")
@@ -98,7 +98,7 @@ def _columns(char: str) -> int:
 
 
 def screen_size() -> os.terminal_size | None:
-    """Return the size of the terminal that stdout is; None where it is none that can move up."""
+    """Return the size of the terminal that stdout is; None if it has no cursor to move."""
     if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
         return None
     try:

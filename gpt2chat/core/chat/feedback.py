@@ -118,7 +118,7 @@ class Feedback:
         lines = [json.dumps({"prompt": messages, **row}, ensure_ascii=False) + "\n" for row in rows]
         if not lines:
             return
-        with storage(self.path, "Give another with --feedback."):
+        with storage(self.path, "Give another file as `feedback`."):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as file:
                 # A file that was edited by hand may lack its last line break.
