@@ -21,6 +21,12 @@ def prepare_for_training() -> None:
     keep_kernels(256)
 
 
+def prepare_for_chat() -> None:
+    """Do the same for generation, which meets a new shape with nearly every prompt."""
+    wait_briefly()
+    keep_kernels(32)
+
+
 def wait_briefly() -> None:
     """Let OpenMP's threads sleep after a thousand rounds of waiting, unless the user decides it."""
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -13,7 +13,6 @@ import torch
 from typer.testing import CliRunner
 
 from gpt2chat.cli import app
-from gpt2chat.commands.chat import wait_briefly
 from gpt2chat.core.chat.chats import Autosave, latest_chat
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ConfigError
@@ -380,19 +379,3 @@ def test_a_setting_that_cannot_be_is_refused(name: str, text: str, message: str)
     with pytest.raises(ConfigError) as error:
         Sampling().with_setting(name, text)
     assert str(error.value).startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)],
-)
-def test_threads_wait_briefly_unless_the_user_decides_it(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
-):
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    wait_briefly()
-    assert os.environ.get("GOMP_SPINCOUNT") == expected
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)

@@ -23,9 +23,10 @@ def test_threads_sleep_soon_unless_the_user_decides(
     assert own.get("GOMP_SPINCOUNT") == expected
 
 
-def test_importing_the_trainer_sets_no_variable():
+@pytest.mark.parametrize("module", ["core.training.train", "core.generation.loading"])
+def test_importing_the_core_sets_no_variable(module: str):
     code = (
-        "import os; before = dict(os.environ); import gpt2chat.core.training.train; "
+        f"import os; before = dict(os.environ); import gpt2chat.{module}; "
         f"print([name for name in {NAMES} if os.environ.get(name) != before.get(name)])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ NAMES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 @pytest.mark.parametrize(
     ("code", "count"),
     [
-        ("import gpt2chat.core.generation", "32"),
+        ("from gpt2chat.environment import prepare_for_chat as f; f()", "32"),
         ("from gpt2chat.environment import prepare_for_training as f; f()", "256"),
     ],
 )

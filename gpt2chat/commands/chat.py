@@ -1,6 +1,5 @@
 """`gpt2chat chat`."""
 
-import os
 import sys
 from dataclasses import replace
 from itertools import chain
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2chat import options
 from gpt2chat.core.config.chat import ChatConfig
 from gpt2chat.core.errors import ConfigError, DataError, ReplyError, RowError
+from gpt2chat.environment import prepare_for_chat
 
 if TYPE_CHECKING:
     from gpt2chat.core.chat.chat import Chat
@@ -101,19 +101,9 @@ def questions_to_answer(settings: ChatConfig) -> "list[Conversation] | None":
     return questions
 
 
-def wait_briefly() -> None:
-    """Let OpenMP's threads sleep soon where they wait for each other, unless the user decides it.
-
-    They spin for a thousand rounds and no longer: as fast on a quiet machine, and half as fast
-    again where other programs share the cores (docs/log.md). OpenMP reads it as torch is imported.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-
 def load(name: str, settings: ChatConfig) -> "ChatModel":
     """Return a model, ready to talk; importing torch takes most of the second that this takes."""
-    wait_briefly()
+    prepare_for_chat()
     from gpt2chat.core.chat.model import load as load_model
 
     return load_model(name, settings.device, settings.precision, settings.compile)

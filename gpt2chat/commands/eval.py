@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from gpt2chat import options
 from gpt2chat.core.config.evaluation import EvalConfig
+from gpt2chat.core.kernelcache import keep_kernels
 
 
 def evaluate(settings: EvalConfig, json: options.Json = False) -> None:
@@ -16,6 +17,7 @@ def evaluate(settings: EvalConfig, json: options.Json = False) -> None:
     others = f"; against: {', '.join(settings.against)}" if settings.against else ""
     note(f"{why}{others}; data: {settings.data}")
     with evaluation_progress() as on_progress:
+        keep_kernels(32)  # as in a chat; before torch reads it
         # From here on torch is loaded: the settings are sound, so the wait is worth it.
         from gpt2chat.core.evaluation import evaluate as evaluation
 

@@ -1,5 +1,1 @@
-"""From a prompt to streamed text, on a CPU or a GPU."""
-
-from gpt2chat.core.kernelcache import keep_kernels
-
-keep_kernels(32)
+"""Generate streamed text from a prompt, on a CPU or a GPU."""
