@@ -1,8 +1,11 @@
 """Saved models are plain GPT-2 folders that transformers loads and renders chats with."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -52,3 +55,57 @@ def test_the_saved_tokenizer_renders_the_ids_of_training(tiny_folder: Path):
     trained = [int(label != -100) for label in encoded.labels]
     assert rendered["assistant_masks"] == trained
     assert tokenizer.eos_token_id == EOT_ID != tokenizer.pad_token_id
+
+
+LOAD = """
+import json, sys
+import torch, transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, conversation = sys.argv[1], json.loads(sys.argv[2])
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+prompt = tokenizer.apply_chat_template(
+    conversation, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)
+reply = model.generate(**prompt, do_sample=False, max_new_tokens=20)
+print(json.dumps([prompt["input_ids"][0].tolist(), reply[0].tolist()]))
+print(transformers.__version__, file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with transformers 4.57, and torch as it is installed here."""
+    folder = tmp_path_factory.mktemp("transformers") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "-q", "--no-input", "--disable-pip-version-check"]
+    installed = subprocess.run(
+        [*pip, "--no-deps", "transformers==4.57.*", "tokenizers==0.22.*", "huggingface_hub<1"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if installed.returncode:
+        pytest.skip(f"transformers 4.57 cannot be installed: {installed.stderr.strip()[-200:]}")
+    # The environment's own packages come before those of this one.
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    own = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    (Path(own.stdout.strip()) / "torch.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    return python
+
+
+@pytest.mark.slow
+def test_transformers_4_renders_the_same_ids_and_gives_the_same_reply(
+    tiny_folder: Path, transformers_4: Path
+):
+    conversation = json.dumps([{"role": "user", "content": "Name a colour."}])
+    outputs: list[str] = []
+    for python in (Path(sys.executable), transformers_4):
+        process = subprocess.run(
+            [python, "-c", LOAD, str(tiny_folder), conversation],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert not process.returncode, process.stderr
+        outputs.append(process.stdout)
+    assert process.stderr.splitlines()[-1].startswith("4.57.")
+    assert outputs[0] == outputs[1]

@@ -1,5 +1,6 @@
 """A model directory that plain transformers loads: weights, configs, tokenizer, template."""
 
+import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,22 @@ def save_model(
     with storage(folder), no_bars():
         folder.mkdir(parents=True, exist_ok=True)
         plain(model, state).save_pretrained(folder)
-        chat_tokenizer(model.config.n_positions).save_pretrained(folder)
+        save_tokenizer(folder, model.config.n_positions)
+
+
+def save_tokenizer(folder: Path, window: int) -> None:
+    """Write the tokenizer so that transformers 4 and 5 both load it.
+
+    transformers 5 names a class of its own, which version 4 does not have; both know this one, and
+    with it give the same ids. Without the input names version 4 adds token types, which GPT-2
+    would take for tokens.
+    """
+    chat_tokenizer(window).save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 from gpt2chat.core.config.training import TrainConfig
 from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.files import reading, storage
-from gpt2chat.core.model.checkpoint import chat_tokenizer, save_model
+from gpt2chat.core.model.checkpoint import save_model, save_tokenizer
 from gpt2chat.core.model.folder import ADAPTER, ADAPTER_WEIGHTS, read_object
 from gpt2chat.core.model.names import ModelFolder, local_folder
 from gpt2chat.core.text.tokens import SPECIAL_IDS
@@ -92,7 +92,7 @@ def save_adapted(model: Any, folder: Path, *, merge: bool) -> None:
     with storage(folder):
         model.peft_config["default"].task_type = "CAUSAL_LM"
         model.save_pretrained(folder)
-        chat_tokenizer(positions).save_pretrained(folder)
+        save_tokenizer(folder, positions)
 
 
 def read_adapter(folder: ModelFolder) -> Any:
