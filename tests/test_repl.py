@@ -1,5 +1,7 @@
 """The chat as a person sees it: the real program in a pseudo-terminal, keys in, screen out."""
 
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,12 +195,12 @@ def test_a_message_too_long_is_refused_and_comes_back_to_be_shortened(terminal: 
     terminal.send("\x17" * 600, "\r", then="6 tokens")  # Ctrl-W takes a word away
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_waiting_prompt(tmp_path: Path):
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "config.json").write_text("{}")
+def test_a_model_that_cannot_be_loaded_ends_the_waiting_prompt(tiny_folder: Path, tmp_path: Path):
+    shutil.copytree(tiny_folder, tmp_path / "broken")
+    os.truncate(tmp_path / "broken" / "model.safetensors", 100)
     terminal = Terminal(tmp_path, "chat", "--model", "broken")
     assert terminal.leave("") == 4
-    assert "error: --model broken is of type None; gpt2chat takes GPT-2" in terminal.text
+    assert "model.safetensors" in terminal.text
     assert "Traceback" not in terminal.text
 
 

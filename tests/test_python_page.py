@@ -1,0 +1,34 @@
+"""The examples of docs/python.md run as they are printed."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import gpt2chat
+from gpt2chat.core.chat.model import load
+
+PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+
+
+def examples(heading: str) -> list[str]:
+    """Return the Python blocks under a heading of the page, with its subheadings."""
+    text = PAGE.read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+
+
+def test_the_examples_of_a_chat_run_in_order(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(tiny_folder, tmp_path / "runs" / "orpo")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpt2chat, "load", load, raising=False)
+    blocks = examples("Talk with a model")
+    assert len(blocks) > 5
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block.replace("seed=1", "seed=1, max_new_tokens=8"), names)
+    assert (tmp_path / "comet.json").exists()
+    assert (tmp_path / "feedback.jsonl").exists()
