@@ -251,7 +251,7 @@ def test_another_model_is_loaded_and_asked(dialogue: Dialogue, vote: Votes, tmp_
 
 
 def test_a_path_that_leads_nowhere_is_no_message(vote: Votes):
-    assert "error: --model runs/opro: there is no such folder." in vote("/compare runs/opro")[1]
+    assert "There is no folder runs/opro" in vote("/compare runs/opro")[1]
 
 
 def test_a_folder_is_one_model_by_whatever_path(
@@ -281,7 +281,7 @@ def test_a_model_that_cannot_be_loaded_is_forgotten(dialogue: Dialogue, vote: Vo
     vote("Hello")
     before = contents(dialogue)
     assert "error: --model none cannot be loaded." in vote("/compare none")[1]
-    assert "error: --model ./none: there is no such folder." in vote("/compare ./none")[1]
+    assert "There is no folder ./none" in vote("/compare ./none")[1]
     assert (dialogue.models.names, contents(dialogue)) == (["one"], before)
 
 
