@@ -36,45 +36,45 @@ REPLIES = [sample("abcd", "a"), sample("été", "b")]
 
 
 def test_perplexity_weighs_tokens_and_not_replies():
-    found = estimates(reply_figures(REPLIES, [losses(1, 2, 3), losses(4)]), seed=0)
-    assert found["loss"].value == 2.5
-    assert found["perplexity"].value == pytest.approx(math.exp(2.5))
+    result = estimates(reply_figures(REPLIES, [losses(1, 2, 3), losses(4)]), seed=0)
+    assert result["loss"].value == 2.5
+    assert result["perplexity"].value == pytest.approx(math.exp(2.5))
 
 
 def test_bits_per_byte_are_of_the_replies_utf_8_and_leave_the_end_of_turn_out():
-    found = estimates(reply_figures(REPLIES, [losses(1, 2, 9), losses(4, 9)]), seed=0)
-    assert found["bits_per_byte"].value == pytest.approx(7 / math.log(2) / (4 + 5))
+    result = estimates(reply_figures(REPLIES, [losses(1, 2, 9), losses(4, 9)]), seed=0)
+    assert result["bits_per_byte"].value == pytest.approx(7 / math.log(2) / (4 + 5))
 
 
 def test_the_reference_figure_is_the_mean_of_each_conversations_perplexity():
     figures = reference_figures(REPLIES, [losses(1, 3), losses(3)])
-    found = estimates(figures, seed=0)["reference_perplexity"]
-    assert found.value == pytest.approx((math.exp(2) + math.exp(3)) / 2)
-    assert (found.samples, found.groups) == (2, 2)
+    result = estimates(figures, seed=0)["reference_perplexity"]
+    assert result.value == pytest.approx((math.exp(2) + math.exp(3)) / 2)
+    assert (result.samples, result.groups) == (2, 2)
 
 
 def test_a_conversation_of_the_reference_counts_as_often_as_it_occurs():
     thrice = [REPLIES[0], REPLIES[0], REPLIES[1]]
     figures = reference_figures(thrice, [losses(2), losses(2), losses(3)])
-    found = estimates(figures, seed=0)["reference_perplexity"]
-    assert found.value == pytest.approx((2 * math.exp(2) + math.exp(3)) / 3)
+    result = estimates(figures, seed=0)["reference_perplexity"]
+    assert result.value == pytest.approx((2 * math.exp(2) + math.exp(3)) / 3)
 
 
 def test_preference_accuracy_and_margin_by_hand_on_two_pairs():
     # Pair a: mean log p -1 against -2; pair b: -3 against -2.
     chosen, rejected = [losses(1, 1), losses(3)], [losses(2), losses(1, 3)]
-    found = estimates(preference_figures([pair("a"), pair("b")], chosen, rejected), seed=0)
-    assert found["preference_accuracy"].value == 0.5
-    assert found["preference_margin"].value == 0
+    result = estimates(preference_figures([pair("a"), pair("b")], chosen, rejected), seed=0)
+    assert result["preference_accuracy"].value == 0.5
+    assert result["preference_margin"].value == 0
     # Sums: -2 against -2, a tie, which is wrong; -3 against -4.
-    assert found["preference_accuracy_sum"].value == 0.5
+    assert result["preference_accuracy_sum"].value == 0.5
 
 
 def test_replies_of_similar_length_differ_by_less_than_a_fifth_of_the_longer():
     chosen, rejected = [losses(*[1.0] * 9), losses(*[1.0] * 8)], [losses(*[2.0] * 10)] * 2
     figures = preference_figures([pair("a"), pair("b")], chosen, rejected)
-    found = estimates(figures, seed=0)["preference_accuracy_similar"]
-    assert (found.value, found.samples) == (1, 1)
+    result = estimates(figures, seed=0)["preference_accuracy_similar"]
+    assert (result.value, result.samples) == (1, 1)
 
 
 def test_the_longer_reply_is_preferred_in_one_of_two_pairs_of_different_length():
@@ -96,10 +96,10 @@ def test_without_replies_of_similar_length_there_is_no_such_figure():
     assert "preference_accuracy_similar" not in figures
 
 
-def test_a_model_differs_from_itself_by_exactly_nothing():
+def test_a_model_differs_from_itself_by_exactly_0():
     figures = reply_figures(REPLIES, [losses(1, 2, 3), losses(4)])
-    found = differences(figures, figures, seed=0).values()
-    assert {(each.value, each.low, each.high) for each in found} == {(0, 0, 0)}
+    result = differences(figures, figures, seed=0).values()
+    assert {(each.value, each.low, each.high) for each in result} == {(0, 0, 0)}
 
 
 def test_every_figure_has_a_label():

@@ -1,4 +1,4 @@
-"""Which held-out samples models are measured on."""
+"""The choice of held-out samples for an evaluation."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from gpt2chat.core.config.evaluation import EvalConfig
 from gpt2chat.core.data.shards import Sample, read_samples
 from gpt2chat.core.errors import CheckpointError, DataError
-from gpt2chat.core.evaluation.heldout import draw, draw_prompts, read_material
+from gpt2chat.core.evaluation.heldout import draw, read_material
 from tests.helpers import talk
 
 
@@ -28,13 +28,14 @@ def test_a_higher_limit_adds_samples_to_those_of_a_lower_one():
 
 
 @pytest.mark.parametrize("limit", [None, 20, 1000])
-def test_all_samples_are_drawn_if_there_are_no_more_than_the_limit(limit: int | None):
+def test_all_samples_are_drawn_if_there_are_at_most_as_many_as_the_limit(limit: int | None):
     assert draw(SAMPLES, limit, seed=0) == SAMPLES
 
 
-def test_each_prompt_is_drawn_once():
-    assert len(draw_prompts(SAMPLES, 5, seed=0)) == 1
-    assert draw_prompts(SAMPLES, 0, seed=0) == []
+def test_each_prompt_is_drawn_once(sample_data: Path):
+    settings = EvalConfig(data=sample_data, ppl=False, preferences=False, generations=9_999)
+    prompts = read_material(settings, window=1024).prompts
+    assert len(set(prompts)) == len(prompts) < len(read_samples(sample_data, "validation"))
 
 
 def test_the_reference_construction_has_1831_conversations(sample_data: Path):
@@ -46,8 +47,8 @@ def test_the_reference_construction_has_1831_conversations(sample_data: Path):
     assert counts.pairs > 100
 
 
-def test_all_conversations_of_the_reference_are_of_its_191_trees(sample_data: Path):
-    # Three of the 191 have a root that is not English, and so no path that is.
+def test_reference_conversations_come_from_the_188_trees_with_an_english_root(sample_data: Path):
+    # Of the split's 191 trees three have a root in another language.
     trees = {sample.group for sample in read_samples(sample_data, "validation", kind="reference")}
     assert len(trees) == 188
 
@@ -59,7 +60,7 @@ def test_reference_conversations_are_cut_to_the_window(sample_data: Path):
     assert len(material.reference_ids) == len(material.replies) == 50
 
 
-def test_a_limit_draws_the_same_conversations_of_both_sets(sample_data: Path):
+def test_a_limit_draws_the_same_conversations_from_both_sets(sample_data: Path):
     settings = EvalConfig(data=sample_data, limit=200, preferences=False, generations=0)
     material = read_material(settings, window=1024)
     replies = {tuple(encoded.ids) for encoded in material.reply_ids}
@@ -80,6 +81,6 @@ def test_samples_longer_than_the_window_are_refused(sample_data: Path):
     assert refusal.value.setting == "data"
 
 
-def test_a_folder_without_data_is_named(tmp_path: Path):
-    with pytest.raises(DataError, match="manifest"):
+def test_a_folder_without_shards_is_refused(tmp_path: Path):
+    with pytest.raises(DataError):
         read_material(EvalConfig(data=tmp_path), window=1024)

@@ -1,4 +1,4 @@
-"""Figures of generated replies: worked by hand, and from a real small model."""
+"""Statistics of generated replies: by hand, and with a real small model."""
 
 import pytest
 import torch

@@ -80,8 +80,8 @@ def test_a_sequence_may_be_scored_from_several_positions():
 
 def test_a_batch_has_at_most_the_budget_of_tokens_padding_included():
     sequences = [tuple(range(length)) for length in (90, 40, 40, 40, 5, 5)]
-    found = batches(sequences, 80)
-    assert [[len(ids) for ids in batch] for batch in found] == [[90], [40, 40], [40, 5], [5]]
+    groups = batches(sequences, 80)
+    assert [[len(ids) for ids in batch] for batch in groups] == [[90], [40, 40], [40, 5], [5]]
 
 
 def test_bf16_is_near_float32():

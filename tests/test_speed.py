@@ -1,10 +1,10 @@
-"""What a token costs: the formula by hand, and against PyTorch's own counter."""
+"""FLOPs against the formula worked by hand and PyTorch's own counter; speed of a small model."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config
 
-from gpt2chat.core.evaluation.speed import RUNS, measure_speed
+from gpt2chat.core.evaluation.speed import TIMED_RUNS, measure_speed
 from gpt2chat.core.model.flops import flops_per_token, parameters
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.text.tokens import VOCAB
@@ -30,15 +30,15 @@ def test_the_tied_head_counts_once_as_parameters():
     assert parameters(load_model("starter")) == 19_446_528 + 7 * 256
 
 
-def test_speed_is_measured_in_whatever_window_there_is():
+def test_speed_is_measured_in_a_window_of_any_length():
     seen: list[tuple[int, int]] = []
 
     def on_progress(done: int, total: int) -> None:
         seen.append((done, total))
 
     speed = measure_speed(tiny_model(positions=24), torch.device("cpu"), on_progress)
-    assert (speed.prompt, speed.prefill.runs) == (12, RUNS)
+    assert (speed.prompt, speed.prefill.runs) == (12, TIMED_RUNS)
     assert 0 < speed.prefill.low <= speed.prefill.median <= speed.prefill.high
     assert speed.decode is not None
     assert speed.decode.median > 0
-    assert seen[-1] == (RUNS + 1, RUNS + 1)
+    assert seen[-1] == (TIMED_RUNS + 1, TIMED_RUNS + 1)

@@ -1,1 +1,1 @@
-"""From models and held-out data to figures with intervals."""
+"""Measure models on held-out data, with an interval for each figure."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import transformers
-from transformers import GPT2LMHeadModel
 
 from gpt2chat import __version__
 from gpt2chat.core.config.evaluation import EvalConfig
@@ -25,11 +24,10 @@ from gpt2chat.core.evaluation.results import (
     Difference,
     Evaluation,
     ModelResult,
-    require_writable,
     result_path,
     write_result,
 )
-from gpt2chat.core.evaluation.scoring import Losses, Scored, token_losses
+from gpt2chat.core.evaluation.scoring import Scored, token_losses
 from gpt2chat.core.evaluation.speed import measure_speed
 from gpt2chat.core.evaluation.statistics import LEVEL, RESAMPLES, Ratio
 from gpt2chat.core.generation.generate import Generator
@@ -39,18 +37,19 @@ from gpt2chat.core.model.load import load_model
 from gpt2chat.core.model.names import resolve_model
 
 Progress = Callable[[int, int, str], None]
-"""Called with the amount done, the amount there is to do, and the name of that work."""
+"""Called with the amount of work done, the total, and the name of that work."""
 
 
 def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evaluation:
-    """Measure the model, and those it is compared with, and write the result.
+    """Measure a model and those it is compared with, and write the result to a file.
 
     It may run in any thread. Models are loaded one at a time.
 
     Raises:
         DataError: The shards are missing or changed, or hold no validation rows.
-        CheckpointError, NetworkError: A model cannot be loaded, its window is shorter than the
-            samples, or its losses are not finite.
+        CheckpointError: A model cannot be loaded, its window is shorter than the samples, or its
+            losses are not finite.
+        NetworkError: A model cannot be downloaded from the Hub.
         HardwareError: This machine lacks the device or the precision.
         StorageError: The result cannot be written.
     """
@@ -58,19 +57,14 @@ def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evalu
     device = pick_device(settings.device)
     autocast = pick_autocast(settings.precision, device)
     path, path_note = result_path(settings)
-    require_writable(path)
     names = (settings.model, *settings.against)
-    # All models are found before the first is measured, so that a wrong name fails at once.
+    # All names are resolved before the first model is measured, so that a wrong one fails at once.
     material = read_material(settings, min(resolve_model(name).window for name in names))
-    results: list[ModelResult] = []
-    ratios: list[dict[str, Ratio]] = []
-    for name in names:
-        result, figures = _measure(name, settings, material, device, autocast, on_progress)
-        results.append(result)
-        ratios.append(figures)
+    measured = [_measure(name, settings, material, device, autocast, on_progress) for name in names]
+    ratios = [figures for _, figures in measured]
     evaluation = Evaluation(
         settings=settings,
-        models=tuple(results),
+        models=tuple(result for result, _ in measured),
         differences=tuple(
             Difference(
                 model=names[0], against=name, figures=differences(ratios[0], other, settings.seed)
@@ -106,21 +100,51 @@ def _measure(
     autocast: bool,
     on_progress: Progress | None,
 ) -> tuple[ModelResult, dict[str, Ratio]]:
-    def reporting(what: str) -> Callable[[int, int], None]:
+    """Return the result of one model, and the ratios from which differences are computed.
+
+    Raises:
+        CheckpointError: The model cannot be loaded, or a loss is not finite.
+    """
+
+    def progress_of(work: str) -> Callable[[int, int], None]:
         def report(done: int, total: int) -> None:
             if on_progress is not None:
-                on_progress(done, total, f"{name}: {what}")
+                on_progress(done, total, f"{name}: {work}")
 
         return report
 
     model = load_model(name, settings.seed)
     generator = Generator(model, device)
-    ratios = measure_figures(model, material, name, reporting("tokens scored"), autocast=autocast)
-    speed = measure_speed(model, device, reporting("speed")) if settings.speed else None
-    replies = None
-    if material.prompts:
-        report = reporting("replies")
-        replies = measure_replies(generator, material.prompt_ids, settings.seed, report)
+    # The four kinds are scored in one call, because a sequence that several of them contain, such
+    # as a reply that is also a path of the reference construction, is computed once.
+    kinds: list[list[Scored]] = [
+        [(ids.ids, ids.prompt_length) for ids in material.reply_ids],
+        [(ids, 1) for ids in material.reference_ids],
+        [(ids.ids, ids.prompt_length) for ids in material.chosen_ids],
+        [(ids.ids, ids.prompt_length) for ids in material.rejected_ids],
+    ]
+    ratios: dict[str, Ratio] = {}
+    if sequences := [sequence for kind in kinds for sequence in kind]:
+        losses = token_losses(model, sequences, progress_of("tokens scored"), autocast=autocast)
+        if not all(np.isfinite(each).all() for each in losses):
+            raise CheckpointError(
+                f"{name} gives losses that are not finite, so its weights are damaged. "
+                "Train it again, or choose another `model`.",
+                setting="model",
+            )
+        in_order = iter(losses)
+        replies, reference, chosen, rejected = ([next(in_order) for _ in kind] for kind in kinds)
+        if replies:
+            ratios |= reply_figures(material.replies, replies)
+        if reference:
+            ratios |= reference_figures(material.reference, reference)
+        if chosen:
+            ratios |= preference_figures(material.pairs, chosen, rejected)
+    speed = measure_speed(model, device, progress_of("speed")) if settings.speed else None
+    generated = None
+    if material.prompt_ids:
+        report = progress_of("replies")
+        generated = measure_replies(generator, material.prompt_ids, settings.seed, report)
     context = model.config.n_positions
     result = ModelResult(
         model=name,
@@ -129,47 +153,6 @@ def _measure(
         flops_context=context,
         figures=estimates(ratios, settings.seed),
         speed=speed,
-        replies=replies,
+        replies=generated,
     )
     return result, ratios
-
-
-def measure_figures(
-    model: GPT2LMHeadModel,
-    material: Material,
-    name: str,
-    on_progress: Callable[[int, int], None],
-    *,
-    autocast: bool,
-) -> dict[str, Ratio]:
-    """Return all figures of one model; each different sequence is computed once.
-
-    Raises:
-        CheckpointError: A loss is not finite.
-    """
-    kinds: list[list[Scored]] = [
-        [(ids.ids, ids.prompt_length) for ids in material.reply_ids],
-        [(ids, 1) for ids in material.reference_ids],
-        [(ids.ids, ids.prompt_length) for ids in material.chosen_ids],
-        [(ids.ids, ids.prompt_length) for ids in material.rejected_ids],
-    ]
-    sequences = [sequence for kind in kinds for sequence in kind]
-    if not sequences:
-        return {}
-    losses = iter(token_losses(model, sequences, on_progress, autocast=autocast))
-    replies, reference, chosen, rejected = ([next(losses) for _ in kind] for kind in kinds)
-    scored: list[Losses] = [*replies, *reference, *chosen, *rejected]
-    if not all(np.isfinite(part).all() for part in scored):
-        raise CheckpointError(
-            f"{name} gives losses that are not finite, so its weights are damaged. "
-            "Train it again, or choose another `model`.",
-            setting="model",
-        )
-    ratios: dict[str, Ratio] = {}
-    if replies:
-        ratios |= reply_figures(material.replies, replies)
-    if reference:
-        ratios |= reference_figures(material.reference, reference)
-    if chosen:
-        ratios |= preference_figures(material.pairs, chosen, rejected)
-    return ratios

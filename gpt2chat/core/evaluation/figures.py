@@ -13,19 +13,20 @@ from gpt2chat.core.evaluation.scoring import Losses
 from gpt2chat.core.evaluation.statistics import Estimate, FloatArray, Ratio, difference, estimate
 
 SIMILAR = 0.2
-"""Two replies are of similar length where they differ by less than this share of the longer."""
+"""Two replies have similar length if they differ by less than this share of the longer one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """How a figure is named and read."""
+    """The name and format of a figure."""
 
     label: str
     unit: str
-    """Its samples, as a plural noun."""
+    """Plural noun for the samples behind the figure."""
     digits: int
-    """Decimal places."""
+    """Decimal places to show."""
     better: Literal["lower", "higher", ""]
+    """Direction of improvement; empty if the figure has none."""
 
 
 FIGURES: dict[str, Figure] = {
@@ -39,7 +40,7 @@ FIGURES: dict[str, Figure] = {
     "preference_accuracy_similar": Figure("accuracy, similar length", "pairs", 3, "higher"),
     "preference_longer": Figure("longer reply preferred", "pairs", 3, ""),
 }
-"""All figures, in the order they are shown in."""
+"""All figures, in display order."""
 
 
 def reply_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> dict[str, Ratio]:
@@ -54,7 +55,7 @@ def reply_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> dict[s
     never seen the token, compare fairly: it costs the starter 17 nats.
 
     Args:
-        losses: Of each reply's tokens, the last of which is its end of turn.
+        losses: Losses of each reply's tokens, the last of which is the end of turn.
     """
     groups = tuple(sample.group for sample in samples)
     sums, text = _sums(losses), _sums([part[:-1] for part in losses])
@@ -76,13 +77,13 @@ def reply_bytes(sample: Sample) -> int:
 def reference_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> dict[str, Ratio]:
     """Return the reference project's figure: the mean over conversations of exp(mean loss).
 
-    Every token of the rendered conversation but the first counts: system prompt, user messages
-    and control tokens too. A conversation that occurs several times counts as often.
+    Every token of the rendered conversation except the first counts, including the system prompt,
+    user messages and control tokens. A conversation that occurs several times counts each time.
 
     Args:
-        losses: Of each conversation's tokens after the first.
+        losses: Losses of each conversation's tokens after the first.
     """
-    with np.errstate(over="ignore"):  # infinite where the mean loss is above 709
+    with np.errstate(over="ignore"):  # exp(x) overflows float64 above x = 709
         values = np.exp(_means(losses))
     groups = tuple(sample.group for sample in samples)
     return {"reference_perplexity": Ratio(values, np.ones_like(values), groups)}
@@ -91,34 +92,35 @@ def reference_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> di
 def preference_figures(
     pairs: Sequence[Pair], chosen: Sequence[Losses], rejected: Sequence[Losses]
 ) -> dict[str, Ratio]:
-    """Return how often, and by how much, the chosen reply is the likelier one.
+    """Return how often, and by how much, the model prefers the chosen reply.
 
         accuracy                     share of pairs with mean log p(chosen) > mean log p(rejected)
-        margin                       mean of the difference of the two, in nats per token
+        margin                       mean difference of these two, in nats per token
         accuracy, summed             the same share by Σ log p, which favours the shorter reply
-        accuracy of similar length   the first share, where the two replies' tokens differ by
-                                     less than 20 % of the longer; absent if there is no such pair
+        accuracy of similar length   accuracy among pairs whose replies differ by less than 20 %
+                                     in tokens; absent if there is no such pair
         longer reply preferred       share of pairs of different length whose longer reply has the
-                                     higher mean log p: above 0.5 where length outweighs quality
+                                     higher mean log p: above 0.5 if length outweighs quality
 
     A tie counts as wrong. The end-of-turn token is part of a reply.
 
     Args:
         chosen: Losses of each chosen reply's tokens.
-        rejected: The same of the rejected replies.
+        rejected: Losses of each rejected reply's tokens.
     """
     groups = np.array([pair.group for pair in pairs])
     margins = _means(rejected) - _means(chosen)
     sums = _sums(rejected) - _sums(chosen)
-    lengths = _array([len(part) for part in chosen]), _array([len(part) for part in rejected])
-    longer = lengths[0] - lengths[1]
+    chosen_lengths = _array([len(part) for part in chosen])
+    rejected_lengths = _array([len(part) for part in rejected])
+    excess = chosen_lengths - rejected_lengths
 
     def share(true: NDArray[np.bool_], among: NDArray[np.bool_]) -> Ratio:
         values = true[among].astype(np.float64)
         return Ratio(values, np.ones_like(values), tuple(map(str, groups[among])))
 
     everywhere = np.ones(len(pairs), dtype=np.bool_)
-    similar = np.abs(longer) < SIMILAR * np.maximum(*lengths)
+    similar = np.abs(excess) < SIMILAR * np.maximum(chosen_lengths, rejected_lengths)
     ratios = {
         "preference_accuracy": share(margins > 0, everywhere),
         "preference_margin": Ratio(margins, np.ones_like(margins), tuple(map(str, groups))),
@@ -126,8 +128,9 @@ def preference_figures(
     }
     if similar.any():
         ratios["preference_accuracy_similar"] = share(margins > 0, similar)
-    if longer.any():
-        ratios["preference_longer"] = share(margins * longer > 0, longer != 0)
+    if excess.any():
+        # Same sign: the reply with the higher mean log p is also the longer one.
+        ratios["preference_longer"] = share(margins * excess > 0, excess != 0)
     return ratios
 
 
@@ -145,6 +148,7 @@ def differences(
     }
 
 
+# float32 losses are added in float64: over a long reply float32 would lose the last digits.
 def _sums(losses: Sequence[Losses]) -> FloatArray:
     return _array([part.sum(dtype=np.float64) for part in losses])
 

@@ -15,6 +15,7 @@ from gpt2chat.core.text.conversations import Conversation
 from gpt2chat.core.text.tokens import Encoded, encode_conversation, encode_conversations
 
 HEADLINE_SOURCE = "oasst1"
+"""Source whose replies the headline figures are computed from, if the data has it."""
 SPLIT = "validation"
 
 Item = TypeVar("Item", Sample, Pair)
@@ -34,7 +35,7 @@ class SampleCounts:
     """Conversations of the reference construction."""
     different_conversations: int = 0
     cut_conversations: int = 0
-    """Conversations longer than the window, of which the beginning is scored."""
+    """Conversations longer than the window, of which only the beginning is scored."""
     pairs: int = 0
 
 
@@ -46,21 +47,22 @@ class Material:
     reply_ids: list[Encoded] = field(default_factory=list[Encoded])
     reference: list[Sample] = field(default_factory=list[Sample])
     reference_ids: list[list[int]] = field(default_factory=list[list[int]])
-    """Cut to the window."""
+    """Token ids of `reference`, cut to the window."""
     cut: int = 0
-    """Conversations of the reference construction that were longer."""
+    """How many conversations of the reference construction were longer than the window."""
     pairs: list[Pair] = field(default_factory=list[Pair])
     chosen_ids: list[Encoded] = field(default_factory=list[Encoded])
     rejected_ids: list[Encoded] = field(default_factory=list[Encoded])
     prompts: list[Conversation] = field(default_factory=list[Conversation])
-    """Held-out prompts to generate replies to."""
+    """Different held-out prompts to generate replies to."""
     prompt_ids: list[list[int]] = field(default_factory=list[list[int]])
     data_sha256: str = ""
-    """Hash of the shards of the split; empty if nothing is measured on data."""
+    """Hash of the shards of the split; empty if no figure needs data."""
     notes: tuple[str, ...] = ()
+    """Figures that cannot be measured as asked, each with the reason."""
 
     def counts(self) -> SampleCounts:
-        """Return how much there is of each kind."""
+        """Return the number of samples, tokens and bytes of each kind."""
         return SampleCounts(
             sources=tuple(sorted({sample.source for sample in self.replies})),
             replies=len(self.replies),
@@ -74,15 +76,17 @@ class Material:
 
 
 def read_material(settings: EvalConfig, window: int) -> Material:
-    """Return the samples that `settings` asks for, `settings.limit` of each kind at most.
+    """Return the samples that `settings` asks for, at most `settings.limit` of each kind.
+
+    Replies are OASST1's, or those of all sources if the data has no OASST1.
 
     Args:
         window: Positions of the model with the fewest. Conversations of the reference
             construction are cut to it, so that all models score the same tokens.
 
     Raises:
-        DataError: The shards are missing or changed, or hold nothing to measure on.
-        CheckpointError: Samples are longer than the window.
+        DataError: The shards are missing or changed, or hold no rows to measure.
+        CheckpointError: A reply, a pair or a prompt is longer than the window.
     """
     data, limit, seed = settings.data, settings.limit, settings.seed
     notes: list[str] = []
@@ -90,7 +94,16 @@ def read_material(settings: EvalConfig, window: int) -> Material:
     reference: list[Sample] = []
     pairs: list[Pair] = []
     if settings.ppl or settings.generations:
-        samples = headline_samples(data, notes)
+        samples = read_samples(data, SPLIT)
+        sources = sorted({sample.source for sample in samples})
+        if HEADLINE_SOURCE in sources:
+            samples = [sample for sample in samples if sample.source == HEADLINE_SOURCE]
+        elif samples:
+            notes.append(
+                f"no OASST1 {SPLIT} samples in {data}: perplexity is of {', '.join(sources)}"
+            )
+        else:
+            notes.append(f"no perplexity and no generated replies: {data} has no {SPLIT} samples")
     if settings.ppl:
         reference = draw(read_samples(data, SPLIT, kind="reference"), limit, seed)
         if not reference:
@@ -99,56 +112,39 @@ def read_material(settings: EvalConfig, window: int) -> Material:
         pairs = draw(read_pairs(data, SPLIT), limit, seed)
         if not pairs:
             notes.append(f"no preference accuracy: {data} has no {SPLIT} pairs")
-    needs_data = settings.ppl or settings.generations or settings.preferences
-    if needs_data and not (samples or reference or pairs):
-        raise DataError(
-            f"{data} has no {SPLIT} rows to measure on. Prepare it again with `oasst1`, which has "
-            "a validation split, or with `holdout` above 0.",
-            setting="data",
-        )
+    if not (samples or reference or pairs):
+        if settings.ppl or settings.generations or settings.preferences:
+            raise DataError(
+                f"{data} has no {SPLIT} rows to measure. Prepare it again with `oasst1`, which has "
+                "a validation split, or with `holdout` above 0.",
+                setting="data",
+            )
+        return Material()
     replies = draw(samples, limit, seed) if settings.ppl else []
-    prompts = draw_prompts(samples, settings.generations, seed)
-    whole = [ids.ids for ids in encode_conversations(sample.conversation for sample in reference)]
-    sides = [pair.preference for pair in pairs]
+    different = {sample.conversation.prompt for sample in samples}
+    prompts = sorted(different, key=lambda prompt: _order(prompt, seed))[: settings.generations]
+    references = encode_conversations(sample.conversation for sample in reference)
+    choices = [pair.preference for pair in pairs]
+    shards = [shard for shard in read_manifest(data).shards if shard.split == SPLIT]
+    hashes = "".join(sorted(f"{shard.kind} {shard.sha256}\n" for shard in shards))
     material = Material(
         replies=replies,
         reply_ids=encode_conversations(sample.conversation for sample in replies),
         reference=reference,
-        reference_ids=[ids[:window] for ids in whole],
-        cut=sum(len(ids) > window for ids in whole),
+        reference_ids=[encoded.ids[:window] for encoded in references],
+        cut=sum(len(encoded) > window for encoded in references),
         pairs=pairs,
-        chosen_ids=encode_conversations(side.prompt.with_reply(side.chosen) for side in sides),
-        rejected_ids=encode_conversations(side.prompt.with_reply(side.rejected) for side in sides),
+        chosen_ids=encode_conversations(each.prompt.with_reply(each.chosen) for each in choices),
+        rejected_ids=encode_conversations(
+            each.prompt.with_reply(each.rejected) for each in choices
+        ),
         prompts=prompts,
         prompt_ids=[encode_conversation(prompt).ids for prompt in prompts],
-        data_sha256=_data_sha256(data) if needs_data else "",
+        data_sha256=hashlib.sha256(hashes.encode()).hexdigest(),
         notes=tuple(notes),
     )
     check_lengths(material, window, data)
     return material
-
-
-def headline_samples(data: Path, notes: list[str]) -> list[Sample]:
-    """Return the held-out samples of OASST1, or of all sources where it has none.
-
-    Raises:
-        DataError: The shards are missing or changed.
-    """
-    samples = read_samples(data, SPLIT)
-    headline = [sample for sample in samples if sample.source == HEADLINE_SOURCE]
-    if not samples:
-        notes.append(f"no perplexity and no generated replies: {data} has no {SPLIT} samples")
-    elif not headline:
-        sources = ", ".join(sorted({sample.source for sample in samples}))
-        notes.append(f"no OASST1 {SPLIT} samples in {data}: perplexity is of {sources}")
-    return headline or samples
-
-
-def _data_sha256(data: Path) -> str:
-    """Return one hash of all shards of the split: it says whether two results are comparable."""
-    shards = (shard for shard in read_manifest(data).shards if shard.split == SPLIT)
-    text = "".join(sorted(f"{shard.kind} {shard.sha256}\n" for shard in shards))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
@@ -159,20 +155,17 @@ def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
     """
     if limit is None or limit >= len(items):
         return list(items)
-    return sorted(items, key=lambda item: _order(_conversation(item), seed))[:limit]
 
+    def order(item: Item) -> bytes:
+        return _order(
+            item.conversation if isinstance(item, Sample) else item.preference.prompt, seed
+        )
 
-def draw_prompts(samples: Sequence[Sample], count: int, seed: int) -> list[Conversation]:
-    """Return `count` different prompts, or all if there are fewer."""
-    prompts = {sample.conversation.prompt for sample in samples} if count else set()
-    return sorted(prompts, key=lambda prompt: _order(prompt, seed))[:count]
-
-
-def _conversation(item: Sample | Pair) -> Conversation:
-    return item.conversation if isinstance(item, Sample) else item.preference.prompt
+    return sorted(items, key=order)[:limit]
 
 
 def _order(conversation: Conversation, seed: int) -> bytes:
+    """Return a key that sorts conversations in an order that looks random but never changes."""
     text = json.dumps([seed, conversation.as_dicts()])
     return hashlib.sha256(text.encode()).digest()
 
@@ -181,11 +174,11 @@ def check_lengths(material: Material, window: int, data: Path) -> None:
     """Refuse samples that do not fit the model's window.
 
     Raises:
-        CheckpointError: A reply, a pair or a prompt to answer is longer than the window.
+        CheckpointError: A reply, a pair or a prompt is longer than the window.
     """
-    whole = [*material.reply_ids, *material.chosen_ids, *material.rejected_ids]
-    longer = sum(len(ids) > window for ids in whole)
-    longer += sum(len(ids) >= window for ids in material.prompt_ids)
+    scored = [*material.reply_ids, *material.chosen_ids, *material.rejected_ids]
+    longer = sum(len(ids) > window for ids in scored)
+    longer += sum(len(ids) >= window for ids in material.prompt_ids)  # a reply needs a position
     if longer:
         raise CheckpointError(
             f"{longer:,} {SPLIT} rows in {data} are longer than the model's window of {window} "

@@ -8,8 +8,9 @@ from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.generation.generate import Generator
 
 MAX_NEW_TOKENS = 128
-TOGETHER = 8
-"""Replies that are generated at a time."""
+"""Longest reply, in tokens."""
+PROMPTS_AT_ONCE = 8
+"""Replies generated in one batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,24 +19,25 @@ class ReplyText:
 
     text: str
     end: Literal["end of turn", "limit", "window"]
-    """What ended it: the model, `MAX_NEW_TOKENS`, or the model's last position."""
+    """Why it ended: by the model, at `MAX_NEW_TOKENS`, or at the model's last position."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """A model's replies to held-out prompts, and what they have in common."""
+    """A model's replies to held-out prompts, and statistics over them."""
 
     replies: int
+    """Number of replies."""
     stopped: float
-    """Share that ended with a stop token within `MAX_NEW_TOKENS` tokens."""
+    """Share of replies that ended with a stop token within `MAX_NEW_TOKENS` tokens."""
     tokens: float
-    """Mean length, without the stop token."""
+    """Mean length of a reply in tokens, without the stop token."""
     repetition: float
     """Share of 4-grams of tokens that also occur earlier in the same reply, over all replies."""
     distinct_2: float
     """Number of different pairs of neighbouring tokens, divided by all such pairs."""
     texts: tuple[ReplyText, ...]
-    """In the order of the prompts."""
+    """The replies in the order of the prompts."""
 
 
 def measure_replies(
@@ -44,7 +46,7 @@ def measure_replies(
     seed: int,
     on_progress: Callable[[int, int], None],
 ) -> Replies:
-    """Generate a reply to each prompt with chat's default sampling, and describe them.
+    """Generate a reply to each prompt with chat's default sampling, and compute statistics.
 
     Args:
         prompts: Token ids of at least one prompt.
@@ -52,9 +54,9 @@ def measure_replies(
     sampling = Sampling(max_new_tokens=MAX_NEW_TOKENS, seed=seed)
     ids: list[tuple[int, ...]] = []
     texts: list[ReplyText] = []
-    for start in range(0, len(prompts), TOGETHER):
+    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         on_progress(start, len(prompts))
-        batch = prompts[start : start + TOGETHER]
+        batch = prompts[start : start + PROMPTS_AT_ONCE]
         replies = generator.generate_batch(batch, sampling)
         for prompt, reply in zip(batch, replies, strict=True):
             full = len(prompt) + len(reply.ids) >= generator.window
@@ -76,11 +78,11 @@ def repetition(replies: Sequence[Sequence[int]], n: int = 4) -> float:
     """Return the share of n-grams that occur earlier in the same reply; 0 if there are none."""
     grams = [_grams(reply, n) for reply in replies]
     count = sum(map(len, grams))
-    return 1 - sum(len(set(of_reply)) for of_reply in grams) / count if count else 0.0
+    return 1 - sum(len(set(each)) for each in grams) / count if count else 0.0
 
 
 def distinct(replies: Sequence[Sequence[int]], n: int) -> float:
-    """Return how many n-grams of all replies differ, as a share of all; 0 if there are none.
+    """Return the number of different n-grams divided by all n-grams; 0 if there are none.
 
     Source:
         Li et al. (2016), A Diversity-Promoting Objective Function, arXiv:1510.03055.

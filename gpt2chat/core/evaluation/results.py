@@ -1,4 +1,4 @@
-"""The result of an evaluation: what it holds, how it prints, and the file that keeps it."""
+"""Define the result of an evaluation, print it, and keep it in a file with earlier ones."""
 
 import json
 import os
@@ -27,10 +27,11 @@ class ModelResult:
     model: str
     parameters: int
     flops_per_token: int
-    """Of a forward pass at a context of `flops_context` tokens, logits included."""
+    """Floating-point operations per token of a forward pass, logits included, at a context of
+    `flops_context` tokens."""
     flops_context: int
     figures: dict[str, Estimate]
-    """By the keys of `figures.FIGURES`."""
+    """The estimates under the keys of `figures.FIGURES`."""
     speed: Speed | None
     replies: Replies | None
 
@@ -58,7 +59,7 @@ class Evaluation:
     prompts: tuple[str, ...]
     """Latest user messages of the held-out prompts that each model replied to, in order."""
     notes: tuple[str, ...]
-    """What could not be measured as asked, and why."""
+    """Figures that could not be measured as asked, each with the reason."""
     device: str
     precision: str
     interval: str
@@ -66,7 +67,7 @@ class Evaluation:
     versions: dict[str, str]
     seconds: float
     finished: str
-    """Date and time, UTC, ISO 8601."""
+    """Date and time of the end, UTC, ISO 8601."""
     path: Path
     """The file that keeps the result."""
 
@@ -107,81 +108,78 @@ def result_path(settings: EvalConfig) -> tuple[Path, str | None]:
     """Return the file for the results, and a note if it is not where a reader would look.
 
     That is `out`, or else eval.json in the model's folder. The results of the bundled model, of a
-    name on the Hub and of a folder that cannot be written go into the current folder.
-    """
-    if settings.out is not None:
-        return settings.out / RESULT_FILE if settings.out.is_dir() else settings.out, None
-    folder = Path(settings.model)
-    if settings.model == "starter" or not folder.is_dir():
-        return Path(RESULT_FILE), None
-    if os.access(folder, os.W_OK):
-        return folder / RESULT_FILE, None
-    return Path(RESULT_FILE), (
-        f"{folder} is read-only: the results go into {RESULT_FILE} in the current folder"
-    )
-
-
-def require_writable(path: Path) -> None:
-    """Refuse before the measurement a file that could not be written after it.
+    name on the Hub and of a read-only folder go into the current folder.
 
     Raises:
-        StorageError: Its folder, or the first above it that exists, cannot be written, or the file
-            holds something else than results.
+        StorageError: The file could not be written after the measurement, or its content is not
+            the results of an evaluation.
     """
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    path, note = Path(RESULT_FILE), None
+    folder = Path(settings.model)
+    if settings.out is not None:
+        path = settings.out / RESULT_FILE if settings.out.is_dir() else settings.out
+    elif settings.model != "starter" and folder.is_dir():
+        if os.access(folder, os.W_OK):
+            path = folder / RESULT_FILE
+        else:
+            note = f"{folder} is read-only: the results go into {RESULT_FILE} in the current folder"
+    # `write_text` creates missing folders, so the nearest one that exists must be writable.
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise StorageError(
-            f"Cannot write {path}: {folder} is not a folder that you can write to. "
+            f"Cannot write {path}: {parent} is not a folder that you can write to. "
             "Choose another file with `out`.",
             setting="out",
         )
     read_results(path)
+    return path, note
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Return the results that a file keeps, newest first; none if there is no file.
+    """Return the results in a file, newest first; none if the file does not exist.
 
     Raises:
-        StorageError: The file holds something else.
+        StorageError: The content is not the results of an evaluation.
     """
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-        if "models" in content:  # as earlier versions wrote it: one result, not a list
+        if "models" in content:  # earlier versions wrote a single result, not a list
             return [content]
         return [dict(entry) for entry in content["evaluations"]]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise StorageError(
-            f"{path} exists and does not hold results of `evaluate()`. Choose another file with "
-            "`out`, or move that one away.",
+            f"{path} exists, but its content is not the results of `evaluate()`. Choose another "
+            "file with `out`, or move that one away.",
             setting="out",
         ) from error
 
 
 def write_result(evaluation: Evaluation) -> None:
-    """Add a result to its file, in place of an earlier one that measured the same.
+    """Add a result to its file, replacing an earlier one of the same measurement.
 
     Results of other models, data, settings or devices stay.
 
     Raises:
-        StorageError: The file cannot be written, or holds something else.
+        StorageError: The file cannot be written, or its content is not the results of an
+            evaluation.
     """
     new = cast(dict[str, Any], json.loads(json_text(asdict(evaluation))))
     earlier = read_results(evaluation.path)
-    others = [entry for entry in earlier if _measured(entry) != _measured(new)]
+    others = [entry for entry in earlier if _identity(entry) != _identity(new)]
     write_text(evaluation.path, json_text({"evaluations": [new, *others]}) + "\n")
 
 
-def _measured(entry: dict[str, Any]) -> tuple[object, ...]:
-    """Return what makes two results comparable: they differ by chance or by version only."""
+def _identity(entry: dict[str, Any]) -> tuple[object, ...]:
+    """Return what two results share if they differ only by chance or by version."""
     settings = entry.get("settings")
     if not isinstance(settings, dict):
         return (entry,)
-    # `device` below is the one that "auto" stood for.
-    asked = {
+    # The setting `device` may be "auto"; the entry's own `device` names the actual one.
+    settings = {
         name: value
         for name, value in cast(dict[str, Any], settings).items()
         if name not in ("out", "device")
     }
-    return asked, *(entry.get(key) for key in ("data_sha256", "device", "precision"))
+    return settings, *(entry.get(key) for key in ("data_sha256", "device", "precision"))

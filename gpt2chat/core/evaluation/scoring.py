@@ -14,11 +14,15 @@ from gpt2chat.core.text.template import PAD
 from gpt2chat.core.text.tokens import SPECIAL_IDS
 
 Losses = NDArray[np.float32]
+"""-log p of each scored token of a sequence, in nats."""
 Scored = tuple[Sequence[int], int]
-"""Token ids, and the position of the first one to score; at least 1."""
+"""Token ids, and the position of the first one to score, which is at least 1."""
+CPU_BATCH = 4_096
+"""Tokens computed at a time on a CPU, padding included."""
+GPU_BATCH = 32_768
 CPU_ROWS = 128
-"""Rows of logits computed at a time, 26 MB. With 1,024 scoring takes a tenth more CPU time, for the
-same bits; with 64 the last bits differ (benchmarks/scoring.py)."""
+"""Rows of logits computed at a time on a CPU, 26 MB in float32. With 1,024 scoring takes a tenth
+more CPU time, for the same bits; with 64 the last bits differ (benchmarks/scoring.py)."""
 GPU_ROWS = 8_192
 
 
@@ -36,23 +40,25 @@ def token_losses(
 
     Args:
         model: In evaluation mode, on its device; its attention is causal SDPA.
-        sequences: None longer than the model's window.
-        on_progress: Called with the tokens computed and all that there are to compute.
-        autocast: Compute in bf16; losses are taken in float32 of its logits.
+        sequences: Each at most as long as the model's window.
+        on_progress: Called with the number of tokens computed and the total.
+        autocast: Compute logits in bf16; the losses are computed from them in float32.
 
     Returns:
         One array for each sequence, in their order, shape (tokens - first scored,).
     """
+    # A sequence that occurs with several starts is scored from the earliest one.
     first: dict[tuple[int, ...], int] = {}
     for ids, start in sequences:
         key = tuple(ids)
         first[key] = min(start, first.get(key, start))
+    # Neighbours of similar length need little padding.
     unique = sorted(first, key=len, reverse=True)
     total, done = sum(map(len, unique)), 0
     computed: dict[tuple[int, ...], Losses] = {}
     on_progress(done, total)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-        for batch in batches(unique, 4_096 if model.device.type == "cpu" else 32_768):
+        for batch in batches(unique, CPU_BATCH if model.device.type == "cpu" else GPU_BATCH):
             losses = _batch_losses(model, batch, [first[ids] for ids in batch])
             computed.update(zip(batch, losses, strict=True))
             done += sum(map(len, batch))
@@ -61,24 +67,28 @@ def token_losses(
 
 
 def batches(sequences: Sequence[tuple[int, ...]], budget: int) -> list[list[tuple[int, ...]]]:
-    """Return runs of neighbours of at most `budget` tokens, padding included, or of one.
+    """Split sequences into batches of at most `budget` tokens, padding included.
+
+    A sequence longer than the budget is a batch of its own.
 
     Args:
-        sequences: The longest first.
+        sequences: Sorted by length, the longest first.
     """
-    runs: list[list[tuple[int, ...]]] = []
+    groups: list[list[tuple[int, ...]]] = []
     for ids in sequences:
-        if runs and len(runs[-1][0]) * (len(runs[-1]) + 1) <= budget:
-            runs[-1].append(ids)
+        # The first sequence of a batch is its longest, so it sets the padded width.
+        if groups and len(groups[-1][0]) * (len(groups[-1]) + 1) <= budget:
+            groups[-1].append(ids)
         else:
-            runs.append([ids])
-    return runs
+            groups.append([ids])
+    return groups
 
 
 @torch.inference_mode()
 def _batch_losses(
     model: GPT2LMHeadModel, batch: Sequence[Sequence[int]], starts: Sequence[int]
 ) -> list[Losses]:
+    """Return the losses of each sequence of a batch from its own start on."""
     width = max(map(len, batch))
     ids = torch.full((len(batch), width), SPECIAL_IDS[PAD])
     scored = torch.zeros(len(batch), width, dtype=torch.bool)
@@ -87,11 +97,13 @@ def _batch_losses(
         scored[row, start : len(sequence)] = True
     ids, scored = ids.to(model.device), scored.to(model.device)
     transformer: Any = model.transformer
-    # No mask and no cache: transformers then attends by SDPA's own causal kernel.
+    # Without a mask and a cache, transformers uses SDPA's own causal kernel.
     outputs: Tensor = transformer(input_ids=ids, use_cache=False).last_hidden_state
+    # The state at position t predicts the token at t + 1. Shapes (scored tokens, width) and
+    # (scored tokens,), in row order.
     hidden, targets = outputs[:, :-1][scored[:, 1:]], ids[scored]
     weight: Any = model.lm_head.weight
-    # All logits at once would be gigabytes.
+    # All logits at once would be gigabytes: 50,264 float32 numbers for each token.
     rows = CPU_ROWS if hidden.device.type == "cpu" else GPU_ROWS
     pieces = zip(hidden.split(rows), targets.split(rows), strict=True)
     losses = torch.cat([-head_logps(states, weight, tokens) for states, tokens in pieces])

@@ -1,4 +1,4 @@
-"""Measure how many tokens a second a model reads and writes on this device."""
+"""Measure how many tokens per second a model reads and writes on this device."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.generation.generate import Generator
 from gpt2chat.core.text.tokens import ENDOFTEXT_ID
 
-PROMPT = 512
-"""Tokens of the prompt."""
-NEW = 64
-"""Tokens to generate after it, at most."""
-RUNS = 5
+PROMPT_TOKENS = 512
+NEW_TOKENS = 64
+"""Most tokens to generate after the prompt."""
+TIMED_RUNS = 5
+"""Runs behind each median. One untimed run warms up caches and compiled kernels before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +36,37 @@ class Speed:
     precision: str
     """Type in which weights are read: int8, bf16 or fp32."""
     prompt: int
-    """Tokens of the prompt."""
+    """Length of the prompt in tokens."""
     prefill: Spread
-    """Prompt tokens, divided by the seconds to the first generated token."""
+    """Prompt tokens per second, up to the first generated token."""
     decode: Spread | None
-    """Generated tokens after the first, divided by their seconds; None if there were none."""
+    """Generated tokens per second after the first; None if there were none."""
 
 
 def measure_speed(
     model: GPT2LMHeadModel, device: torch.device, on_progress: Callable[[int, int], None]
 ) -> Speed:
-    """Return prefill and decode speed: medians over `RUNS` runs, after one for warming up.
+    """Return prefill and decode speed: medians over `TIMED_RUNS` runs.
 
     The prompt is random tokens: after them a model has no reason to end its turn.
     """
     generator = Generator(model, device)
-    length = min(PROMPT, generator.window // 2)
-    sampling = Sampling(max_new_tokens=min(NEW, generator.window - length), seed=0)
-    drawn = torch.Generator().manual_seed(0)
-    prompt: Any = torch.randint(ENDOFTEXT_ID, (length,), generator=drawn).tolist()
+    length = min(PROMPT_TOKENS, generator.window // 2)
+    sampling = Sampling(max_new_tokens=min(NEW_TOKENS, generator.window - length), seed=0)
+    random = torch.Generator().manual_seed(0)
+    prompt: Any = torch.randint(ENDOFTEXT_ID, (length,), generator=random).tolist()
     prefill: list[float] = []
     decode: list[float] = []
-    for run in range(RUNS + 1):
-        on_progress(run, RUNS + 1)
+    for run in range(TIMED_RUNS + 1):
+        on_progress(run, TIMED_RUNS + 1)
         # With another first token, no cached keys and values can be reused.
         reply = generator.generate([run, *prompt[1:]], sampling)
         if run:
             prefill.append(length / reply.first_seconds)
             decode.append(reply.tokens_per_second)
-    on_progress(RUNS + 1, RUNS + 1)
-    decoded = [speed for speed in decode if speed > 0]
-    return Speed(
-        generator.precision, length, _spread(prefill), _spread(decoded) if decoded else None
-    )
+    on_progress(TIMED_RUNS + 1, TIMED_RUNS + 1)
+    decode = [speed for speed in decode if speed > 0]  # 0: the reply ended with its first token
+    return Speed(generator.precision, length, _spread(prefill), _spread(decode) if decode else None)
 
 
 def _spread(values: Sequence[float]) -> Spread:

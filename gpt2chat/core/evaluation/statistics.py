@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 RESAMPLES = 2000
+"""Bootstrap samples behind an interval."""
 LEVEL = 95
-"""Percent of the resampled values that lie within an interval."""
+"""Percentage of the resampled values that an interval contains."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Σ numerators / Σ denominators over samples, or e to that power.
+    """A figure as Σ numerators / Σ denominators over samples, or e to that power.
 
     A mean over samples has denominators of 1; a token-weighted mean has tokens.
     """
@@ -23,20 +24,22 @@ class Ratio:
     numerators: FloatArray
     """Shape (samples,)."""
     denominators: FloatArray
-    """Above 0. Shape (samples,)."""
+    """Positive numbers. Shape (samples,)."""
     groups: tuple[str, ...]
     """The group of each sample: samples of one group are not independent of each other."""
     exponential: bool = False
+    """Whether the figure is e to the power of the quotient, such as a perplexity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure, and how far it would move with other groups."""
+    """A figure with its bootstrap interval."""
 
     value: float
     low: float | None
-    """Lower end of the 95 % interval; None where there are fewer than two groups."""
+    """Lower end of the 95 % interval; None if there are fewer than two groups."""
     high: float | None
+    """Upper end of the 95 % interval; None if there are fewer than two groups."""
     samples: int
     groups: int
 
@@ -68,7 +71,7 @@ def difference(ratio: Ratio, other: Ratio, seed: int) -> Estimate:
     """Return `ratio` - `other`, paired: each resample draws the same groups for both.
 
     Raises:
-        ValueError: There are no samples, or the two are not of the same samples.
+        ValueError: There are no samples, or the two ratios have different samples.
     """
     if ratio.groups != other.groups:
         raise ValueError("ratios of different samples cannot be paired")
@@ -84,7 +87,7 @@ def value_of(ratio: Ratio) -> float:
 
 
 def resample(ratio: Ratio, seed: int) -> FloatArray:
-    """Return the figure of `RESAMPLES` samples of groups, each drawn with replacement.
+    """Return the figure for `RESAMPLES` sets of groups, each drawn with replacement.
 
     The same groups and seed give the same draws, so two models' figures can be subtracted.
 
@@ -102,6 +105,8 @@ def resample(ratio: Ratio, seed: int) -> FloatArray:
     _, members = np.unique(np.array(ratio.groups), return_inverse=True)
     count = int(members.max()) + 1
     random = np.random.default_rng(seed)
+    # How often each set contains each group, shape (RESAMPLES, groups). One draw of these counts
+    # replaces drawing the groups one by one.
     draws = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     values = _group_sums(draws, members, ratio.numerators) / _group_sums(
         draws, members, ratio.denominators
@@ -110,10 +115,12 @@ def resample(ratio: Ratio, seed: int) -> FloatArray:
 
 
 def _group_sums(draws: NDArray[np.int64], members: NDArray[Any], values: FloatArray) -> FloatArray:
+    """Return the sum of the samples' values in each resample, shape (RESAMPLES,)."""
     return draws.astype(np.float64) @ np.bincount(members, weights=values)
 
 
 def _estimate(value: float, resampled: FloatArray, ratio: Ratio) -> Estimate:
+    """Return a value with the percentiles of its resampled values."""
     groups = len(set(ratio.groups))
     low = high = None
     if groups > 1:
