@@ -3,15 +3,19 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
 
 from gpt2chat.core.data.shards import TOKENS, read_pairs, read_samples
-from gpt2chat.core.errors import DataError
+from gpt2chat.core.errors import DataError, StorageError
 from gpt2chat.core.text.tokens import encode_conversation
 from gpt2chat.core.training import tokenized
-from gpt2chat.core.training.tokenized import Side, load_tokenized
+from gpt2chat.core.training.tokenized import Side, Tokenized, load_tokenized
+from tests.helpers import talk
 
 
 @pytest.fixture
@@ -60,7 +64,7 @@ def test_what_is_kept_is_what_was_encoded(data: Path, side: Side, monkeypatch: p
     assert np.array_equal(first.ids, again.ids)
     assert np.array_equal(first.starts, again.starts)
     assert np.array_equal(first.prompt_lengths, again.prompt_lengths)
-    assert (list(first.names), first.sides) == (list(again.names), again.sides)
+    assert (first.names, first.sides) == (again.names, again.sides)
 
 
 def test_other_shards_are_encoded_anew_and_the_old_file_goes(data: Path, tmp_path: Path):
@@ -78,13 +82,58 @@ def test_other_shards_are_encoded_anew_and_the_old_file_goes(data: Path, tmp_pat
     assert not old.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"rubbish", b"\x08" + bytes(15)])
-def test_a_damaged_file_is_written_again(data: Path, content: bytes):
-    first = load_tokenized(data, "train", "reply")
+def test_a_damaged_file_is_written_again(data: Path):
+    first = load_tokenized(data, "train", "pair")
     (file,) = (data / TOKENS).iterdir()
-    file.write_bytes(content)
-    assert np.array_equal(load_tokenized(data, "train", "reply").ids, first.ids)
-    assert len(file.read_bytes()) > 100
+    sound = file.read_bytes()
+    cut = [sound[: len(sound) * tenths // 10] for tenths in range(10)]
+    places = range(0, len(sound), len(sound) // 50)
+    flipped = [sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :] for at in places]
+    for content in (*cut, *flipped, b"rubbish", b"\x08" + bytes(15)):
+        file.write_bytes(content)
+        again = load_tokenized(data, "train", "pair")
+        assert np.array_equal(again.ids, first.ids)
+        assert np.array_equal(again.lengths, first.lengths)
+        assert np.array_equal(again.prompt_lengths, first.prompt_lengths)
+        assert (again.names, again.sides) == (first.names, first.sides)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lengths": np.ones(3, np.int64)},
+        {"ids": np.zeros((2, 2), np.uint16)},
+        {"prompt_lengths": np.ones(3)},
+        {"names": np.frombuffer(b'["a"]', np.uint8)},
+        {"sides": np.array([7])},
+    ],
+)
+def test_a_file_with_other_arrays_is_written_again(data: Path, changes: dict[str, NDArray[Any]]):
+    first = load_tokenized(data, "train", "pair")
+    (file,) = (data / TOKENS).iterdir()
+    sound = file.read_bytes()
+    file.write_bytes(save({**load(sound), **changes}))
+    assert np.array_equal(load_tokenized(data, "train", "pair").starts, first.starts)
+    assert file.read_bytes() == sound
+
+
+def test_a_link_in_place_of_the_folder_is_refused(data: Path, tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "reply-train-diary.txt").touch()
+    (data / TOKENS).symlink_to(outside)
+    with pytest.raises(StorageError):
+        load_tokenized(data, "train", "reply")
+    assert [path.name for path in outside.iterdir()] == ["reply-train-diary.txt"]
+
+
+def test_ids_with_line_breaks_and_bytes_that_are_not_utf_8_are_kept(tmp_path: Path):
+    names = ["a\nb.jsonl:1", "\udcff.jsonl:1"]
+    samples = [encode_conversation(talk("Hi", reply)) for reply in ("Hello.", "Good day.")]
+    tokenized._write(tmp_path / "x", Tokenized.of(samples, names, 1))  # pyright: ignore[reportPrivateUsage]
+    again = tokenized._read(tmp_path / "x")  # pyright: ignore[reportPrivateUsage]
+    assert again is not None
+    assert again.names == names
 
 
 def test_shards_changed_by_hand_are_refused_though_their_tokens_are_kept(data: Path):
@@ -111,5 +160,6 @@ def test_no_validation_samples_are_an_empty_split(data: Path):
     text = (data / "manifest.json").read_text()
     (data / "manifest.json").write_text(text.replace('"kind": "sft"', '"kind": "none"'))
     assert len(load_tokenized(data, "validation", "reply")) == 0
-    with pytest.raises(DataError, match="gpt2chat prepare"):
+    with pytest.raises(DataError) as error:
         load_tokenized(data, "train", "reply")
+    assert error.value.setting == "data"

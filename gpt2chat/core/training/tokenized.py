@@ -3,11 +3,13 @@
 data/.tokens/reply-train-0123456789abcdef.safetensors
 
 The name holds a fingerprint of the shards, the template and the tokenizer. When one of them
-changes, the file is not found and the samples are encoded again.
+changes, the file is not found and the samples are encoded again. The file also holds a hash of
+its own content: a damaged one is written again.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +24,7 @@ from gpt2chat.core.inputs.datafiles import Split
 from gpt2chat.core.text.conversations import Conversation
 from gpt2chat.core.text.tokens import Encoded, encode_conversation
 
-VERSION = 1
+VERSION = 2
 
 Side = Literal["reply", "pair", "chosen"]
 """What a row of a shard becomes: its one reply, the two replies of a pair, or the chosen one."""
@@ -90,6 +92,7 @@ def load_tokenized(data: Path, split: Split, side: Side) -> Tokenized:
 
     Raises:
         DataError: There is no training sample, or the shards are not what `prepare` wrote.
+        StorageError: The folder of the kept ids is a link.
     """
     kind = "sft" if side == "reply" else "preference"
     manifest = check_shards(data, kind, split)
@@ -97,11 +100,13 @@ def load_tokenized(data: Path, split: Split, side: Side) -> Tokenized:
     parts = (str(VERSION), *hashes, manifest.template, manifest.tokenizer)
     fingerprint = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     file = data / TOKENS / f"{side}-{split}-{fingerprint}.safetensors"
-    kept = _read(file)
-    if kept is None:
-        kept = _encode(data, split, side)
-        _keep(file, kept)
-    return replace(kept, fingerprint=fingerprint)
+    if file.parent.is_symlink():  # files are written and removed there
+        raise StorageError(f"{file.parent} is a link. Remove it.", setting="data")
+    tokenized = _read(file)
+    if tokenized is None:
+        tokenized = _encode(data, split, side)
+        _write(file, tokenized)
+    return replace(tokenized, fingerprint=fingerprint)
 
 
 def _encode(data: Path, split: Split, side: Side) -> Tokenized:
@@ -127,35 +132,48 @@ def _encode(data: Path, split: Split, side: Side) -> Tokenized:
 
 
 def _read(file: Path) -> Tokenized | None:
+    """Return what a file holds; None where it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         arrays = load(file.read_bytes())
-        names = arrays["names"].tobytes().decode().split("\n")
-        sides = int(arrays["sides"][0])
-        ids, lengths, prompts = (arrays[name] for name in ("ids", "lengths", "prompt_lengths"))
-    except (OSError, KeyError, ValueError, SafetensorError):
+        if arrays.pop("sha256").tobytes() != _digest(arrays):
+            return None
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError):
         return None
-    return Tokenized._laid(ids, lengths, prompts, names if len(lengths) else [], sides)  # pyright: ignore[reportPrivateUsage]
+    names: list[str] = json.loads(arrays["names"].tobytes())
+    ids, lengths, prompts = (arrays[name] for name in ("ids", "lengths", "prompt_lengths"))
+    return Tokenized._laid(ids, lengths, prompts, names, int(arrays["sides"][0]))  # pyright: ignore[reportPrivateUsage]
 
 
-def _keep(file: Path, tokenized: Tokenized) -> None:
+def _write(file: Path, tokenized: Tokenized) -> None:
     """Write the file, in place of those of other shards. A folder that is full or read-only will
     do without."""
     from safetensors.numpy import save
 
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "ids": tokenized.ids,
         "lengths": tokenized.lengths,
         "prompt_lengths": tokenized.prompt_lengths,
-        "names": np.frombuffer("\n".join(tokenized.names).encode(), np.uint8),
+        # A file name within may hold line breaks, and bytes that are not UTF-8.
+        "names": np.frombuffer(json.dumps(list(tokenized.names)).encode(), np.uint8),
         "sides": np.array([tokenized.sides]),
     }
+    digest = np.frombuffer(_digest(arrays), np.uint8)
     try:
-        write_bytes(file, save(arrays))
+        write_bytes(file, save({**arrays, "sha256": digest}))
     except StorageError:
         return
     for other in file.parent.glob(f"{file.name.rpartition('-')[0]}-*"):
         if other != file:
             other.unlink(missing_ok=True)
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the SHA-256 of named arrays, of their shapes and types too."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
