@@ -17,10 +17,9 @@ from typer.core import TyperGroup
 from gpt2chat import __version__
 from gpt2chat.commands.chat import chat
 from gpt2chat.commands.eval import evaluate
-from gpt2chat.commands.orpo import orpo
 from gpt2chat.commands.prepare import prepare
 from gpt2chat.commands.runs import runs
-from gpt2chat.commands.sft import sft
+from gpt2chat.commands.train import orpo, sft
 from gpt2chat.core.errors import ConfigError, Gpt2ChatError, Interrupted, StorageError
 from gpt2chat.options import Command, command
 from gpt2chat.threads import end_beside_work

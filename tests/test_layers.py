@@ -10,13 +10,14 @@ PACKAGE = Path(__file__).parent.parent / "gpt2chat"
 
 # What each folder, or file beside the folders, may import besides itself. A folder of the core
 # may import the ones that its line names and no other, whatever their order.
-FILES = "errors files kernelcache"
+FILES = "errors files kernelcache display"
 DATA = f"{FILES} config text inputs data"
 MODEL = f"{FILES} config text runs model"
 ALLOWED = {
     "core.errors": "",
     "core.files": "errors",
     "core.kernelcache": "",
+    "core.display": "",
     "core.config": "errors",
     "core.runs": "errors files config",
     "core.text": FILES,
@@ -30,6 +31,7 @@ ALLOWED = {
 }
 # Above the core: each may import all of the core, and of its neighbours these.
 ABOVE = {
+    "api": "",
     "threads": "",
     "interrupts": "",
     "environment": "",

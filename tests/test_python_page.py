@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import gpt2chat
-from gpt2chat.core.chat.model import load
-
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 
 
@@ -24,7 +21,6 @@ def test_the_examples_of_a_chat_run_in_order(
 ):
     shutil.copytree(tiny_folder, tmp_path / "runs" / "orpo")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(gpt2chat, "load", load, raising=False)
     blocks = examples("Talk with a model")
     assert len(blocks) > 5
     names: dict[str, object] = {}
@@ -32,3 +28,17 @@ def test_the_examples_of_a_chat_run_in_order(
         exec(block.replace("seed=1", "seed=1, max_new_tokens=8"), names)
     assert (tmp_path / "comet.json").exists()
     assert (tmp_path / "feedback.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_the_examples_of_training_run_in_order(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(tiny_folder, tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in examples("Prepare, train and measure"):
+        # The same calls on a smaller model and less data.
+        small = block.replace('model="starter"', 'model="tiny"').replace("limit=100", "limit=4")
+        exec(small.replace("epochs=1", "epochs=1, limit=8, evals=1, eval_samples=4"), names)
+    assert (tmp_path / "runs" / "orpo" / "eval.json").exists()

@@ -297,10 +297,12 @@ def check_values(config_type: type, values: Mapping[str, Any]) -> dict[str, Any]
 
 def _unknown(name: str, known: Mapping[str, Setting]) -> str:
     """Return what to say of a name that no setting has; another program's name has ours."""
-    for entry in known.values():
-        if name in entry.aliases:
-            return f"There is no setting {name}: it is `{entry.name}` here."
-    similar = get_close_matches(name, known, n=1)
+    names = {
+        alias: entry.name for entry in known.values() for alias in (entry.name, *entry.aliases)
+    }
+    if name in names:
+        return f"There is no setting {name}: it is `{names[name]}` here."
+    similar = [names[alias] for alias in get_close_matches(name, names, n=1)]
     hint = f"Did you mean `{similar[0]}`?" if similar else f"The settings are {', '.join(known)}."
     return f"There is no setting {name}. {hint}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gpt2chat.core.config.evaluation import EvalConfig
+from gpt2chat.core.display import html_table, text_table
 from gpt2chat.core.errors import StorageError
 from gpt2chat.core.evaluation.figures import FIGURES
 from gpt2chat.core.evaluation.heldout import SampleCounts
@@ -72,28 +73,14 @@ class Evaluation:
     """The file that keeps the result."""
 
     def __str__(self) -> str:
-        rows = [("", *(model.model for model in self.models)), *self._rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = (
-            "  ".join(
-                cell.rjust(width) if at else cell.ljust(width)
-                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        )
-        return "\n".join([*lines, "", f"{self.interval}. Written to {self.path}"])
+        return f"{text_table(self._rows())}\n\n{self.interval}. Written to {self.path}"
 
     def _repr_html_(self) -> str:
-        """Return a table for a notebook."""
-        names = "".join(f"<th>{escape(model.model)}</th>" for model in self.models)
-        body = "".join(
-            f"<tr><th>{escape(label)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-            for label, *cells in self._rows()
-        )
-        notes = f"<p>{escape(self.interval)}. Written to {escape(str(self.path))}</p>"
-        return f"<table><tr><th></th>{names}</tr>{body}</table>{notes}"
+        note = f"{self.interval}. Written to {self.path}"
+        return f"{html_table(self._rows())}<p>{escape(note)}</p>"
 
     def _rows(self) -> Generator[tuple[str, ...]]:
+        yield "", *(model.model for model in self.models)
         for name, figure in FIGURES.items():
             if name in self.models[0].figures:
                 estimates = (model.figures[name] for model in self.models)

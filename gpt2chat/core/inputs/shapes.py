@@ -1,7 +1,7 @@
-"""Read samples and pairs from records of the shapes that public data sets have.
+"""Read the shapes of records that others write: what of each makes a sample or a pair.
 
-A record is read through `Fields`, so a field that no shape uses is reported. Fields that change the
-meaning of a record (a label, a weight, an image, a tool call) are handled alike in every shape.
+A record is read through `Fields`, so a field that no shape uses is reported. What would change the
+meaning of a row (a label, a weight, an image, a tool call) is used in every shape alike.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 S = TypeVar("S", bound="ChatShape | PreferenceShape")
 
 MOST_MESSAGES = 2_000
-"""The longest conversation that is read: each of its replies carries all messages before it."""
+"""A longer conversation is refused: each of its replies would carry all before it."""
 MESSAGES = ("messages", "conversations", "conversation")
 SYSTEM = ("system", "system_prompt", "system_message")
 QUESTION = ("prompt", "instruction", "question")
@@ -41,62 +41,62 @@ SCORES = (
 LABELS = ("label", "kto_tag")
 """TRL's, axolotl's and LLaMA-Factory's names for whether a reply is good (KTO)."""
 TRAINED = ("weight", "train", "training")
-"""OpenAI's and axolotl's names for whether a reply is trained or only part of the history."""
+"""OpenAI's and axolotl's names for whether a reply is trained or only context."""
 TRAINED_PARTS = ("train_detail", "training_detail")
-"""axolotl's names for the parts of a reply that are trained; the rest is not."""
+"""axolotl's names for the parts of a reply that are trained."""
 CUT = ("cut", "truncated")
-"""Fields that are true if a reply was cut at the token limit. `Chat` writes the first."""
+"""`chat` marks a reply with the first where it ran into the limit, so it has no end."""
 FINISH = ("finish_reason", "stop_reason")
 MEDIA = {
     **dict.fromkeys(("image", "images", "image_path", "image_url"), "image"),
     **dict.fromkeys(("video", "videos"), "video"),
     **dict.fromkeys(("audio", "audios"), "audio"),
 }
-"""Fields whose content a text model cannot see, each with the reason for dropping its record."""
+"""Reasons by the names of fields that hold what a text model cannot see."""
 CALLS = ("tool_calls", "function_call")
 MARKS = frozenset((*LABELS, *TRAINED, "loss", *TRAINED_PARTS, *CUT, *FINISH, *MEDIA, *CALLS))
-"""All fields that can exclude a record or a message from training."""
+"""All fields that may say that a record or a message is not to be trained."""
 PLACEHOLDERS = {f"<{kind}>": kind for kind in ("image", "video", "audio")}
-"""Marks that LLaVA and LLaMA-Factory put at the beginning or the end of a text."""
+"""Where LLaVA and LLaMA-Factory put them in a text: at its beginning or its end."""
 TOOL_MARKS = (
     *("<tool_call>", "<tool_response>", "<functioncall>", "<function_call>"),
     *("[TOOL_CALLS]", "<|python_tag|>"),
 )
-"""Marks with which Hermes, Glaive, Mistral and Llama write a tool call as text."""
+"""How Hermes, Glaive, Mistral and Llama write a tool call as text."""
 NO_DOCUMENT = frozenset(
     (
         *("noinput", "no input", "no input required", "no input needed", "no input necessary"),
         *("no input provided", "n/a", "na", "none", "null", "nan", "not applicable"),
     )
 )
-"""Texts of Alpaca's `input` that mean no input: lower case, without surrounding punctuation."""
+"""What Alpaca's `input` says where there is none, in small letters and without signs around it."""
 BAD_REPLY = "reply labelled as bad"
 NOT_TRAINED = "reply marked as not trained"
 CUT_REPLY = "reply cut at the limit"
 
 
 class Filtered(RowError):
-    """A sound record that is left out on purpose: counted, but not listed in `dropped.jsonl`."""
+    """A sound record that is not wanted: counted under its reason, and not kept aside."""
 
 
 class ChatShape(NamedTuple):
-    """A kind of record that gives samples, and the function that converts it."""
+    """How records of one shape become samples."""
 
     name: str
-    """The value of `shape` that forces it."""
+    """What a user types to force it."""
     title: str
-    """The name in summaries."""
+    """What a user is told."""
     keys: tuple[tuple[str, ...], ...]
-    """Fields that every record of the shape has, each with its alternative spellings."""
+    """Fields that every record of the shape has, each with its other spellings."""
     convert: Callable[[Fields], Iterator[Conversation | RowError]]
-    """Converts a record. It yields or raises RowError for what cannot be used, and raises nothing
-    else, whatever JSON the record holds."""
+    """Yields or raises RowError for what cannot be used, and raises nothing else on any record
+    that JSON can hold."""
     fits: Callable[[Row], bool] | None = None
-    """A further check, for shapes that have the same field names."""
+    """Whether a record with these fields is of the shape, where that depends on more."""
 
 
 class PreferenceShape(NamedTuple):
-    """A kind of record that gives a pair; the fields are those of `ChatShape`."""
+    """How records of one shape become a pair; the fields are those of `ChatShape`."""
 
     name: str
     title: str
@@ -106,31 +106,22 @@ class PreferenceShape(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What one record contains."""
+    """What one record gives."""
 
     contents: Sequence[Conversation | Preference]
     problems: Sequence[RowError]
-    """Reasons why the record, or some of its replies, cannot be used; each reason once."""
+    """Why the record, or some of its replies, cannot be used; each reason once."""
     unused: Sequence[str]
-    """Names of the fields that were not used and might matter; empty if the record gives
-    neither a sample nor a pair."""
+    """Names of its fields that were not used and that might matter, where it gives anything."""
 
 
 def read_record(row: Row, shape: ChatShape | PreferenceShape) -> Reading:
-    """Return the samples or the pair in a record, and the names of its unused fields."""
+    """Return the samples or the pair in a record, and what is not used of it."""
     fields = Fields(row)
     contents: list[Conversation | Preference] = []
     problems: dict[str, RowError] = {}
     try:
-        if fields.has_any(MARKS):
-            _refuse_media(fields)
-            # A pair's label says which side won, a sample's whether the reply is any good.
-            if isinstance(shape, ChatShape) and False in _answers(fields, LABELS):
-                raise Filtered(BAD_REPLY)
-            if False in _answers(fields, TRAINED):
-                raise Filtered(NOT_TRAINED)
-            if _is_cut(fields):
-                raise Filtered(CUT_REPLY)
+        _require_wanted(fields, labelled=isinstance(shape, ChatShape))
         for content in shape.convert(fields):
             problem = content if isinstance(content, RowError) else _beyond_text(content)
             if problem:
@@ -144,7 +135,7 @@ def read_record(row: Row, shape: ChatShape | PreferenceShape) -> Reading:
 
 
 def detect(row: Row, shapes: Sequence[S]) -> S | None:
-    """Return the first shape that the record has, or None."""
+    """Return the first shape that the record has."""
     for shape in shapes:
         has_all = all(has_any(row, names) for names in shape.keys)
         if has_all and (shape.fits is None or shape.fits(row)):
@@ -156,7 +147,7 @@ def shape_named(name: str, shapes: Sequence[S]) -> S:
     """Return the shape of this name.
 
     Raises:
-        ConfigError: There is no shape of this name.
+        ConfigError: There is none.
     """
     for shape in shapes:
         if shape.name == name:
@@ -177,18 +168,26 @@ def has_any(row: Row, names: Sequence[str]) -> bool:
     return any(row.get(name) is not None for name in names)
 
 
-def _refuse_media(fields: Fields) -> None:
-    """Raise RowError if a record or a message has an image, a video or a sound."""
+def _require_wanted(fields: Fields, *, labelled: bool) -> None:
+    """Raise RowError where a field of the record says that it is not to be trained."""
+    if not fields.has_any(MARKS):
+        return
     for name, kind in MEDIA.items():
         value = fields.take(name)
         if value is not False and not is_empty(value):
             raise RowError(kind)
+    if labelled and False in _answers(fields, LABELS):
+        raise Filtered(BAD_REPLY)
+    if False in _answers(fields, TRAINED):
+        raise Filtered(NOT_TRAINED)
+    if _is_cut(fields):
+        raise Filtered(CUT_REPLY)
 
 
 def _answers(fields: Fields, names: Sequence[str]) -> set[bool]:
-    """Use the fields among these that mean yes or no, and return their answers.
+    """Use those of the fields that say yes or no, and return what they say.
 
-    A field that means neither (a class, a weight of 0.5) is left unused, and so is reported.
+    A field that says neither (a class, a weight of 0.5) stays, and so is reported.
     """
     answers: set[bool] = set()
     for name in names:
@@ -223,7 +222,7 @@ def _texts(content: Conversation | Preference) -> list[str]:
 
 
 def _beyond_text(content: Conversation | Preference | RowError) -> RowError | None:
-    """Return why a sample or a pair contains more than text; None if it does not."""
+    """Return why a sample or a pair is of more than text, where it is."""
     if isinstance(content, RowError):
         return content
     replies = [content.rejected] if isinstance(content, Preference) else []
@@ -245,13 +244,11 @@ def _text(value: Any, name: str) -> str:
 
 
 def _read_turns(value: Any, name: str, fields: Fields) -> Iterator[tuple[Turn, RowError | None]]:
-    """Yield the messages in a list, each with the reason why it is not trained, if any.
-
-    A message that is not trained stays in the history of the replies after it.
+    """Yield the messages in a list, with why a reply among them is context and not trained.
 
     Raises:
-        RowError: The value is not a list of messages, or a message contains more than text. The
-            messages after that one depend on it, so none of them can be used.
+        RowError: It is not such a list, or a message is of more than text. What comes after that
+            message depends on it.
     """
     for entry in _entries(value, name):
         turn = parse_turn(entry)
@@ -259,23 +256,7 @@ def _read_turns(value: Any, name: str, fields: Fields) -> Iterator[tuple[Turn, R
             yield turn, None
             continue
         rest = Fields(turn.rest)
-        refusal: RowError | None = None
-        if rest.has_any(MARKS):
-            if not all(is_empty(rest.take(name)) for name in CALLS):
-                raise RowError(TOOL_CALL)
-            _refuse_media(rest)
-            # Each line uses its fields, so that they are not reported, whatever the others say.
-            answers = _answers(rest, (*TRAINED, "loss"))  # "loss" is ms-swift's name
-            is_cut = _is_cut(rest)
-            trained_parts = [rest.take(name) for name in TRAINED_PARTS]
-            if turn.role == "assistant":
-                if False in answers:
-                    refusal = Filtered(NOT_TRAINED)
-                elif not all(map(is_empty, trained_parts)):
-                    refusal = Filtered("reply of which only parts are trained")
-                elif is_cut:
-                    refusal = Filtered(CUT_REPLY)
-        yield turn, refusal
+        yield turn, _refusal(turn, rest)
         fields.report_inner("messages", rest)
 
 
@@ -286,10 +267,36 @@ def _entries(value: Any, name: str) -> Sequence[Any]:
     return entries
 
 
+def _refusal(turn: Turn, rest: Fields) -> RowError | None:
+    """Use what the other fields of a message say of it.
+
+    Raises:
+        RowError: It is of more than text.
+    """
+    if not rest.has_any(MARKS):
+        return None
+    for name in CALLS:
+        if not is_empty(rest.take(name)):
+            raise RowError(TOOL_CALL)
+    for name, kind in MEDIA.items():
+        value = rest.take(name)
+        if value is not False and not is_empty(value):
+            raise RowError(kind)
+    answers, cut = _answers(rest, (*TRAINED, "loss")), _is_cut(rest)  # ms-swift has "loss"
+    partly = [rest.take(name) for name in TRAINED_PARTS]
+    if turn.role != "assistant":
+        return None
+    if False in answers:
+        return Filtered(NOT_TRAINED)
+    if not all(map(is_empty, partly)):
+        return Filtered("reply of which only parts are trained")
+    return Filtered(CUT_REPLY) if cut else None
+
+
 def _system(fields: Fields) -> tuple[Message, ...]:
     """Return the record's own system prompt as a message, if it has one."""
     for name in SYSTEM:
-        # Some data sets have two of the spellings, one of them always empty.
+        # One that is empty leaves the next spelling its turn.
         if not is_empty(fields.peek(name)):
             return (Message("system", _text(fields.take(name), name)),)
     return ()
@@ -299,7 +306,7 @@ def _with_system(system: tuple[Message, ...], messages: Sequence[Message]) -> tu
     """Return messages with the record's system prompt before them.
 
     Raises:
-        RowError: They begin with a different system prompt; which one applies is unknown.
+        RowError: They begin with another one, so what the replies follow is not known.
     """
     if messages and messages[0].role == "system" and system:
         if messages[0] != system[0]:
@@ -309,48 +316,48 @@ def _with_system(system: tuple[Message, ...], messages: Sequence[Message]) -> tu
 
 
 def _messages(fields: Fields) -> Iterator[Conversation | RowError]:
-    """Yield a sample for each reply to a user message, and a RowError for each other reply.
+    """Yield a sample for each reply to a user message, and why others are none.
 
-    An empty message is skipped: the messages before and after it stay sound.
+    An empty message is passed over: what was said before and after it stays sound.
     """
     name = next((name for name in MESSAGES if fields.peek(name) is not None), MESSAGES[0])
     value = fields.need(name)
     system = _system(fields)
     messages: tuple[Message, ...] = ()
-    has_question = has_reply = False
+    asked = answered = False
     for turn, refusal in _read_turns(value, name, fields):
         is_reply = turn.role == "assistant"
-        has_reply = has_reply or is_reply
+        answered = answered or is_reply
         if not turn.text.strip():
             if turn.role in ("user", "assistant"):
                 yield RowError(f"empty {turn.role} message")
-                has_question = False
+                asked = False
             continue
         messages = (*messages, Message(turn.role, turn.text))
-        if is_reply and not has_question:
-            # Such as a greeting. It stays in the history of the replies that follow.
+        if is_reply and not asked:
+            # A greeting, say: the history of the replies that follow.
             yield Filtered("reply without a user message before it")
         elif is_reply:
             sample = Conversation(_with_system(system, messages))
             yield refusal or sample
-        has_question = turn.role == "user"
-    if not has_reply:
+        asked = turn.role == "user"
+    if not answered:
         yield RowError("no assistant message to train on")
 
 
 def _prompt_messages(value: Any, name: str, fields: Fields) -> tuple[Message, ...]:
-    """Return the prompt in a list of messages or a transcript, without empty messages."""
+    """Return the prompt in a list of messages or a transcript, empty messages passed over."""
     if is_transcript(value):
         return parse_transcript(value, prompt=True).messages
     messages: list[Message] = []
-    trailing_empty: list[Turn] = []
+    empty: list[Turn] = []
     for turn, _ in _read_turns(value, name, fields):
         if turn.text.strip():
             messages.append(Message(turn.role, turn.text))
-            trailing_empty = []
+            empty = []
         else:
-            trailing_empty.append(turn)
-    if any(turn.role == "user" for turn in trailing_empty):
+            empty.append(turn)
+    if any(turn.role == "user" for turn in empty):
         raise RowError("empty user message")
     if messages and messages[-1].role == "assistant":
         raise RowError("prompt ends with an assistant message")
@@ -358,10 +365,10 @@ def _prompt_messages(value: Any, name: str, fields: Fields) -> tuple[Message, ..
 
 
 def _prompt(fields: Fields, names: Sequence[str]) -> Conversation:
-    """Return the prompt of a record: its messages, or its question with document and history.
+    """Return the prompt of a record: a list of messages, or a question with what belongs to it.
 
     Args:
-        names: Fields that may hold the prompt, of which the first one present is used.
+        names: Fields that may hold it, the first that is there counts.
     """
     system = _system(fields)
     name = next((name for name in names if fields.peek(name) is not None), "")
@@ -369,8 +376,8 @@ def _prompt(fields: Fields, names: Sequence[str]) -> Conversation:
     if name in ("prompt", *MESSAGES):
         value = _listed(value)
         value = [value] if isinstance(value, dict) else value
-    is_conversation = isinstance(value, list) or is_transcript(value)
-    if name in MESSAGES or (name == "prompt" and is_conversation):
+    is_talk = isinstance(value, list) or is_transcript(value)
+    if name in MESSAGES or (name == "prompt" and is_talk):
         return Conversation(_with_system(system, _prompt_messages(value, name, fields)))
     question = "" if value is None else _text(value, name)
     document = ""
@@ -380,7 +387,7 @@ def _prompt(fields: Fields, names: Sequence[str]) -> Conversation:
     if document.strip(" \t\r\n<>[]().!-").lower() in NO_DOCUMENT:
         document = ""
     if not question.strip():
-        # Some data sets leave the instruction empty and ask in the input.
+        # Some leave the instruction empty and ask in the input.
         question, document = document, ""
     if not (name or question.strip()):
         raise RowError(f"no field {names[0]}")
@@ -410,7 +417,7 @@ def _history(fields: Fields) -> tuple[Message, ...]:
 
 
 def _listed(value: Any) -> Any:
-    """Return the message or messages in a JSON text; any other value as it is."""
+    """Return the list of messages, or the message, that JSON text stands for; else the value."""
     if not isinstance(value, str) or not ('"role"' in value or '"from"' in value):
         return value
     try:
@@ -463,63 +470,72 @@ CHAT_SHAPES = (
 
 
 def _pair(fields: Fields) -> Iterator[Preference]:
-    for names in SCORES:
-        scores = [fields.peek(name) for name in names]
-        if all(isinstance(score, int | float) for score in scores):
-            fields.take(names[0])
-            fields.take(names[1])
-            if scores[0] == scores[1]:
-                raise Filtered("score tie")
+    _refuse_tie(fields)
     chosen, rejected = (_listed(fields.need(name)) for name in ("chosen", "rejected"))
-    both = (chosen, rejected)
-    if all(map(is_transcript, both)) or all(
-        isinstance(side, list) and len(cast(list[Any], side)) > 1 for side in both
-    ):
-        yield _pair_of_conversations(chosen, rejected, fields)
+    if (_is_whole(chosen) and _is_whole(rejected)) or _are_transcripts(chosen, rejected):
+        yield _whole_pair(chosen, rejected, fields)
         return
     prompt = _prompt(fields, ("prompt", *MESSAGES, *QUESTION))
-    replies = [_reply(chosen, "chosen", fields), _reply(rejected, "rejected", fields)]
-    for reply in replies:
-        Message("assistant", reply or "empty")  # refuses half a surrogate pair
-    yield Preference(prompt, *replies)
+    sides = [_reply(chosen, "chosen", fields), _reply(rejected, "rejected", fields)]
+    for side in sides:
+        Message("assistant", side or "empty")  # refuses half a surrogate pair
+    yield Preference(prompt, *sides)
 
 
-def _pair_of_conversations(chosen: Any, rejected: Any, fields: Fields) -> Preference:
-    """Return the pair whose prompt is the common beginning of two whole conversations."""
+def _is_whole(side: Any) -> bool:
+    return isinstance(side, list) and len(cast(list[Any], side)) > 1
+
+
+def _are_transcripts(chosen: Any, rejected: Any) -> bool:
+    return is_transcript(chosen) and is_transcript(rejected)
+
+
+def _whole_pair(chosen: Any, rejected: Any, fields: Fields) -> Preference:
+    """Return the pair whose prompt is the common beginning of both sides."""
     system = _system(fields)
-    conversations: list[Conversation] = []
-    for value, name in ((chosen, "chosen"), (rejected, "rejected")):
-        if is_transcript(value):
-            messages: Sequence[Message] = parse_transcript(value).messages
-        else:
-            *earlier, (last, refusal) = _read_turns(value, name, fields)
-            if refusal:
-                raise refusal
-            turns = [turn for turn, _ in earlier if turn.text.strip()]
-            messages = [Message(turn.role, turn.text) for turn in (*turns, last)]
-        conversations.append(Conversation(_with_system(system, messages)))
-    good, bad = conversations
+    good, bad = (
+        Conversation(_with_system(system, _whole_side(side, name, fields)))
+        for side, name in ((chosen, "chosen"), (rejected, "rejected"))
+    )
     if good.reply is None or bad.reply is None:
         raise RowError("a side does not end with an assistant message")
     if good.messages[:-1] != bad.messages[:-1]:
         raise RowError("the sides differ before the last reply")
     if fields.peek("messages") == chosen:
-        fields.take(
-            "messages"
-        )  # The Zephyr authors' copy of UltraFeedback repeats the chosen side.
+        fields.take("messages")  # as the Zephyr authors' copy of UltraFeedback has it
     prompt, value = good.prompt, _listed(fields.peek("prompt"))
-    # Some data sets repeat the prompt. As a plain text it adds nothing, or is reported.
+    # Some data sets repeat the prompt; as a plain text it adds nothing, or is reported.
     if isinstance(value, list) or is_transcript(value):
         messages = _prompt_messages(value, "prompt", fields)
-        repeated = Conversation(_with_system(system, messages))
+        given = Conversation(_with_system(system, messages))
         fields.take("prompt")
-        # One of the two may have a system prompt or a context that the other lacks.
-        longer = max(prompt, repeated, key=lambda conversation: len(conversation.messages))
-        both = {*prompt.messages, *repeated.messages}
-        if repeated.turns != prompt.turns or not both <= {*longer.messages}:
+        longer = max(prompt, given, key=lambda conversation: len(conversation.messages))
+        if given.turns != prompt.turns or not {*prompt.messages, *given.messages} <= {
+            *longer.messages
+        }:
             raise RowError("the prompt is not what the sides begin with")
         prompt = longer
     return Preference(prompt, good.reply.content, bad.reply.content)
+
+
+def _whole_side(value: Any, name: str, fields: Fields) -> Sequence[Message]:
+    if is_transcript(value):
+        return parse_transcript(value).messages
+    *earlier, (last, refusal) = _read_turns(value, name, fields)
+    if refusal:
+        raise refusal
+    turns = [turn for turn, _ in earlier if turn.text.strip()]
+    return [Message(turn.role, turn.text) for turn in (*turns, last)]
+
+
+def _refuse_tie(fields: Fields) -> None:
+    for names in SCORES:
+        chosen, rejected = (fields.peek(name) for name in names)
+        if isinstance(chosen, int | float) and isinstance(rejected, int | float):
+            fields.take(names[0])
+            fields.take(names[1])
+            if chosen == rejected:
+                raise Filtered("score tie")
 
 
 def _has_lists(row: Row) -> bool:
@@ -527,7 +543,7 @@ def _has_lists(row: Row) -> bool:
 
 
 def _has_transcripts(row: Row) -> bool:
-    return is_transcript(row["chosen"]) and is_transcript(row["rejected"])
+    return _are_transcripts(row["chosen"], row["rejected"])
 
 
 PREFERENCE_SHAPES = (
@@ -557,4 +573,4 @@ FEEDBACK_SHAPES: tuple[ChatShape | PreferenceShape, ...] = (
     shape_named("preference", PREFERENCE_SHAPES),
     shape_named("prompt-completion", CHAT_SHAPES),
 )
-"""The two kinds of record in the feedback that `Chat` writes."""
+"""What `chat` writes of a user's opinions, one kind after the other in one file."""

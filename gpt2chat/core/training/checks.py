@@ -1,9 +1,24 @@
-"""Refuse what a run cannot start with, before torch is loaded."""
+"""Choose the model of a run, and refuse what it cannot start with, before torch is loaded."""
+
+from dataclasses import replace
 
 from gpt2chat.core.config.training import TrainConfig
 from gpt2chat.core.data.shards import read_manifest
-from gpt2chat.core.model.names import local_folder
+from gpt2chat.core.model.names import local_folder, pick_model
+from gpt2chat.core.runs import Start
 from gpt2chat.core.training.trackers import require_trackers
+
+
+def choose_model(start: Start) -> tuple[Start, str]:
+    """Return an open run with its model, and for the user which it is and why.
+
+    A run that names no model starts from the newest finished SFT run.
+
+    Raises:
+        CheckpointError: No model is named, and no SFT run is finished.
+    """
+    name, why = pick_model(start.settings.model, ("sft",))
+    return replace(start, settings=replace(start.settings, model=name)), why
 
 
 def check_inputs(settings: TrainConfig) -> None:

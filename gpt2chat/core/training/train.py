@@ -17,7 +17,7 @@ from gpt2chat.core.config.training import TrainConfig
 from gpt2chat.core.data.shards import Manifest, read_manifest
 from gpt2chat.core.errors import HardwareError, Interrupted, WorkerError
 from gpt2chat.core.files import storage, write_text
-from gpt2chat.core.model.checkpoint import save_model
+from gpt2chat.core.model.checkpoint import no_bars, save_model
 from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.model.device import device_name
 from gpt2chat.core.model.flops import matmul_flops
@@ -26,7 +26,7 @@ from gpt2chat.core.runs import CARD, CURVE, METRICS, Run, Start, open_run
 from gpt2chat.core.training import card, curve, memory
 from gpt2chat.core.training.arguments import is_leader, process_count
 from gpt2chat.core.training.callbacks import Step, Watch
-from gpt2chat.core.training.checks import check_inputs
+from gpt2chat.core.training.checks import check_inputs, choose_model
 from gpt2chat.core.training.job import Job, make_job
 from gpt2chat.core.training.trainer import PackedTrainer
 
@@ -98,7 +98,7 @@ def train(
         Interrupted: The run was stopped; a checkpoint is saved.
     """
     with open_run(settings, settings.command) as start:
-        return train_opened(start, on_step, on_interrupt)
+        return train_opened(choose_model(start)[0], on_step, on_interrupt)
 
 
 def train_opened(
@@ -149,7 +149,7 @@ def _train(
     if on_interrupt is not None and threading.current_thread() is threading.main_thread():
         signals = watch.stopping_on_signals(on_interrupt)
     try:
-        with signals:
+        with signals, no_bars():
             # One process changes the folder, once all have seen it as it was.
             if is_leader() and checkpoint is not None:
                 with storage(settings.out):
