@@ -17,12 +17,12 @@ def test_json_of_the_deepest_level_is_parsed():
 
 
 @pytest.mark.parametrize("levels", [DEEPEST + 1, 500, 990, 3_000, 100_000])
-def test_json_that_is_deeper_is_refused(levels: int):
+def test_deeper_json_is_refused(levels: int):
     with pytest.raises(NestedTooDeep):
         parse_json(f'{{"a": {nested(levels - 1)}}}')
 
 
-def test_many_brackets_side_by_side_are_not_deep():
+def test_many_brackets_next_to_each_other_are_not_deep():
     assert len(parse_json("[" + ",".join(["[{}]"] * 5_000) + "]")) == 5_000
 
 

@@ -370,8 +370,8 @@ def test_a_setting_is_read_from_text(name: str, text: str, value: object):
         ("top_p", "2", "top_p must be above 0 and at most 1, not 2.0."),
         ("min_p", "1", "min_p must be at least 0 and below 1, not 1.0."),
         ("no_repeat_ngram", "1", "no_repeat_ngram must be 0, or from 2 to 64, not 1."),
-        ("stop", "", "stop must be some text, not an empty one."),
-        ("stop", "''", "stop must be some text, not an empty one."),
+        ("stop", "", "stop must not be empty."),
+        ("stop", "''", "stop must not be empty."),
         ("max_new_tokens", "5000", "max_new_tokens must be from 1 to 960, not 5000."),
     ],
 )

@@ -164,7 +164,7 @@ def test_sampling_out_of_range_is_refused(value: dict[str, Any]):
     assert [error.value.setting] == list(value)
 
 
-def test_settings_of_a_chats_sampling_are_set_as_its_own():
+def test_the_settings_of_its_sampling_are_settings_of_a_chat():
     settings = settings_from(ChatConfig, {"system": "Be brief.", "temperature": 1, "stop": ["a"]})
     assert settings.system == "Be brief."
     assert settings.sampling == Sampling(temperature=1.0, stop=("a",))
@@ -195,9 +195,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     lr=st.floats(min_value=0, exclude_min=True, max_value=1e18),
     trackers=st.lists(st.sampled_from(["tensorboard", "wandb"])),
 )
-def test_settings_come_back_from_their_toml_whatever_they_hold(
-    text: str, lr: float, trackers: list[str]
-):
+def test_any_settings_are_read_back_from_their_toml(text: str, lr: float, trackers: list[str]):
     settings = OrpoConfig(model=text, out=Path(text), lr=lr, report_to=tuple(trackers))
     assert settings_from(OrpoConfig, tomllib.loads(to_toml(settings))) == settings
 

@@ -22,12 +22,12 @@ def turns(roles: str) -> Conversation:
 
 
 @pytest.mark.parametrize("roles", ["u", "ua", "su", "cu", "scuaua", "au", "aua", "uuua", "uaua"])
-def test_these_orders_are_conversations(roles: str):
+def test_messages_in_these_orders_are_a_conversation(roles: str):
     assert len(turns(roles).messages) == len(roles)
 
 
 @pytest.mark.parametrize("roles", ["", "a", "s", "us", "ccu", "uca", "csu", "uaa", "aa"])
-def test_these_orders_are_none(roles: str):
+def test_messages_in_other_orders_are_refused(roles: str):
     with pytest.raises(RowError):
         turns(roles)
 
@@ -42,7 +42,7 @@ def test_contents_are_stripped_at_both_ends():
     assert Message("user", "\n Hi. \n").content == "Hi."
 
 
-def test_the_parts_of_a_conversation_are_found():
+def test_a_conversation_has_a_document_a_history_a_question_and_a_reply():
     conversation = turns("scuaua")
     assert (conversation.system, conversation.document) == ("s", Message("context", "c"))
     assert [message.role for message in conversation.history] == ["user", "assistant"]
@@ -50,11 +50,11 @@ def test_the_parts_of_a_conversation_are_found():
     assert conversation.prompt == turns("scuau")
 
 
-def test_without_a_system_message_there_is_the_default_one():
+def test_the_default_system_prompt_is_used_if_there_is_none():
     assert talk("Hi").system == DEFAULT_SYSTEM == turns("u").system
 
 
-def test_a_prompt_with_its_reply_put_back_is_the_conversation():
+def test_a_prompt_with_its_reply_is_the_conversation_again():
     conversation = talk("a", "b", "c", "d")
     assert conversation.prompt.with_reply("d") == conversation
 
@@ -64,7 +64,7 @@ def test_the_history_can_be_changed_alone():
     assert shorter == turns("scua")
 
 
-def test_messages_are_read_from_what_is_written():
+def test_messages_are_read_back_as_they_were_written():
     conversation = turns("scua")
     assert parse_messages(conversation.as_dicts()) == conversation
 
@@ -73,7 +73,7 @@ def test_messages_are_read_from_what_is_written():
     "value",
     [None, "Hi", [], ["Hi"], [{"role": "user"}], [{"role": "king", "content": "Hi"}], [None]],
 )
-def test_what_is_no_list_of_messages_is_refused(value: object):
+def test_a_value_that_is_not_a_list_of_messages_is_refused(value: object):
     with pytest.raises(RowError):
         parse_messages(value)
 

@@ -10,25 +10,25 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gpt2chat.core.errors import ConfigError, StorageError
-from gpt2chat.core.files import LOCK, remove, replaced_folder, storage, write_text
+from gpt2chat.core.files import WORKSPACE_LOCK, remove, replaced_folder, storage, write_text
 
 
-def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path):
+def test_a_file_is_replaced_and_leaves_no_partial_file(tmp_path: Path):
     write_text(tmp_path / "a" / "file", "old")
     write_text(tmp_path / "a" / "file", "new")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
     assert (tmp_path / "a" / "file").read_text() == "new"
 
 
-def test_a_private_file_is_for_the_user_alone_also_when_it_is_replaced(tmp_path: Path):
+def test_only_the_user_can_read_a_private_file_even_after_it_is_replaced(tmp_path: Path):
     write_text(tmp_path / "file", "old")
     write_text(tmp_path / "file", "new", private=True)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_refusal_says_what_to_type_instead(tmp_path: Path):
+def test_a_refusal_says_how_to_write_somewhere_else(tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"File exists\. Give another name\."):
+    with pytest.raises(StorageError, match="Give another name"):
         write_text(tmp_path / "file" / "below", "", elsewhere="Give another name.")
 
 
@@ -83,9 +83,9 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path):
     assert (tmp_path / "data").read_text() == "mine"
 
 
-def test_a_folder_that_was_set_aside_when_a_run_was_killed_comes_back(tmp_path: Path):
+def test_a_folder_moved_away_by_a_killed_run_comes_back(tmp_path: Path):
     (tmp_path / ".data.work" / "old").mkdir(parents=True)
-    (tmp_path / ".data.work" / LOCK).touch()
+    (tmp_path / ".data.work" / WORKSPACE_LOCK).touch()
     with pytest.raises(RuntimeError):
         fill(tmp_path / "data", "file", RuntimeError)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -96,14 +96,14 @@ def plant_link(work: Path, target: Path, below: str) -> None:
     link = work / below if below else work
     link.parent.mkdir(parents=True, exist_ok=True)
     if below:
-        (work / LOCK).touch()
+        (work / WORKSPACE_LOCK).touch()
     link.symlink_to(target)
 
 
 @pytest.mark.parametrize("below", ["", "key", "new", "old", "gone", "key/000001.rows", "notes"])
 def test_nothing_is_deleted_or_written_through_a_link(below: str, tmp_path: Path):
     target = tmp_path / "home"
-    for file in (target / LOCK, target / "thesis", target / "key" / "chapter"):
+    for file in (target / WORKSPACE_LOCK, target / "thesis", target / "key" / "chapter"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("mine")
     plant_link(tmp_path / "repository" / ".data.work", target, below)
@@ -118,13 +118,13 @@ def test_nothing_is_deleted_or_written_through_a_link(below: str, tmp_path: Path
 def test_a_link_in_place_of_the_lock_is_refused(tmp_path: Path):
     (tmp_path / "thesis").write_text("mine")
     (tmp_path / ".data.work").mkdir()
-    (tmp_path / ".data.work" / LOCK).symlink_to(tmp_path / "thesis")
+    (tmp_path / ".data.work" / WORKSPACE_LOCK).symlink_to(tmp_path / "thesis")
     with pytest.raises(ConfigError, match="link"):
         fill(tmp_path / "data", "file")
     assert (tmp_path / "thesis").read_text() == "mine"
 
 
-def test_a_hidden_folder_of_someone_else_is_refused_and_left_alone(tmp_path: Path):
+def test_a_hidden_folder_made_by_another_program_is_refused(tmp_path: Path):
     (tmp_path / ".data.work").mkdir()
     (tmp_path / ".data.work" / "thesis").touch()
     with pytest.raises(ConfigError, match="thesis"):
@@ -132,7 +132,7 @@ def test_a_hidden_folder_of_someone_else_is_refused_and_left_alone(tmp_path: Pat
     assert (tmp_path / ".data.work" / "thesis").exists()
 
 
-def test_of_a_link_the_link_alone_is_removed(tmp_path: Path):
+def test_removing_a_link_keeps_its_target(tmp_path: Path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
@@ -141,21 +141,21 @@ def test_of_a_link_the_link_alone_is_removed(tmp_path: Path):
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path):
-    with pytest.raises(StorageError, match="No space left to write"), storage(tmp_path):
+    with pytest.raises(StorageError, match="No space"), storage(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_full_device_is_one_line(tmp_path: Path):
-    with pytest.raises(StorageError, match="No space left"), storage(tmp_path):
+    with pytest.raises(StorageError, match="No space"), storage(tmp_path):
         Path("/dev/full").write_text("text")
 
 
-def test_a_full_disk_in_the_words_of_safetensors_is_one_line(tmp_path: Path):
-    with pytest.raises(StorageError, match="No space left"), storage(tmp_path):
+def test_a_full_disk_reported_by_safetensors_is_one_line(tmp_path: Path):
+    with pytest.raises(StorageError, match="No space"), storage(tmp_path):
         raise SafetensorError("Error while serializing: I/O error: No space left on device")
 
 
-def test_any_other_error_stays_what_it_is(tmp_path: Path):
+def test_any_other_error_passes_unchanged(tmp_path: Path):
     with pytest.raises(KeyError), storage(tmp_path):
         raise KeyError
 
@@ -167,8 +167,8 @@ def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
-def test_a_folder_that_cannot_be_there_is_refused_in_one_line():
-    with pytest.raises(StorageError, match=r"Cannot write /proc/none/run/file: no folder can be"):
+def test_a_folder_that_cannot_exist_is_refused_in_one_line():
+    with pytest.raises(StorageError, match="Cannot write"):
         write_text(Path("/proc/none/run/file"), "")
 
 
@@ -196,8 +196,8 @@ def by_python(path: Path) -> None:
 
 @pytest.mark.usefixtures("short_files")
 @pytest.mark.parametrize("write", [by_torch, by_safetensors, by_python])
-def test_a_file_over_the_users_limit_is_told_as_a_full_disk_is(
+def test_a_file_over_the_users_size_limit_is_reported_as_a_full_disk(
     write: Callable[[Path], None], tmp_path: Path
 ):
-    with pytest.raises(StorageError, match="No space left to write"), storage(tmp_path / "file"):
+    with pytest.raises(StorageError, match="No space"), storage(tmp_path / "file"):
         write(tmp_path / "file")

@@ -9,7 +9,7 @@ from gpt2chat.core.text.template import SPECIAL_TOKENS
 from gpt2chat.core.text.tokens import (
     ENDOFTEXT_ID,
     EOT_ID,
-    LONGEST,
+    LONGEST_TOKEN,
     SPECIAL_IDS,
     VOCAB,
     decode,
@@ -43,7 +43,7 @@ def test_text_has_the_ids_of_the_tokenizer_that_is_saved_with_a_model(text: str)
     assert encode_text(text) == load_tokenizer().encode(text, add_special_tokens=False).ids
 
 
-def test_no_character_is_cut_otherwise_than_in_the_saved_tokenizer():
+def test_every_character_has_the_ids_of_the_saved_tokenizer():
     tokenizer = load_tokenizer()
     letters = [chr(code) for code in range(0, 0x30000, 7) if not 0xD800 <= code < 0xE000]
     for letter in letters:
@@ -56,11 +56,11 @@ def test_a_very_long_run_of_one_kind_has_ids_too(text: str):
     assert encode_text(text) == load_tokenizer().encode(text, add_special_tokens=False).ids
 
 
-def test_no_token_is_longer_than_it_is_said():
-    assert max(map(len, token_bytes())) == LONGEST
+def test_the_longest_token_has_128_bytes():
+    assert max(map(len, token_bytes())) == LONGEST_TOKEN
 
 
-def test_half_a_character_is_shown_as_such():
+def test_half_a_character_is_decoded_as_a_replacement_character():
     ids = encode_text("🙂")
     assert decode(ids) == "🙂"
     assert decode(ids[:1]) == "\ufffd"
@@ -76,7 +76,7 @@ def test_a_typed_control_token_stays_text(name: str):
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(conversations(forging))
-def test_text_places_no_control_token(conversation: Conversation):
+def test_text_never_gives_a_control_token(conversation: Conversation):
     control = [id for id in encode_conversation(conversation).ids if id >= ENDOFTEXT_ID]
     plain = Conversation(tuple(Message(m.role, "x") for m in conversation.messages))
     assert control == [id for id in encode_conversation(plain).ids if id >= ENDOFTEXT_ID]
@@ -103,18 +103,18 @@ def test_a_line_break_before_a_reply_is_one_token_however_the_reply_begins():
 
 @settings(derandomize=True, deadline=None, max_examples=20)
 @given(st.lists(conversations(forging), max_size=5))
-def test_many_at_once_have_the_ids_of_one_at_a_time(many: list[Conversation]):
+def test_many_conversations_have_the_same_ids_as_one_at_a_time(many: list[Conversation]):
     assert encode_conversations(many) == [encode_conversation(one) for one in many]
 
 
-def test_what_fits_the_window_is_unchanged():
+def test_a_conversation_that_fits_the_window_is_unchanged():
     conversation = talk("a", "b", "c", "d")
     exactly = len(encode_conversation(conversation))
     assert fit_window(conversation, exactly) == conversation
     assert fit_window(conversation, exactly - 1) == talk("c", "d")
 
 
-def test_whole_exchanges_leave_the_oldest_first_and_head_and_latest_message_stay():
+def test_the_oldest_whole_exchanges_are_dropped_first():
     head = (Message("system", "s"), Message("context", "c"))
     long = talk("one", "1", "two", "2", "three", "3", "latest", "reply")
     conversation = Conversation((*head, *long.messages))
@@ -129,7 +129,7 @@ def test_whole_exchanges_leave_the_oldest_first_and_head_and_latest_message_stay
     assert sizes == [2, 2, 2]
 
 
-def test_a_greeting_leaves_with_the_first_exchange():
+def test_a_greeting_is_dropped_on_its_own():
     greeting = Message("assistant", "Welcome!")
     conversation = Conversation((greeting, *talk("a", "b", "c", "d").messages))
     fitted = fit_window(conversation, len(encode_conversation(conversation)) - 1)

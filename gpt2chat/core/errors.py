@@ -1,4 +1,4 @@
-"""Errors that a user can act on, each with the exit code it ends the program with.
+"""Define the errors that a user can act on, and the exit code of each.
 
     Gpt2ChatError
     ├── ConfigError         2  a setting is missing, unknown or out of range
@@ -6,13 +6,13 @@
     ├── CheckpointError     4  a model directory cannot be read or written
     ├── HardwareError       5  the device is absent, or its memory too small
     ├── StorageError        6  a folder cannot be written, or the disk is full
-    ├── NetworkError        7  a name on the Hugging Face Hub cannot be had
+    ├── NetworkError        7  a name on the Hugging Face Hub cannot be loaded
     ├── WorkerError         8  another process of the same run ended
     ├── ReplyError          9  a model gives no reply, or none that means anything
     └── Interrupted       130  Ctrl-C; what was done so far is saved
 
-RowError does not end the program: it says why one record of a source is dropped, and `prepare`
-counts it. Anything else that escapes is a bug, and keeps its traceback.
+RowError does not end the program: it says why `prepare` drops one record. Any other exception is
+a bug, and keeps its traceback.
 
 Messages speak Python, between backticks: a setting is `lr` or `precision="fp32"`, the next step is
 `prepare(sample=True)`. The command line turns these into flags and commands, so the core knows
@@ -23,11 +23,11 @@ import json
 
 
 class Gpt2ChatError(Exception):
-    """Its text is shown to the user: what is wrong, with the value; then what to do.
+    """An error whose text is shown to the user.
 
     Args:
-        text: What is wrong and what to do, in the wording described at the top of this module.
-        setting: The setting that caused it, such as "model", where one did.
+        text: What is wrong, with the value, then what to do, in the form described above.
+        setting: Name of the setting that caused it, if one did, such as "model".
     """
 
     exit_code = 1
@@ -68,13 +68,13 @@ class StorageError(Gpt2ChatError):
 
 
 class NetworkError(Gpt2ChatError):
-    """A name on the Hugging Face Hub cannot be had."""
+    """A name on the Hugging Face Hub cannot be loaded."""
 
     exit_code = 7
 
 
 class WorkerError(Gpt2ChatError):
-    """Another process of the same run ended, and this one cannot go on alone."""
+    """Another process of the same run ended, and this one cannot continue alone."""
 
     exit_code = 8
 
@@ -86,20 +86,19 @@ class ReplyError(Gpt2ChatError):
 
 
 class Interrupted(Gpt2ChatError):
-    """Ctrl-C; the text says what was saved and how to go on."""
+    """Ctrl-C; the text says what was saved and how to continue."""
 
     exit_code = 130
 
 
 def call(function: str, **settings: object) -> str:
-    """Return a call of the public API for use in a message: `sft(out="runs/a")`, in backticks."""
-
-    def literal(value: object) -> str:
-        plain = isinstance(value, bool | int | float)
-        return str(value) if plain else json.dumps(str(value), ensure_ascii=False)
-
-    pairs = (f"{name}={literal(value)}" for name, value in settings.items())
-    return f"`{function}({', '.join(pairs)})`"
+    """Return a call of the public API for a message, in backticks: `sft(out="runs/a")`."""
+    arguments: list[str] = []
+    for name, value in settings.items():
+        is_number = isinstance(value, bool | int | float)
+        literal = str(value) if is_number else json.dumps(str(value), ensure_ascii=False)
+        arguments.append(f"{name}={literal}")
+    return f"`{function}({', '.join(arguments)})`"
 
 
 class RowError(Exception):

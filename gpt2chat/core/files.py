@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written beside, then renamed."""
+"""Write files and folders next to their place and rename them, so none is ever half written."""
 
 import errno
 import json
@@ -23,36 +23,38 @@ from gpt2chat.core.errors import (
 STARTER = Path(__file__).parents[1] / "starter"
 """The bundled base model, and the bundled sample."""
 
-REFUSALS = (
+REFUSAL_NUMBERS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.EBUSY, errno.ENAMETOOLONG),
 )
-"""What the system says of a path that is not one's own to write, or no folder."""
-FULL = ("No space left", "File too large", "unexpected pos", "database or disk is full")
-"""What safetensors, torch and SQLite say of a full disk, or of a file at its size limit."""
-ELSEWHERE = "Give a folder of your own with `out`."
-LOCK = "prepare.lock"
+"""Error numbers of a path that the user may not write, or that is not a folder."""
+FULL_DISK_TEXTS = ("No space left", "File too large", "unexpected pos", "database or disk is full")
+"""Texts by which safetensors, torch and SQLite report a full disk or a file at its size limit.
+
+Their errors have no number."""
+OTHER_FOLDER = "Give a folder of your own with `out`."
+WORKSPACE_LOCK = "prepare.lock"
 
 
 @contextmanager
 def reading(path: Path, kind: type[Gpt2ChatError] = CheckpointError) -> Generator[None]:
-    """Turn whatever reading a file raises into one line that names the file.
+    """Turn any error about reading a file into an error of one line that names the file.
 
-    A parser meets a damaged file with errors of every kind, RecursionError among them. Read each
-    file of a data, run or model folder in this.
+    Parsers raise errors of every kind for a damaged file, RecursionError among them. Each file of
+    a data, run or model folder is read inside this context.
 
     Args:
-        kind: The error to raise.
+        kind: Class of the error to raise.
 
     Raises:
-        Gpt2ChatError: Of that kind, where the file is missing, unreadable or damaged.
+        Gpt2ChatError: The file is missing, unreadable or damaged. The error has the class `kind`.
     """
     try:
         yield
     except Gpt2ChatError:
         raise
     except OSError as error:
-        if error.strerror is None:  # a library's own, such as of a truncated archive
+        if error.strerror is None:  # From a library, such as about a truncated archive.
             raise kind(f"{path} is damaged: {_one_line(error)}") from error
         raise kind(f"Cannot read {path}: {error.strerror}.") from error
     except Exception as error:
@@ -65,43 +67,44 @@ def _one_line(error: Exception) -> str:
 
 
 @contextmanager
-def storage(path: Path, elsewhere: str = ELSEWHERE) -> Generator[None]:
-    """Turn what the system says against writing to `path` into one line.
+def storage(path: Path, elsewhere: str = OTHER_FOLDER) -> Generator[None]:
+    """Turn an error about writing to `path` into one line.
 
     Args:
-        elsewhere: What to type to write somewhere else.
+        elsewhere: A sentence that says how to write somewhere else.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
     try:
         yield
+    except Gpt2ChatError:
+        raise
     except Exception as error:
-        if _is_full(error, path):
+        if isinstance(error, OSError):
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        else:
+            folder = next((folder for folder in (path, *path.parents) if folder.exists()), Path())
+            is_full = (
+                any(text in str(error) for text in FULL_DISK_TEXTS)
+                or shutil.disk_usage(folder).free < 2**16
+            )
+        if is_full:
             other = "or give a folder on another disk with `out`"
-            other = other if elsewhere == ELSEWHERE else "and try again"
+            other = other if elsewhere == OTHER_FOLDER else "and try again"
             message = f"No space left to write {path}. Free some, {other}."
-        elif isinstance(error, OSError) and error.errno in REFUSALS:
+        elif isinstance(error, OSError) and error.errno in REFUSAL_NUMBERS:
             message = f"Cannot write {path}: {error.strerror}. {elsewhere}"
         else:
             raise
         raise StorageError(message) from error
 
 
-def _is_full(error: Exception, path: Path) -> bool:
-    """Say whether an error comes of a full disk; safetensors and torch have errors of their own."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if isinstance(error, Gpt2ChatError):
-        return False
-    there = next((folder for folder in (path, *path.parents) if folder.exists()), Path())
-    said = any(words in str(error) for words in FULL)
-    return said or shutil.disk_usage(there).free < 2**16
-
-
 def json_text(value: Any) -> str:
-    """Return a result as indented JSON; paths are strings, and NaN and infinity, which JSON does
-    not have, are null."""
+    """Return a result as indented JSON.
+
+    Paths become strings. NaN and infinity become null, because JSON has neither.
+    """
 
     def valid(value: Any) -> Any:
         match value:
@@ -117,12 +120,14 @@ def json_text(value: Any) -> str:
     return json.dumps(valid(value), indent=2, default=str, allow_nan=False)
 
 
-def write_text(path: Path, text: str, *, elsewhere: str = ELSEWHERE, private: bool = False) -> None:
-    """Write a file so that a reader finds the old one or the new one, never a half.
+def write_text(
+    path: Path, text: str, *, elsewhere: str = OTHER_FOLDER, private: bool = False
+) -> None:
+    """Write a file so that a reader sees either the old content or the new.
 
     Args:
-        elsewhere: What to type to write somewhere else.
-        private: Nobody but the user may read it.
+        elsewhere: A sentence that says how to write somewhere else.
+        private: Whether only the user may read the file.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.
@@ -131,7 +136,7 @@ def write_text(path: Path, text: str, *, elsewhere: str = ELSEWHERE, private: bo
 
 
 def write_bytes(
-    path: Path, content: bytes, *, elsewhere: str = ELSEWHERE, private: bool = False
+    path: Path, content: bytes, *, elsewhere: str = OTHER_FOLDER, private: bool = False
 ) -> None:
     """Write a file as `write_text` does.
 
@@ -139,17 +144,17 @@ def write_bytes(
         StorageError: The disk is full or the folder cannot be written.
     """
     # Several processes of one run may write the same file.
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with storage(path, elsewhere):
         make_folder(path.parent)
         try:
-            with open(beside, "wb", opener=_private if private else None) as file:
+            with open(partial, "wb", opener=_private if private else None) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            beside.replace(path)
+            partial.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
 
 def _private(path: str, flags: int) -> int:
@@ -157,45 +162,45 @@ def _private(path: str, flags: int) -> int:
 
 
 class Workspace(NamedTuple):
-    """Where a folder is made: what an interrupted run left, and the folder to fill."""
+    """The two folders in which a new folder is made."""
 
     parts: Path
-    """Kept for the next run if this one is interrupted."""
+    """Intermediate files, which stay for the next run if this one is interrupted."""
     new: Path
-    """Becomes the folder when everything is written."""
+    """The new folder, which is renamed when everything is written."""
 
 
 @contextmanager
 def replaced_folder(folder: Path, key: str) -> Generator[Workspace]:
     """Fill a new folder that replaces `folder` at the end, or leave the old one on an error.
 
-    Everything happens in one hidden folder next to it, so both renames stay on one disk:
+    All files are in one hidden folder next to it, so both renames stay on one disk:
 
         .data.work/
-        ├── prepare.lock   held by the process at work; marks the folder as ours
+        ├── prepare.lock   locked by the process at work; marks the folder as ours
         ├── KEY/           parts, kept when the run is killed, interrupted, or loses the network
         ├── new/           the folder that is being written
         └── old/           the folder that it replaces, between the two renames
 
     Args:
-        key: What the parts depend on. A run with another key starts without them.
+        key: A hash of everything the parts depend on. A run with another key starts without them.
 
     Raises:
         ConfigError: Another process is at work there, or the hidden folder is a link, contains one,
-            or is not ours. Nothing in it is touched.
+            or was not made here. Nothing in it is changed.
         StorageError: The disk is full, the folder cannot be written, or a file is in its place.
     """
     from filelock import FileLock, Timeout
 
     with storage(folder):
-        # Through a link, so that the link still points to what was written.
+        # Resolve a link, so that it still points to the folder afterwards.
         folder = folder.resolve()
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         work = folder.with_name(f".{folder.name}.work")
         _require_own_workspace(work)
         make_folder(work)
-        lock = FileLock(work / LOCK)
+        lock = FileLock(work / WORKSPACE_LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -209,10 +214,10 @@ def replaced_folder(folder: Path, key: str) -> Generator[Workspace]:
         keep = False
         try:
             if old.is_dir() and not folder.exists():
-                old.rename(folder)  # an earlier run was killed between the two renames below
+                old.rename(folder)  # An earlier run was killed between the two renames below.
             _discard(work, but=space.parts)
-            for made in space:
-                made.mkdir(exist_ok=True)
+            for part in space:
+                part.mkdir(exist_ok=True)
             yield space
             if folder.exists():
                 folder.rename(old)
@@ -222,11 +227,11 @@ def replaced_folder(folder: Path, key: str) -> Generator[Workspace]:
             raise
         finally:
             if old.is_dir() and not folder.exists():
-                old.rename(folder)  # the second rename failed
+                old.rename(folder)  # The second rename failed.
             _discard(work, but=space.parts if keep else None)
             if not keep:
-                (work / LOCK).unlink(missing_ok=True)
-                with suppress(OSError):  # Windows keeps a file that is open
+                (work / WORKSPACE_LOCK).unlink(missing_ok=True)
+                with suppress(OSError):  # Windows does not delete a file that is open.
                     work.rmdir()
             lock.release()
 
@@ -237,12 +242,12 @@ def _require_own_workspace(work: Path) -> None:
     if work.is_symlink():
         foreign = "it is a link"
     elif work.is_dir():
-        # A link below it would be written through, to wherever it points.
+        # Writing through a link inside it would change files elsewhere.
         link = next((path for path in work.rglob("*") if path.is_symlink()), None)
         entry = next(work.iterdir(), None)
         if link is not None:
             foreign = f"{link.relative_to(work)} in it is a link"
-        elif entry is not None and not (work / LOCK).is_file():
+        elif entry is not None and not (work / WORKSPACE_LOCK).is_file():
             foreign = f"it contains {entry.name}"
     elif work.exists():
         foreign = "it is a file"
@@ -256,29 +261,29 @@ def _require_own_workspace(work: Path) -> None:
 
 
 def _discard(work: Path, but: Path | None) -> None:
-    """Remove all of a workspace but its lock and, if given, one folder.
+    """Remove a workspace's contents except its lock and, if given, one folder.
 
-    Each folder is renamed first: a kill in the middle leaves none that looks whole.
+    Each folder is renamed first, so that a kill never leaves one that looks complete.
     """
     gone = work / "gone"
     remove(gone)
     for entry in work.iterdir():
-        if entry.name != LOCK and entry != but:
+        if entry.name != WORKSPACE_LOCK and entry != but:
             entry.rename(gone)
             remove(gone)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, if they are not there."""
+    """Make a folder and its parents, unless they exist."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError:  # said of a path below /proc
+    except FileNotFoundError:  # As for a path below /proc.
         raise PermissionError(errno.EACCES, "no folder can be made there") from None
 
 
 def remove(path: Path) -> None:
-    """Remove a folder and everything in it, or a file; of a link, the link alone."""
+    """Remove a file, or a folder with everything in it; of a link, only the link."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)  # which follows no link
+        shutil.rmtree(path)  # It does not follow links.
     else:
         path.unlink(missing_ok=True)

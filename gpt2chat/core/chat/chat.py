@@ -233,7 +233,7 @@ class Chat:
 
     def draw(self, retries: int) -> Sampling:
         """Return the sampling of the reply to the latest message, so that a seed fixes a chat."""
-        return self.sampling.seeded(retries + TURN * (len(self.session.turns) // 2))
+        return self.sampling.with_seed_offset(retries + TURN * (len(self.session.turns) // 2))
 
     @contextmanager
     def _changing(self) -> Steps[Session]:

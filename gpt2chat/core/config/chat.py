@@ -1,4 +1,4 @@
-"""Settings of a chat."""
+"""Define the settings of a chat."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +13,12 @@ ChatPrecision = Literal["auto", "int8", "bf16", "fp32"]
 
 @dataclass(frozen=True, kw_only=True)
 class ChatConfig(Settings):
-    """Settings of a chat. Those of its sampling are set as if they were its own."""
+    """Settings of a chat. Those of its sampling can be given as if they were its own."""
 
     model: tuple[str, ...] = setting(
         (),
         help="Model to talk to: a run, a model folder, a name on the Hugging Face Hub, or "
-        "starter. Defaults to the newest finished run. Any more are there to /compare.",
+        "starter. Defaults to the newest finished run. Further models are for /compare.",
         section="Model",
         metavar="MODEL",
     )
@@ -56,7 +56,7 @@ class ChatConfig(Settings):
         help="Precision of the weights. auto uses int8 on a CPU and bf16 on a GPU.",
         section="Hardware",
     )
-    # auto does not compile: whoever chats would wait for it.
+    # auto does not compile: the user would wait for it at the first message.
     compile: Compile = setting(
         "auto",
         help="Compile the decoding step on a GPU. Replies are faster, but the first one waits.",

@@ -1,4 +1,4 @@
-"""Settings of an evaluation."""
+"""Define the settings of an evaluation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +41,8 @@ class EvalConfig(Settings):
         section="Measurements",
         ge=0,
     )
-    # The bootstrap, the choice that `limit` makes, the replies, the embeddings a base model lacks.
-    seed: int = setting(
-        0, help="Seed of everything that is drawn at random.", section="Measurements", ge=0
-    )
+    # It draws the bootstrap, the subset of `limit`, the replies, and missing token embeddings.
+    seed: int = setting(0, help="Seed of all random choices.", section="Measurements", ge=0)
     device: Device = setting(
         "auto", help="Where to evaluate. auto uses a GPU if there is one.", section="Hardware"
     )

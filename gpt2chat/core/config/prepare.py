@@ -1,10 +1,10 @@
-"""Settings of data preparation."""
+"""Define the settings of data preparation."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gpt2chat.core.config.settings import Settings, setting, shown
+from gpt2chat.core.config.settings import Settings, quote, setting
 from gpt2chat.core.errors import ConfigError
 
 OFF = "off"
@@ -15,19 +15,19 @@ HUB = "A name on the Hugging Face Hub (also name:split), a file, a folder, a glo
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How much of a source's training rows a mix has."""
+    """The part of a source's training rows that goes into the mix."""
 
     weight: float = 1.0
-    """0.5 takes half of them, 2 each of them twice."""
+    """Factor: 0.5 takes half of the rows, 2 takes each row twice."""
     cap: int | None = None
-    """Most rows to take."""
+    """Most rows to take; None for no limit."""
 
 
 def parse_share(text: str) -> tuple[str, Share]:
     """Return the source and its share in `NAME=WEIGHT`, `NAME=WEIGHT:CAP` or `NAME=:CAP`.
 
     Raises:
-        ConfigError: It has another form, or a number is out of range.
+        ConfigError: The text has another form, or a number is out of range.
     """
     name, equals, share = text.rpartition("=")
     weight, _, cap = share.partition(":")
@@ -37,15 +37,15 @@ def parse_share(text: str) -> tuple[str, Share]:
         parsed = None
     if not (name and equals and share and parsed):
         raise ConfigError(
-            f"`mix` takes NAME=WEIGHT, NAME=WEIGHT:CAP or NAME=:CAP, not {shown(text)}.",
+            f"`mix` takes NAME=WEIGHT, NAME=WEIGHT:CAP or NAME=:CAP, not {quote(text)}.",
             setting="mix",
         )
     if not 0 <= parsed.weight <= 1000:
         raise ConfigError(
-            f"A weight of `mix` must be from 0 to 1000, not {shown(text)}.", setting="mix"
+            f"A weight of `mix` must be from 0 to 1000, not {quote(text)}.", setting="mix"
         )
     if parsed.cap is not None and parsed.cap < 0:
-        raise ConfigError(f"A cap of `mix` must be at least 0, not {shown(text)}.", setting="mix")
+        raise ConfigError(f"A cap of `mix` must be at least 0, not {quote(text)}.", setting="mix")
     return name, parsed
 
 
@@ -61,13 +61,13 @@ class PrepareConfig(Settings):
     )
     alpaca: str = setting(
         "tatsu-lab/alpaca",
-        help="Rows with an instruction, an input and an output; likewise.",
+        help="Rows with an instruction, an input and an output, from the same kinds of source.",
         section="Sources",
         metavar="SOURCE",
     )
     ultrafeedback: str = setting(
         "trl-lib/ultrafeedback_binarized",
-        help="Rows with a chosen and a rejected reply; likewise.",
+        help="Rows with a chosen and a rejected reply, from the same kinds of source.",
         section="Sources",
         metavar="SOURCE",
     )
@@ -87,7 +87,7 @@ class PrepareConfig(Settings):
     )
     feedback: tuple[str, ...] = setting(
         (),
-        help="File that /good, /bad and /edit wrote in a chat.",
+        help="File that /good, /bad and /edit in a chat write to.",
         section="Sources",
         metavar="FILE",
     )
@@ -183,7 +183,9 @@ class PrepareConfig(Settings):
         named = (self.oasst1, self.alpaca, self.ultrafeedback)
         standard = (PrepareConfig.oasst1, PrepareConfig.alpaca, PrepareConfig.ultrafeedback)
         if self.sample and self.only:
-            raise ConfigError("`sample` and `only` exclude each other: give one.", setting="only")
+            raise ConfigError(
+                "`sample` and `only` exclude each other. Give one of them.", setting="only"
+            )
         if self.sample and named != standard:
             raise ConfigError(
                 "`sample` replaces `oasst1`, `alpaca` and `ultrafeedback`. Leave these out.",

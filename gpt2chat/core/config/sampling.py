@@ -1,4 +1,4 @@
-"""How replies are drawn."""
+"""Define the settings by which a reply is sampled."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from gpt2chat.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Settings):
-    """How the next token is chosen. The defaults are those of the reference project's chat."""
+    """Settings that choose the next token. The defaults are those of the reference's chat."""
 
     temperature: float = setting(
         0.72,
@@ -54,7 +54,7 @@ class Sampling(Settings):
     )
     stop: tuple[str, ...] = setting(
         (),
-        help="Text that ends the reply, and is not part of it.",
+        help="End the reply before this text.",
         section="Sampling",
         metavar="TEXT",
     )
@@ -71,22 +71,21 @@ class Sampling(Settings):
     def check_together(self) -> None:
         self.require("no_repeat_ngram", self.no_repeat_ngram != 1, "0, or from 2 to 64")
         if not all(self.stop):
-            raise ConfigError("`stop` must be some text, not an empty one.", setting="stop")
+            raise ConfigError(
+                "`stop` must not be empty. Give a text, or leave it out.", setting="stop"
+            )
 
-    def seeded(self, by: int) -> "Sampling":
-        """Return this with the seed that comes so many after its own, the first after the last.
-
-        Without a seed it is as it was.
-        """
+    def with_seed_offset(self, by: int) -> "Sampling":
+        """Return this with `by` added to the seed, modulo 2**63. No seed stays no seed."""
         if self.seed is None:
             return self
         return dataclasses.replace(self, seed=(self.seed + by) % LARGEST)
 
     def with_setting(self, name: str, text: str) -> "Sampling":
-        """Return this with one setting changed to the value that `text` spells.
+        """Return this with one setting changed to the value in `text`.
 
         Raises:
-            ConfigError: There is no such setting, or the value is not one of its own.
+            ConfigError: There is no such setting, or it does not have such a value.
         """
         name = name.lstrip("-").replace("-", "_")
         known = settings_of(Sampling)
@@ -94,16 +93,12 @@ class Sampling(Settings):
             raise ConfigError(f"There is no setting {name}. There are {', '.join(known)}.")
         try:
             if name == "stop":
-                value = () if text == "none" else (_bare(text),)
+                # Quotes keep white space at the ends, as in a shell.
+                quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+                value = () if text == "none" else (text[1:-1] if quoted else text,)
             else:
                 value = None if (name, text) == ("seed", "none") else known[name].parse(text)
             return dataclasses.replace(self, **{name: value})
         except ConfigError as error:
-            # In a chat it is typed as it is, not as a flag.
+            # In a chat it is typed without dashes, so the text must not become a flag.
             raise ConfigError(str(error).replace(f"`{name}`", name)) from None
-
-
-def _bare(text: str) -> str:
-    """Return a text without a pair of quotes around it, as a shell would."""
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    return text[1:-1] if quoted else text

@@ -1,10 +1,10 @@
-"""Settings of supervised fine-tuning and of ORPO."""
+"""Define the settings of supervised fine-tuning and of ORPO."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from gpt2chat.core.config.settings import Compile, Device, Precision, Settings, setting, shown
+from gpt2chat.core.config.settings import Compile, Device, Precision, Settings, quote, setting
 from gpt2chat.core.errors import ConfigError
 
 NllScope = Literal["response", "full"]
@@ -17,7 +17,7 @@ Resume = Literal["off", "auto", "on"]
 # The aliases are the names of Hugging Face's TrainingArguments.
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
-    """Settings of any training; SftConfig and OrpoConfig add the defaults that it lacks."""
+    """Settings of any training. SftConfig and OrpoConfig add the missing defaults."""
 
     command: ClassVar[str]
     """Name of the command."""
@@ -210,8 +210,8 @@ class TrainConfig(Settings):
     )
 
     def check_together(self) -> None:
-        whole = self.warmup < 1 or self.warmup == int(self.warmup)
-        self.require("warmup", whole, "below 1, or a whole number of steps")
+        is_share_or_steps = self.warmup < 1 or self.warmup == int(self.warmup)
+        self.require("warmup", is_share_or_steps, "below 1, or a whole number of steps")
         if self.lora_r == 0 and (self.dora or not self.merge or self.lora_alpha is not None):
             raise ConfigError(
                 "`dora`, `merge=False` and `lora_alpha` need LoRA. Set `lora_r` too, such as "
@@ -235,7 +235,7 @@ class TrainConfig(Settings):
         for name in self.report_to:
             if name not in TRACKERS:
                 raise ConfigError(
-                    f"`report_to` must be tensorboard, trackio or wandb, not {shown(name)}.",
+                    f"`report_to` must be tensorboard, trackio or wandb, not {quote(name)}.",
                     setting="report_to",
                 )
         if self.resume != "off" and self.overwrite:

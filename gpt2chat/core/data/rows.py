@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from gpt2chat.core.data.shards import Pair, Sample
 from gpt2chat.core.text.conversations import Conversation, Preference
 from gpt2chat.core.text.template import END_OF_TURN, SPECIAL_TOKENS, Span, render, to_text
-from gpt2chat.core.text.tokens import EOT_ID, LONGEST, VOCAB, Encoded, encode, fit_window
+from gpt2chat.core.text.tokens import EOT_ID, LONGEST_TOKEN, VOCAB, Encoded, encode, fit_window
 
 ENDOFTEXT = "<|endoftext|>"
 CONTROL_NAMES = (*SPECIAL_TOKENS, ENDOFTEXT)
@@ -124,7 +124,7 @@ def _rendered(conversation: Conversation) -> Rendered:
 def _fitted(conversation: Conversation, window: int | None) -> Rendered | None:
     """Return what of a conversation fits; the same object where all of it does."""
     letters = sum(len(message.content) for message in conversation.messages)
-    if window is None or letters <= window * LONGEST:
+    if window is None or letters <= window * LONGEST_TOKEN:
         # Most fit as they are; one that is far too long is not encoded to find that out.
         rendered = _rendered(conversation)
         if window is None or len(rendered.encoded) <= window:

@@ -4,7 +4,7 @@ import json
 from typing import Any, cast
 
 DEEPEST = 100
-"""Levels of lists and objects. Python's own limit depends on where in the program one stands."""
+"""Most levels of lists and objects. Python's own limit varies with the depth of the call stack."""
 
 
 class NestedTooDeep(ValueError):
@@ -12,17 +12,17 @@ class NestedTooDeep(ValueError):
 
 
 def parse_json(text: str) -> Any:
-    """Return the value that JSON text stands for.
+    """Return the value of a JSON text.
 
     Raises:
-        NestedTooDeep: It has more than `DEEPEST` levels.
-        ValueError: It is not JSON, or holds a number of more than 4,300 digits.
+        NestedTooDeep: The value has more than `DEEPEST` levels.
+        ValueError: The text is not JSON, or has a number of more than 4,300 digits.
     """
     try:
         value = json.loads(text)
     except RecursionError:
         raise NestedTooDeep("nested too deep") from None
-    # Few records have so many brackets that they could be too deep; only those are walked.
+    # Few records have enough brackets to be too deep; only those are walked.
     if text.count("[") + text.count("{") > DEEPEST and is_too_deep(value):
         raise NestedTooDeep("nested too deep")
     return value

@@ -14,7 +14,7 @@ ROLE_NAMES: dict[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot"), "assistant"),
 }
-"""What others call the roles, in small letters: OpenAI, ShareGPT, OASST1, Gemma."""
+"""The roles by the names that OpenAI, ShareGPT, OASST1 and Gemma use, in lower case."""
 TOOL_CALL = "tool call"
 TOOL_ROLES = frozenset(
     (
@@ -31,18 +31,20 @@ PART_REASONS = {
     **dict.fromkeys(("tool_use", "tool_call", "tool_result", "function_call"), TOOL_CALL),
     **dict.fromkeys(("python", "python_output"), TOOL_CALL),  # nanochat's calculator
 }
-"""Why a part of a content cannot be trained as text, by its type."""
+"""Reasons why a content part cannot be trained as text, by its type."""
 
 DEFAULT_SYSTEM = "You are a helpful assistant who converses with the user."
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; a `context` is a document that the user's message speaks of.
+    """One message; a `context` is a document that the user's message is about.
+
+    White space at both ends of the content is stripped.
 
     Raises:
-        RowError: The content is empty once white space is stripped from both ends, or holds half
-            of a surrogate pair, which no encoding can write.
+        RowError: The content is empty, or has half of a surrogate pair, which no encoding can
+            write.
     """
 
     role: Role
@@ -61,14 +63,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A prompt, or a prompt and its reply.
+    """A prompt, or a prompt with its reply.
 
         [system] [context] (user | assistant)* user [assistant]
 
-    Everything before the last user message is its history; a last assistant message is the reply.
+    The turns before the last user message are its history; an assistant message after it is the
+    reply.
 
     Raises:
-        RowError: The messages do not stand in that order.
+        RowError: The messages are in another order.
     """
 
     messages: tuple[Message, ...]
@@ -89,13 +92,13 @@ class Conversation:
 
     @property
     def system(self) -> str:
-        """The system prompt, the default one where none is given."""
+        """The system prompt; the default one if the conversation has none."""
         first = self.messages[0]
         return first.content if first.role == "system" else DEFAULT_SYSTEM
 
     @property
     def document(self) -> Message | None:
-        """The document of the context block, if there is one."""
+        """The context message, if there is one."""
         return next((message for message in self.messages if message.role == "context"), None)
 
     @property
@@ -105,7 +108,7 @@ class Conversation:
 
     @property
     def reply(self) -> Message | None:
-        """The assistant message that ends the conversation, if one does."""
+        """The assistant message at the end, if there is one."""
         last = self.messages[-1]
         return last if last.role == "assistant" else None
 
@@ -129,13 +132,13 @@ class Conversation:
         return Conversation((*self.prompt.messages, Message("assistant", text)))
 
     def with_history(self, history: Sequence[Message]) -> "Conversation":
-        """Return this conversation with other earlier turns."""
+        """Return this conversation with `history` in place of its own."""
         tail = self.messages[-1:] if self.reply is None else self.messages[-2:]
         head = self.messages[: len(self.messages) - len(self.turns)]
         return Conversation((*head, *history, *tail))
 
     def as_dicts(self) -> list[dict[str, str]]:
-        """Return the messages in the ecosystem's shape, for JSON."""
+        """Return the messages as objects with `role` and `content`, for JSON."""
         return [{"role": message.role, "content": message.content} for message in self.messages]
 
 
@@ -170,26 +173,26 @@ class Turn(NamedTuple):
 
     role: Role
     text: str
-    """May be empty, which `Message` refuses."""
+    """The content. It may be empty, which `Message` refuses."""
     rest: dict[str, Any]
-    """The other fields of the entry; `content.name` for those of a part of its content."""
+    """The other fields of the entry; those of a content part are named `content.NAME`."""
 
 
 def parse_messages(value: Any) -> Conversation:
-    """Return the conversation in a list of messages, in any spelling that `parse_turn` knows.
+    """Return the conversation in a list of messages, in any spelling that `parse_turn` reads.
 
     Raises:
-        RowError: It is not such a list, a message is empty, or the order is wrong.
+        RowError: The value is not a list of messages, a message is empty, or the order is wrong.
     """
     turns = map(parse_turn, message_list(value, "messages"))
     return Conversation(tuple(Message(turn.role, turn.text) for turn in turns))
 
 
 def message_list(value: Any, name: str) -> Sequence[Any]:
-    """Return a list of messages that is given as such or as JSON text, not parsed further.
+    """Return the entries of a list of messages, which may be JSON text.
 
     Raises:
-        RowError: It is not such a list.
+        RowError: The value is neither a list nor the JSON text of one, or it is empty.
     """
     if isinstance(value, str):
         try:
@@ -202,15 +205,15 @@ def message_list(value: Any, name: str) -> Sequence[Any]:
 
 
 def is_message_list(value: object) -> bool:
-    """Return whether a value is a list of messages, and not of records that have a role."""
+    """Return whether a value is a list of messages, not of other records that have a role."""
     entries = cast(list[Any], value) if isinstance(value, list) else []
-    named = [
+    has_both = [
         {"role", "from"} & entry.keys() and {"content", "value"} & entry.keys()
         for entry in entries
         if isinstance(entry, dict)
     ]
-    # A message that only calls a tool may lack a content.
-    return bool(entries) and len(named) == len(entries) and bool(named[0])
+    # Only the first message must have a content: one that calls a tool may lack it.
+    return bool(entries) and len(has_both) == len(entries) and bool(has_both[0])
 
 
 def parse_turn(entry: object) -> Turn:
@@ -220,12 +223,20 @@ def parse_turn(entry: object) -> Turn:
         {"role": "model", "content": [{"type": "text", "text": "Hello!"}]}
 
     Raises:
-        RowError: It is not a message, a tool's or of an unknown role, or its content is not text.
+        RowError: The entry is not a message, its role is a tool or unknown, or its content is not
+            text.
     """
     if not isinstance(entry, Mapping):
         raise RowError("message is not an object")
     rest = dict(cast(Mapping[str, Any], entry))
-    role = parse_role(_take(rest, "role", "from"))
+    role_name = _take(rest, "role", "from")
+    name = role_name if isinstance(role_name, str) else ""
+    role = ROLE_NAMES.get(name)
+    if role is None:  # Most names are in lower case already, and a data set has millions.
+        name = name.strip().lower().replace("-", "_")
+        role = ROLE_NAMES.get(name)
+    if role is None:
+        raise RowError(TOOL_CALL if name in TOOL_ROLES else f"unknown role {brief(role_name)}")
     content = _take(rest, "content", "value", "text")
     if isinstance(content, list):
         return Turn(role, "\n".join(_part(part, rest) for part in cast(list[Any], content)), rest)
@@ -236,24 +247,8 @@ def parse_turn(entry: object) -> Turn:
     return Turn(role, content or "", rest)
 
 
-def parse_role(value: object) -> Role:
-    """Return the role that a name stands for, in any capitals.
-
-    Raises:
-        RowError: The name is a tool's or unknown.
-    """
-    name = value if isinstance(value, str) else ""
-    role = ROLE_NAMES.get(name)
-    if role is None:
-        name = name.strip().lower().replace("-", "_")
-        role = ROLE_NAMES.get(name)
-    if role is None:
-        raise RowError(TOOL_CALL if name in TOOL_ROLES else f"unknown role {brief(value)}")
-    return role
-
-
 def brief(value: Any) -> str:
-    """Return a value as the reason of a `RowError` may name it: a word, or only its type."""
+    """Return a value in a form short enough for a `RowError`: its first letters, or its type."""
     return repr(value[:20])[:20] if isinstance(value, str) else type(value).__name__
 
 
@@ -265,7 +260,7 @@ def _take(fields: dict[str, Any], *names: str) -> Any:
 
 
 def _part(part: object, rest: dict[str, Any]) -> str:
-    """Return the text of one part of a content; its other fields are added to `rest`."""
+    """Return the text of one content part, and add its other fields to `rest`."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):

@@ -1,15 +1,15 @@
-"""The chat template: a conversation to spans of text. The one definition of it.
+"""Render a conversation as spans of text: the only definition of the chat template.
 
     <|beginoftext|>
     <|start_header_id|>system<|end_header_id|>⏎{system}<|eot_id|>
-    <|start_context|>{document}{earlier turns}<|end_context|>         only if there are any
+    <|start_context|>{document}{history}<|end_context|>               only if there is either
     <|start_header_id|>user<|end_header_id|>⏎{latest user message}<|eot_id|>
     <|start_header_id|>assistant<|end_header_id|>⏎{reply}<|eot_id|>
 
-An earlier turn is rendered like a turn outside the block: header, one line break, text, <|eot_id|>.
-The line breaks above are for the eye, except ⏎, which is one "\n".
+Each turn of the history is rendered like a turn outside the block: header, one line break, text,
+<|eot_id|>. Only ⏎ is a line break ("\n"); the others above are for the reader.
 
-It is Llama 3's instruct template with the history in a context block.
+This is Llama 3's instruct template with the history in a context block.
 """
 
 from functools import cache
@@ -34,9 +34,9 @@ class Span(NamedTuple):
 
     text: str
     control: bool = False
-    """The text is one special token; elsewhere a special token's name is plain text."""
+    """Whether the text is a special token. In other spans, a special token's name is plain text."""
     trained: bool = False
-    """Its tokens count in the loss."""
+    """Whether its tokens contribute to the loss."""
 
 
 def turn(role: str, content: str, *, trained: bool = False) -> tuple[Span, ...]:
@@ -50,8 +50,8 @@ def _header(role: str) -> tuple[Span, ...]:
         Span(START_HEADER, control=True),
         Span(role),
         Span(END_HEADER, control=True),
-        # On its own, so that the prompt's ids are the beginning of the sample's ids. Contents begin
-        # with no white space, and there GPT-2's pre-tokenizer splits "\n" off by itself too.
+        # A span of its own, so that a prompt's ids are the beginning of its sample's ids. GPT-2's
+        # pre-tokenizer splits here too, because contents never begin with white space.
         Span("\n"),
     )
 
@@ -61,10 +61,10 @@ _END_TRAINED = Span(END_OF_TURN, control=True, trained=True)
 
 
 def render(conversation: Conversation) -> list[Span]:
-    """Return the spans of a conversation, its reply trained and all else not.
+    """Return the spans of a conversation, of which only the reply is trained.
 
-    Without a reply it ends where the reply begins, so the spans of a prompt are the beginning of
-    the spans of every sample made from it.
+    A conversation without a reply ends with the header of the reply, so the spans of a prompt are
+    the beginning of the spans of every sample made from it.
     """
     spans = [Span(BOS, control=True), *turn("system", conversation.system)]
     document, history = conversation.document, conversation.history
@@ -84,7 +84,7 @@ def render(conversation: Conversation) -> list[Span]:
 
 
 def to_text(spans: list[Span]) -> str:
-    """Return the rendered text. Control tokens and typed text look the same in it; ids differ."""
+    """Return the rendered text, in which a special token and its typed name look the same."""
     return "".join(span.text for span in spans)
 
 
@@ -121,6 +121,6 @@ CHAT_TEMPLATE = (
 )  # fmt: skip
 """The same template in Jinja, saved with each tokenizer for transformers, TRL and vLLM.
 
-Tests hold it to `render`. One difference cannot be mended from Jinja: who renders text first and
-encodes it afterwards takes a typed special token for a real one.
+Tests compare it with `render`. Jinja cannot remove one difference: a program that renders text
+first and encodes it afterwards takes a typed special token for a real one.
 """

@@ -1,4 +1,4 @@
-"""Spans to token ids, with the tokens that are trained marked; what fits the window."""
+"""Encode spans as token ids, decode ids, and fit conversations into the window."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER = STARTER / "tokenizer.json"
-"""GPT-2's own."""
-SPLIT = (
+"""The file of GPT-2's tokenizer."""
+WORD_PATTERN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 )  # fmt: skip
 """GPT-2's rule for cutting text into words, in the form that tiktoken runs fastest."""
 LONG_RUN = 100_000
-"""White space of so many characters before a word overflows the stack of tiktoken's matcher (at
-about 500,000), so such a text takes the slow way."""
+"""Characters of white space from which a text is encoded by the slower tokenizer. About 500,000
+overflow the stack of tiktoken's matcher."""
 _LONG_RUN = re.compile(rf"\s{{{LONG_RUN}}}")
 
 GPT2_VOCAB = 50257
@@ -43,10 +43,10 @@ ENDOFTEXT_ID = 50256
 EOT_ID = SPECIAL_IDS[END_OF_TURN]
 STOP_IDS = (EOT_ID, ENDOFTEXT_ID)
 WINDOW = 1024
-"""GPT-2's positions."""
+"""Number of positions in GPT-2."""
 CONTROL_BYTES = {token: name.encode() for name, token in SPECIAL_IDS.items()}
 CONTROL_BYTES[ENDOFTEXT_ID] = b"<|endoftext|>"
-LONGEST = 128
+LONGEST_TOKEN = 128
 """Bytes of GPT-2's longest token."""
 IGNORED = -100
 """Label of a token that is not trained, as in PyTorch's cross-entropy."""
@@ -54,7 +54,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A rendered conversation as ids. All of `ids` after `prompt_length` is trained."""
+    """A rendered conversation as ids, of which those after `prompt_length` are trained."""
 
     ids: list[int]
     prompt_length: int
@@ -64,13 +64,13 @@ class Encoded:
 
     @property
     def labels(self) -> list[int]:
-        """The ids where they are trained, -100 elsewhere. Not shifted."""
+        """The ids that are trained, and -100 in place of the others. They are not shifted."""
         return [IGNORED] * self.prompt_length + self.ids[self.prompt_length :]
 
 
 @cache
 def load_tokenizer() -> "Tokenizer":
-    """Return GPT-2's byte-level BPE with the seven special tokens added, to save with a model."""
+    """Return GPT-2's tokenizer with the seven special tokens added, to save with a model."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(TOKENIZER))
@@ -81,38 +81,35 @@ def load_tokenizer() -> "Tokenizer":
 
 @cache
 def gpt2_vocabulary() -> dict[str, int]:
-    """Return the id of each of GPT-2's tokens, by the name that tokenizer files have for it."""
+    """Return the ids of GPT-2's tokens by their names in tokenizer files."""
     return json.loads(TOKENIZER.read_bytes())["model"]["vocab"]
 
 
 @cache
 def token_bytes() -> list[bytes]:
-    """Return the bytes that each of GPT-2's tokens stands for, by id; `<|endoftext|>` is none."""
+    """Return the bytes of each of GPT-2's tokens by id, without `<|endoftext|>`, the last."""
     vocab = gpt2_vocabulary()
-    byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
+    # Byte-level BPE writes a byte as the Latin-1 character of its number if that can be printed,
+    # and as one of the characters from U+0100 otherwise.
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    spare = iter(range(256, 512))
+    byte_of = {chr(byte if byte in printable else next(spare)): byte for byte in range(256)}
     names = sorted(vocab, key=vocab.__getitem__)[: GPT2_VOCAB - 1]
     return [bytes(byte_of[character] for character in name) for name in names]
 
 
-def _byte_characters() -> list[str]:
-    """Return the character that stands for each byte in the vocabulary of byte-level BPE."""
-    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    spare = iter(range(256, 512))
-    return [chr(byte if byte in plain else next(spare)) for byte in range(256)]
-
-
 @cache
 def encoder() -> "Encoding":
-    """Return the same BPE in tiktoken, four times as fast on one core as `load_tokenizer`'s.
+    """Return the same tokenizer in tiktoken, which is four times as fast on one core.
 
-    It knows no control token: in text, the name of one is plain text, and only `encode` places
-    control tokens. So nothing that a user types can forge a turn.
+    It does not know the special tokens: their names are plain text to it, and only `encode` adds
+    their ids. So nothing that a user types can forge a turn.
     """
     import tiktoken
 
     ranks = {piece: index for index, piece in enumerate(token_bytes())}
     return tiktoken.Encoding(
-        "gpt2chat", pat_str=SPLIT, mergeable_ranks=ranks, special_tokens=dict[str, int]()
+        "gpt2chat", pat_str=WORD_PATTERN, mergeable_ranks=ranks, special_tokens=dict[str, int]()
     )
 
 
@@ -123,9 +120,10 @@ def encode_text(text: str) -> list[int]:
     return encoder().encode_ordinary(text)
 
 
-_recent = lru_cache(maxsize=4096)(encode_text)
-"""Recent short texts are kept: roles, line breaks and system prompts come back in every sample."""
+_cached = lru_cache(maxsize=4096)(encode_text)
+"""`encode_text` for short texts: roles, line breaks and system prompts recur in every sample."""
 _SHORT = 100
+"""Characters below which a text is worth caching."""
 
 
 def encode(spans: Iterable[Span]) -> Encoded:
@@ -136,14 +134,14 @@ def encode(spans: Iterable[Span]) -> Encoded:
         if control:
             ids.append(SPECIAL_IDS[text])
         else:
-            ids += _recent(text) if len(text) < _SHORT else encode_text(text)
+            ids += _cached(text) if len(text) < _SHORT else encode_text(text)
         if not trained:
             prompt_length = len(ids)
     return Encoded(ids, prompt_length)
 
 
 def encode_conversation(conversation: Conversation) -> Encoded:
-    """Return the ids of a conversation; those of a prompt are the beginning of its sample's."""
+    """Return the ids of a conversation. Those of a prompt are the beginning of its sample's ids."""
     return encode(render(conversation))
 
 
@@ -153,7 +151,7 @@ def encode_conversations(conversations: Iterable[Conversation]) -> list[Encoded]
 
 
 def decode(ids: Iterable[int]) -> str:
-    """Return the text of ids, control tokens by name; U+FFFD stands for half a character."""
+    """Return the text of ids, with special tokens by name and U+FFFD for part of a character."""
     pieces = token_bytes()
     names = CONTROL_BYTES
     return b"".join(
@@ -164,8 +162,8 @@ def decode(ids: Iterable[int]) -> str:
 def fit_window(conversation: Conversation, window: int = WINDOW) -> Conversation | None:
     """Drop the oldest exchanges until the rendered conversation has at most `window` tokens.
 
-    An exchange is a user message and what was answered to it. The system prompt, documents, the
-    latest user message and the reply always stay; None where these alone are too long.
+    An exchange is a user message and the answers to it. The system prompt, the context, the latest
+    user message and the reply always stay. Return None if these alone are too long.
     """
     bare = conversation.with_history(())
     if _surely_longer((message.content for message in bare.messages), window):
@@ -174,25 +172,27 @@ def fit_window(conversation: Conversation, window: int = WINDOW) -> Conversation
     if room < 0:
         return None
     if conversation.history and not conversation.document:
-        room -= 2  # the context block's own tokens
-    kept: list[Message] = []
+        room -= 2  # The first history adds the context block's own two tokens.
+    history: list[Message] = []
     for exchange in reversed(exchanges(conversation.history)):
         if _surely_longer((message.content for message in exchange), room):
             break
         room -= sum(len(encode(turn(message.role, message.content))) for message in exchange)
         if room < 0:
             break
-        kept[:0] = exchange
-    return conversation if len(kept) == len(conversation.history) else bare.with_history(kept)
+        history[:0] = exchange
+    if len(history) == len(conversation.history):
+        return conversation
+    return bare.with_history(history)
 
 
 def _surely_longer(texts: Iterable[str], tokens: int) -> bool:
-    """Say without encoding whether texts have more tokens, each of which is `LONGEST` at most."""
-    return sum(map(len, texts)) > max(tokens, 0) * LONGEST
+    """Return whether texts must have more tokens than this, without encoding them."""
+    return sum(map(len, texts)) > max(tokens, 0) * LONGEST_TOKEN
 
 
 def exchanges(history: Sequence[Message]) -> list[list[Message]]:
-    """Return the turns in groups: a user message and what was answered to it."""
+    """Return the turns in groups: a user message and the answers to it."""
     groups: list[list[Message]] = []
     for message in history:
         if not groups or message.role == "user":
@@ -203,14 +203,14 @@ def exchanges(history: Sequence[Message]) -> list[list[Message]]:
 
 @cache
 def tokenizer_fingerprint() -> str:
-    """Return a hash that changes when any text would get other ids."""
-    parts = (TOKENIZER.read_bytes(), SPLIT.encode(), *map(str.encode, SPECIAL_TOKENS))
+    """Return a hash that changes if any text would get other ids."""
+    parts = (TOKENIZER.read_bytes(), WORD_PATTERN.encode(), *map(str.encode, SPECIAL_TOKENS))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 @cache
 def template_fingerprint() -> str:
-    """Return a hash that changes when any conversation would be rendered otherwise."""
+    """Return a hash that changes if any conversation would be rendered differently."""
     message = Message("user", "2")
     example = Conversation(
         (Message("context", "0"), Message("user", "1"), Message("assistant", "1"), message)

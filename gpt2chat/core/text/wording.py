@@ -1,7 +1,7 @@
-"""Numbers with a noun, in the singular or the plural."""
+"""Write a number with its noun."""
 
 
-def plural(number: float, what: str) -> str:
-    """Return a number with what it counts: 1 message, 2 messages, 0.5 epochs."""
-    said = f"{number:,}" if isinstance(number, int) else f"{number:g}"
-    return f"{said} {what}" if number == 1 else f"{said} {what}s"
+def plural(number: float, noun: str) -> str:
+    """Return a number with its noun: 1 message, 2 messages, 0.5 epochs."""
+    digits = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{digits} {noun}" if number == 1 else f"{digits} {noun}s"
