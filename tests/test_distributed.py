@@ -80,7 +80,9 @@ def test_a_bad_sample_is_named_whichever_process_has_it(
     assert len(longest) < len(tokens) / 3
     model = tiny_model()
     with torch.no_grad():
-        model.transformer.wpe.weight[position] = torch.inf
+        # Finite, so that the model loads; the distance from their mean is not.
+        model.transformer.wpe.weight[position] = -3.4e38
+        model.transformer.wpe.weight[position, 0] = 3.4e38
     save_model(model, tmp_path / "poisoned")
     run = tmp_path / "sft"
     process = start("sft", "--model", str(tmp_path / "poisoned"), "--data", str(tiny_data),
@@ -165,5 +167,5 @@ def test_one_signal_to_each_process_stops_all_of_them_after_the_same_step(
     assert checkpoint is not None
     assert checkpoint.name == f"checkpoint-{stopped}"
     settings = SftConfig(model=str(tiny_folder), data=tiny_data, out=run, resume="on", device="cpu")
-    with pytest.raises(ConfigError, match="started with 2 processes, not 1 process"):
+    with pytest.raises(ConfigError, match="started with 2 processes"):
         train(settings)
