@@ -213,6 +213,11 @@ def test_weights_that_are_not_finite_are_named(folder: Path, value: float):
     both_refuse(folder, "wpe.weight")
 
 
+def test_large_weights_whose_sum_overflows_are_finite(folder: Path):
+    change_tensors(folder, lambda tensors: tensors["transformer.wpe.weight"][3].fill_(3e38))
+    check_finite(load_model(str(folder)), "large")
+
+
 def test_a_reply_needs_no_transformers(folder: Path, tmp_path: Path):
     code = (
         "import sys\n"
