@@ -40,9 +40,20 @@ def to_command_line(text: str) -> str:
     """Return a message with its settings as flags and its calls as commands.
 
     `lr` becomes --lr, `lr=0.1` becomes --lr 0.1, and `sft(lr=0.1)` becomes gpt2chat sft --lr 0.1.
-    Anything else between backticks stays as it is: it may be a quoted file name.
+    A call "in 2 processes" gets torchrun as its launcher, and one "in 2 processes under FSDP"
+    accelerate. Anything else between backticks stays as it is: it may be a quoted file name.
     """
-    return re.sub("`([^`]+)`", lambda match: _translated(match[1]) or match[0], text)
+
+    def command_line(match: re.Match[str]) -> str:
+        code, processes, sharded = match.groups()
+        line = _translated(code)
+        if line is None:
+            return match[0]
+        if sharded:
+            return f"accelerate launch --config_file FILE -m {line}"
+        return f"torchrun --nproc-per-node {processes} -m {line}" if processes else line
+
+    return re.sub(r"`([^`]+)`(?: in (\d+) process(?:es)?( under FSDP)?)?", command_line, text)
 
 
 def _translated(code: str) -> str | None:

@@ -422,6 +422,12 @@ def test_the_line_that_resumes_a_run_has_its_command_and_its_processes(
     assert to_command_line(conditions.resume_call(Path("runs/sft"))) == line
 
 
+def test_the_core_says_in_python_how_a_run_of_several_processes_resumes():
+    two = replace(ONE, processes=2)
+    assert two.resume_call(Path("runs/sft")) == '`sft(resume="auto")` in 2 processes'
+    assert "torchrun" not in replace(two, sharded=True).resume_call(Path("runs/sft"))
+
+
 def test_a_folder_with_a_space_can_be_pasted():
     assert to_command_line(ONE.resume_call(Path("my run"))).endswith(" --out 'my run'")
 

@@ -82,12 +82,10 @@ class Conditions:
     """Fingerprints of the training and the validation samples."""
 
     def resume_call(self, folder: Path) -> str:
-        """Return the call that resumes the run, after the launcher that its processes need."""
-        launcher = f"torchrun --nproc-per-node {self.processes} -m " if self.processes > 1 else ""
-        if self.sharded:
-            launcher = "accelerate launch --config_file FILE -m "
+        """Return the call that resumes the run, and the processes that it needs, for a message."""
         where: dict[str, Any] = {} if folder == RUNS / self.command else {"out": folder}
-        return launcher + call(self.command, resume="auto", **where)
+        resume = call(self.command, resume="auto", **where)
+        return f"{resume} in {self}" if self.processes > 1 or self.sharded else resume
 
     def __str__(self) -> str:
         sharing = " under FSDP" if self.sharded else ""
