@@ -86,7 +86,7 @@ def test_a_field_is_used_or_irrelevant_or_empty_or_reported(
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: "-".join(record))
 @pytest.mark.parametrize("name", TELLING)
-def test_a_field_that_changes_the_meaning_is_never_passed_over(record: dict[str, Any], name: str):
+def test_a_field_that_changes_the_meaning_is_never_ignored(record: dict[str, Any], name: str):
     reading, plain = read({**record, name: TELLING[name]}), read(record)
     assert reading.contents != plain.contents or name in reading.unused
 
@@ -104,13 +104,13 @@ def test_the_fields_of_a_message_are_reported_too(extra: dict[str, Any], role: s
     assert {f"messages.{name}" for name in missed} == set(reading.unused)
 
 
-def test_a_field_of_a_part_of_a_message_is_reported():
+def test_a_field_of_a_content_part_is_reported():
     part = {"type": "text", "text": "Hi", "annotations": ["x"], "image_url": None}
     reading = read({"messages": [{"role": "user", "content": [part]}, REPLY]})
     assert reading.unused == ["messages.content.annotations"]
 
 
-def test_what_a_table_leaves_empty_is_not_reported():
+def test_an_empty_cell_of_a_table_is_not_reported():
     empty = {"a": None, "b": "", "c": [], "d": {"x": None}, "e": float("nan"), "f": "[]"}
     assert read({**CHAT[0], **empty}).unused == []
 
@@ -127,7 +127,7 @@ def test_a_field_that_repeats_the_texts_is_not_reported(extra: dict[str, str]):
     assert read({**CHAT[0], **extra}).unused == []
 
 
-def test_a_long_text_that_happens_to_hold_the_short_ones_is_reported():
+def test_a_long_text_that_contains_the_used_ones_by_chance_is_reported():
     assert read({**CHAT[0], "rubric": "Answer Hi with Hello!, not with What?"}).unused == ["rubric"]
 
 
@@ -136,7 +136,7 @@ def test_a_second_spelling_with_another_text_is_reported():
     assert read({**CHAT[4], "response": "Go away!"}).unused == ["response"]
 
 
-def test_the_first_field_that_is_there_is_taken_and_the_others_stay():
+def test_take_uses_the_first_field_that_is_present():
     fields = Fields({"a": None, "b": 1, "c": 2})
     assert fields.take("a", "b", "c") == 1
     assert list(fields.unused()) == ["c"]
@@ -157,7 +157,7 @@ def run_on(folder: Path, **sources: Any) -> PrepareResult:
     return prepare(PrepareConfig(**{**settings, **sources}), ignore)
 
 
-def test_the_manifest_counts_the_fields_that_were_not_used(tmp_path: Path):
+def test_the_manifest_counts_unused_fields(tmp_path: Path):
     tools = {"tools": [{"name": "weather"}]}
     rows = [{"prompt": f"Say {n}.", "completion": f"{n}!", **tools} for n in range(3)]
     result = run(tmp_path, *rows, {"prompt": "Hi", "completion": "", "notes": "lost anyway"})
@@ -165,9 +165,7 @@ def test_the_manifest_counts_the_fields_that_were_not_used(tmp_path: Path):
     assert result.manifest.counts["sft"]["a.jsonl"]["train"] == 3
 
 
-def test_the_table_names_the_fields_that_were_not_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_summary_names_unused_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     result = run(tmp_path, {"prompt": "Hi", "completion": "Hello!", "tools": ["x"], "margin": 1})
     show_prepare(result, json=False)
     shown = capsys.readouterr().out.partition("fields that were not used")[2]
@@ -175,12 +173,12 @@ def test_the_table_names_the_fields_that_were_not_used(
     assert "margin" in shown
 
 
-def test_a_record_that_is_lost_in_part_is_listed_and_its_other_replies_are_trained(tmp_path: Path):
+def test_a_record_with_a_bad_reply_is_listed_and_its_other_replies_are_trained(tmp_path: Path):
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "x"}}]}
     result = run(tmp_path, {"messages": [USER, REPLY, USER, call, {"role": "tool"}, USER, WORSE]})
     assert result.manifest.counts["sft"]["a.jsonl"]["train"] == 1
     assert result.manifest.dropped == {"a.jsonl": {"tool call": 1}}
-    (lost,) = (result.out / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    (lost,) = (result.out / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
     assert (json.loads(lost)["line"], json.loads(lost)["reason"]) == (1, "tool call")
 
 
@@ -197,7 +195,7 @@ def test_a_table_of_messages_with_empty_tool_calls_is_read(tmp_path: Path):
     assert result.manifest.dropped == {"a.parquet": {"tool call": 1}}
 
 
-def test_feedback_on_a_reply_that_was_cut_is_not_trained(tmp_path: Path):
+def test_feedback_on_a_cut_reply_is_not_trained(tmp_path: Path):
     prompt = [USER]
     rows = [
         {"prompt": prompt, "completion": "Once upon a", "label": True, "cut": True},
@@ -212,7 +210,7 @@ def test_feedback_on_a_reply_that_was_cut_is_not_trained(tmp_path: Path):
     }
 
 
-def test_records_of_several_shapes_in_one_file_are_read_each_as_its_own(tmp_path: Path):
+def test_one_file_may_have_records_of_several_shapes(tmp_path: Path):
     rows = [
         {"prompt": "Hi", "completion": "Hello!"},
         {"messages": [{"role": "user", "content": "Who is it?"}, REPLY]},

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2chat.core.errors import RowError, StorageError
-from gpt2chat.core.inputs.forest import CACHED, LONGEST, Forest
+from gpt2chat.core.inputs.forest import CACHED_MESSAGES, LONGEST_PATH, Forest
 from gpt2chat.core.inputs.oasst1 import (
     TreeMessage,
     is_tree,
@@ -91,7 +91,7 @@ def outcomes(forest: Forest, best: bool = False) -> list[str]:
 
 def pairs(forest: Forest, lang: str = "en") -> dict[str, str]:
     """Return what comes of each user message's replies, in a few words."""
-    found = {pair.prompter.id: pair.found for pair in forest.pairs(lang, 0, END)}
+    found = {pair.prompter.id: pair.outcome for pair in forest.pairs(lang, 0, END)}
     return {
         name: f"{pair.chosen} > {pair.rejected}" if isinstance(pair, Preference) else pair.reason
         for name, pair in found.items()
@@ -106,22 +106,20 @@ def test_the_validation_split_has_1243_replies_in_191_trees_and_1241_have_a_path
     assert sum(not bundled.path(message) for message in everything(bundled)) == 3
 
 
-def test_the_validation_splits_replies_that_are_left_out_have_a_reason(bundled: Forest):
+def test_every_validation_reply_that_is_left_out_has_a_reason(bundled: Forest):
     results = Counter(outcome(bundled, reply)[:40] for reply in bundled.replies(0, END))
     assert results["no whole path to a root"] == 2
     assert results["deleted message"] == 28
     assert results["failed review"] == 28
 
 
-def test_the_reference_projects_own_construction_has_1831_conversations(bundled: Forest):
+def test_the_reference_construction_has_1831_conversations(bundled: Forest):
     found = list(bundled.reference("en", 0, END))
     assert len(found) == len({message.id for message, _ in found}) == 1831
     assert all(to_conversation(path).reply for _, path in found)
 
 
-def test_the_validation_splits_pairs_are_those_that_a_plain_count_finds(
-    bundled: Forest, rows: list[Row]
-):
+def test_the_validation_pairs_are_those_of_a_plain_count(bundled: Forest, rows: list[Row]):
     by_id = {row["message_id"]: row for row in rows}
     ranked: defaultdict[str, dict[float, str]] = defaultdict(dict)
     for row in rows:
@@ -129,7 +127,7 @@ def test_the_validation_splits_pairs_are_those_that_a_plain_count_finds(
             ranked[row["parent_id"]][row["rank"]] = row["text"].strip()
     several = {name: texts for name, texts in ranked.items() if len(texts) > 1}
     expected = {name: (texts[min(texts)], texts[max(texts)]) for name, texts in several.items()}
-    found = {pair.prompter.id: pair.found for pair in bundled.pairs("en", 0, END)}
+    found = {pair.prompter.id: pair.outcome for pair in bundled.pairs("en", 0, END)}
     kept = {k: (p.chosen, p.rejected) for k, p in found.items() if isinstance(p, Preference)}
     assert kept == {name: texts for name, texts in expected.items() if texts[0] != texts[1]}
     reasons = Counter(pair.reason for pair in found.values() if isinstance(pair, RowError))
@@ -149,7 +147,7 @@ def usable(row: Row) -> bool:
 
 
 @pytest.mark.parametrize("size", [1, 7, 500, 2022])
-def test_what_is_read_in_chunks_is_what_is_read_at_once(bundled: Forest, size: int):
+def test_reading_in_chunks_gives_the_same_as_reading_at_once(bundled: Forest, size: int):
     def read(first: int, last: int) -> list[list[object]]:
         pairs = bundled.pairs("en", first, last)
         return [
@@ -163,11 +161,11 @@ def test_what_is_read_in_chunks_is_what_is_read_at_once(bundled: Forest, size: i
     assert [list(chain.from_iterable(part)) for part in zip(*parts, strict=True)] == read(0, END)
 
 
-def test_messages_come_back_as_they_were_and_in_their_order(bundled: Forest, rows: list[Row]):
+def test_messages_are_read_back_unchanged_and_in_order(bundled: Forest, rows: list[Row]):
     assert everything(bundled) == parsed(rows)
 
 
-def test_no_reply_is_trained_twice_and_each_has_its_path_as_context(plant: Plant):
+def test_each_reply_is_one_sample_with_its_path_as_history(plant: Plant):
     found = plant(
         ROOT,
         row("a", "root", "assistant"),
@@ -178,7 +176,7 @@ def test_no_reply_is_trained_twice_and_each_has_its_path_as_context(plant: Plant
     assert outcomes(found) == ["root a", "root b", "root a a1 a2"]
 
 
-def test_a_message_may_stand_before_its_parent(plant: Plant):
+def test_a_message_may_come_before_its_parent(plant: Plant):
     found = plant(
         row("a2", "a1", "assistant"),
         row("a1", "a", "prompter"),
@@ -199,7 +197,7 @@ def test_a_message_may_stand_before_its_parent(plant: Plant):
         ({"text": " \n"}, "empty assistant message"),
     ],
 )
-def test_one_unwanted_message_on_the_path_drops_the_sample(fields: Row, reason: str, plant: Plant):
+def test_one_excluded_message_on_the_path_drops_the_sample(fields: Row, reason: str, plant: Plant):
     found = plant(
         ROOT,
         row("a", "root", "assistant", **fields),
@@ -209,7 +207,7 @@ def test_one_unwanted_message_on_the_path_drops_the_sample(fields: Row, reason: 
     assert outcomes(found) == [reason, reason]
 
 
-def test_all_languages_are_kept_when_asked_for(plant: Plant):
+def test_the_language_all_keeps_every_language(plant: Plant):
     found = plant(
         ROOT,
         row("a", "root", "assistant", lang="de", rank=0),
@@ -223,7 +221,7 @@ def test_all_languages_are_kept_when_asked_for(plant: Plant):
     assert pairs(found) == {"root": "b > c"}
 
 
-def test_a_missing_review_is_no_failed_review(plant: Plant):
+def test_a_missing_review_is_not_a_failed_review(plant: Plant):
     assert outcomes(plant(ROOT, row("a", "root", "assistant", review_result=None))) == ["root a"]
 
 
@@ -238,9 +236,7 @@ def test_a_missing_review_is_no_failed_review(plant: Plant):
     ],
     ids=["orphan", "self-parent", "circle", "into a circle", "below an orphan"],
 )
-def test_a_message_without_a_whole_path_is_left_out_and_hurts_no_other(
-    rows: list[Row], plant: Plant
-):
+def test_a_message_without_a_path_to_a_root_affects_no_other(rows: list[Row], plant: Plant):
     found = plant(*rows, ROOT, row("kept", "root", "assistant"))
     assert found.path(message(found, "a")) == []
     assert outcome(found, "a") == "no whole path to a root"
@@ -261,7 +257,7 @@ def test_the_first_of_two_messages_with_one_id_stays(tmp_path: Path):
         assert [message.id for message in found.messages(2, 3)] == ["c"]
 
 
-def test_the_tree_is_the_one_named_or_else_the_roots_id(plant: Plant):
+def test_the_group_is_the_named_tree_or_else_the_id_of_the_root(plant: Plant):
     found = plant(
         ROOT,
         row("a", "root", "assistant"),
@@ -273,7 +269,7 @@ def test_the_tree_is_the_one_named_or_else_the_roots_id(plant: Plant):
     assert groups == {**dict.fromkeys(("root", "a", "b", "c"), "root"), "d": "named"}
 
 
-def test_the_best_of_the_wanted_siblings_is_kept_and_what_follows_the_others_is_not(plant: Plant):
+def test_only_paths_of_best_ranked_replies_are_best(plant: Plant):
     found = plant(
         ROOT,
         row("deleted", "root", "assistant", rank=0, deleted=True),
@@ -294,7 +290,7 @@ def test_the_best_of_the_wanted_siblings_is_kept_and_what_follows_the_others_is_
     assert outcomes(found, best=True) == unwanted + kept
 
 
-def test_of_replies_without_a_rank_all_are_best(plant: Plant):
+def test_all_replies_are_best_if_none_has_a_rank(plant: Plant):
     found = plant(ROOT, row("a", "root", "assistant"), row("b", "root", "assistant", rank="first"))
     assert outcomes(found, best=True) == ["root a", "root b"]
 
@@ -328,17 +324,17 @@ def ranked(*ranks: Any) -> list[Row]:
         ([*ranked(1), row("b", "root", "assistant", rank=2, text=" ")], "empty rejected reply"),
     ],
 )
-def test_the_best_ranked_reply_stands_against_the_worst(
+def test_a_pair_is_the_best_ranked_reply_against_the_worst(
     replies: list[Row], found: str, plant: Plant
 ):
     (outcome,) = pairs(plant(*replies, ROOT)).values()
     assert outcome.endswith(found)
 
 
-def test_ties_and_lone_replies_are_no_mistakes_but_texts_that_are_the_same_are(plant: Plant):
+def test_ties_and_lone_replies_are_filtered_and_equal_texts_refused(plant: Plant):
     twins = [row(name, "q", "assistant", rank=i, text="same") for i, name in enumerate("xy")]
     forest = plant(ROOT, *ranked(0, 0), row("q", "a", "prompter"), *twins)
-    kinds = [type(pair.found).__name__ for pair in forest.pairs("en", 0, END)]
+    kinds = [type(pair.outcome).__name__ for pair in forest.pairs("en", 0, END)]
     assert kinds == ["Filtered", "RowError"]
 
 
@@ -350,16 +346,14 @@ def test_a_pair_has_the_whole_path_as_its_prompt(plant: Plant):
         row("x", "q", "assistant", rank=1),
         row("y", "q", "assistant", rank=0),
     )
-    found = [pair.found for pair in forest.pairs("en", 1, END)]
+    found = [pair.outcome for pair in forest.pairs("en", 1, END)]
     (pair,) = (pair for pair in found if isinstance(pair, Preference))
     assert [message.content for message in pair.prompt.messages] == ["root", "b", "q"]
     assert (pair.chosen, pair.rejected) == ("y", "x")
 
 
 @pytest.mark.parametrize("fields", [{"lang": "de"}, {"deleted": True}, {"review_result": False}])
-def test_there_is_no_pair_where_the_path_is_unwanted_or_no_reply_is_wanted(
-    fields: Row, plant: Plant
-):
+def test_there_is_no_pair_if_the_path_or_every_reply_is_excluded(fields: Row, plant: Plant):
     assert pairs(plant({**ROOT, **fields}, *ranked(0, 1))) == {}
     assert pairs(plant(ROOT, row("a", "root", "assistant", rank=0, **fields))) == {}
 
@@ -376,19 +370,19 @@ def thread(length: int) -> list[Row]:
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["root first", "root last"])
-def test_a_thread_is_followed_up_to_its_thousandth_message(order: int, plant: Plant):
-    forest = plant(*thread(3 * CACHED)[::order])
+def test_a_path_has_at_most_1000_messages(order: int, plant: Plant):
+    forest = plant(*thread(3 * CACHED_MESSAGES)[::order])
     found = [outcome(forest, reply) for reply in forest.replies(0, END)][::order]
-    last = " ".join(str(number) for number in range(LONGEST))
-    assert found[LONGEST // 2 - 1] == last
-    assert set(found[LONGEST // 2 :]) == {"thread longer than 1,000 messages"}
-    assert len(list(forest.reference("en", 0, END))) == LONGEST - 1
-    assert len(pairs(forest)) == LONGEST // 2
+    last = " ".join(str(number) for number in range(LONGEST_PATH))
+    assert found[LONGEST_PATH // 2 - 1] == last
+    assert set(found[LONGEST_PATH // 2 :]) == {"thread longer than 1,000 messages"}
+    assert len(list(forest.reference("en", 0, END))) == LONGEST_PATH - 1
+    assert len(pairs(forest)) == LONGEST_PATH // 2
     assert {forest.group(message) for message in everything(forest)} == {"0"}
 
 
 @given(st.data())
-def test_on_any_graph_paths_are_those_that_plain_steps_find(data: st.DataObject):
+def test_on_any_graph_the_paths_are_those_of_plain_steps(data: st.DataObject):
     names = [f"m{i}" for i in range(data.draw(st.integers(1, 8)))]
     parents = [data.draw(st.sampled_from([None, "gone", *names])) for _ in names]
     rows = [row(name, parent, "prompter") for name, parent in zip(names, parents, strict=True)]
@@ -409,7 +403,7 @@ def test_on_any_graph_paths_are_those_that_plain_steps_find(data: st.DataObject)
     assert paths == {name: steps(name) for name in names}
 
 
-def test_a_forest_that_is_cut_short_leaves_the_old_one(tmp_path: Path):
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path):
     path = tmp_path / "some.sqlite"
 
     def broken() -> Iterator[TreeMessage]:
@@ -427,7 +421,7 @@ def test_a_forest_that_is_cut_short_leaves_the_old_one(tmp_path: Path):
         assert [message.id for message in everything(found)] == ["root"]
 
 
-def test_what_a_killed_run_left_half_written_is_not_built_upon(tmp_path: Path):
+def test_the_partial_file_of_a_killed_run_is_not_used(tmp_path: Path):
     path = tmp_path / "some.sqlite"
     Forest.write(path, parsed(thread(5)), ignore).close()
     path.rename(tmp_path / "some.sqlite.partial")
@@ -441,13 +435,13 @@ def test_a_forest_without_messages_is_empty(plant: Plant):
     assert everything(found) == list(found.replies(0, END)) == list(found.pairs("en", 0, END)) == []
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path):
+def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="Cannot write"):
         Forest.write(tmp_path / "file" / "some.sqlite", [], ignore)
 
 
-def test_names_of_files_and_folders_need_not_be_plain(tmp_path: Path):
+def test_names_of_files_and_folders_may_have_any_characters(tmp_path: Path):
     folder = tmp_path / "a b#c?d%20é"
     folder.mkdir()
     rows = [parse_message(ROOT, "named in Latin-1: \udce9.jsonl", 7)]
@@ -456,7 +450,7 @@ def test_names_of_files_and_folders_need_not_be_plain(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\0", "é😀\u2028", "'; DROP TABLE messages", "x" * 10**6])
-def test_a_text_survives_as_it_is(text: str, plant: Plant):
+def test_any_text_is_read_back_unchanged(text: str, plant: Plant):
     found = plant({**ROOT, "message_id": text, "text": text}, row("a", text, "assistant"))
     assert [message.text for message in found.path(message(found, "a"))] == [text, "a"]
 
@@ -473,7 +467,7 @@ def test_several_processes_read_one_forest_at_once(plant: Plant, tmp_path: Path)
     assert [reader.communicate()[0] for reader in readers] == [f"{200 * 201 // 2}\n"] * 3
 
 
-def test_reading_changes_nothing(plant: Plant, tmp_path: Path):
+def test_reading_does_not_change_the_file(plant: Plant, tmp_path: Path):
     plant(*thread(20))
     path = tmp_path / "some.sqlite"
     before = path.read_bytes()
@@ -541,7 +535,7 @@ VALUES = (
 
 
 @given(st.dictionaries(FIELDS, VALUES))
-def test_any_row_is_a_message_that_can_be_kept_or_is_refused(fields: Row):
+def test_any_row_is_a_message_or_is_refused(fields: Row):
     try:
         message = parse_message({**ROOT, **fields}, "a.jsonl", 1)
     except RowError:

@@ -36,12 +36,12 @@ def test_turns_begin_after_an_empty_line_or_at_the_beginning(text: str):
         "\n \nHuman: a blank in the empty line",
     ],
 )
-def test_a_speakers_name_elsewhere_is_something_that_was_said(said: str):
+def test_a_speakers_name_within_a_line_is_part_of_the_message(said: str):
     assert parse_transcript(transcript("Hi", said)) == talk("Hi", said)
 
 
 @given(st.lists(st.text("Human: A\n", min_size=1).filter(str.strip), min_size=1, max_size=5))
-def test_what_is_written_without_empty_lines_is_read_back(contents: list[str]):
+def test_a_transcript_is_read_back_as_it_was_written(contents: list[str]):
     contents = [" ".join(content.split()) for content in contents]
     assert parse_transcript(transcript(*contents)) == talk(*contents)
 
@@ -58,17 +58,17 @@ def test_what_is_written_without_empty_lines_is_read_back(contents: list[str]):
         ("\n\nHuman: \ud83d", "lone surrogate"),
     ],
 )
-def test_a_transcript_that_is_no_conversation_is_refused(text: str, reason: str):
+def test_a_transcript_that_is_not_a_conversation_is_refused(text: str, reason: str):
     with pytest.raises(RowError, match=reason):
         parse_transcript(text)
 
 
-def test_a_long_run_of_white_space_is_read_in_no_time():
+def test_a_long_run_of_white_space_is_read_in_linear_time():
     blank = "\n" * 1_000_000
     assert not is_transcript(blank)
     assert parse_transcript(f"{blank}Human: Hi{blank}Assistant: Hello!") == talk("Hi", "Hello!")
 
 
 @pytest.mark.parametrize("value", [None, 1, ["Human: Hi"], "human: Hi", "The Human: Hi"])
-def test_other_values_are_no_transcripts(value: object):
+def test_other_values_are_not_transcripts(value: object):
     assert not is_transcript(value)

@@ -125,7 +125,7 @@ def add_two(hub: Hub, name: str) -> dict[str, bytes]:
     "gpt2", "OpenAssistant/oasst1", "a-b/c.d_e", "a/b:train", "a/b:train_prefs",
     "a/b:train[:5000]", "a/b:train[10:20]", "a/b:train[50%:]", "b:test",
 ])  # fmt: skip
-def test_these_can_be_names_on_the_hub(value: str):
+def test_a_repository_with_an_optional_split_is_a_hub_name(value: str):
     assert is_hub_name(value)
 
 
@@ -133,11 +133,11 @@ def test_these_can_be_names_on_the_hub(value: str):
     "", ".", "./a", "/a/b", "a/b/c", "~/a", f"a{os.sep}", "a b",
     "a/b:", "a/b:train[", "a/b:train[5]", "a/b:train[-5:]", "a/b:train[:5]x", "a/b:c/d", "a\n",
 ])  # fmt: skip
-def test_these_cannot(value: str):
+def test_a_path_or_a_malformed_split_is_not_a_hub_name(value: str):
     assert not is_hub_name(value)
 
 
-def test_the_rows_that_a_name_asks_for():
+def test_a_name_can_limit_the_split_and_its_rows():
     assert parse_name("a/b") == HubName("a/b")
     assert parse_name("a/b:test") == HubName("a/b", "test")
     cut = parse_name("a/b:train[10%:500]")
@@ -148,7 +148,9 @@ def test_the_rows_that_a_name_asks_for():
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
-def test_the_real_layouts_give_their_rows(known: Hub, tmp_path: Path, streaming: bool):
+def test_data_sets_laid_out_like_the_real_ones_give_all_their_rows(
+    known: Hub, tmp_path: Path, streaming: bool
+):
     rows = known_rows()
     picked = {
         (OASST1, "oasst1"): ("train", "validation"),
@@ -200,7 +202,7 @@ def test_a_split_and_its_first_rows_can_be_asked_for(known: Hub, tmp_path: Path,
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
-def test_a_split_that_is_not_there_is_told_before_a_download(
+def test_a_missing_split_is_reported_before_the_download(
     known: Hub, tmp_path: Path, streaming: bool
 ):
     wrong, none, beyond, *unknown = ask(
@@ -212,10 +214,10 @@ def test_a_split_that_is_not_there_is_told_before_a_download(
         *([question(f"{HH}:train[:50%]", "chat", streaming)] if streaming else []),
     )
     assert {told["error"] for told in (wrong, none, beyond, *unknown)} == {"DataError"}
-    assert "no split called test, only train." in wrong["text"]
-    assert f"only {', '.join(LAYOUTS[H4])}." in none["text"]
-    assert "has 60 rows only" in beyond["text"]
-    assert all("it is not known how many rows train has" in told["text"] for told in unknown)
+    assert "Choose one of these: train" in wrong["text"]
+    assert ", ".join(LAYOUTS[H4]) in none["text"]
+    assert "60 rows" in beyond["text"]
+    assert all("shares" in told["text"] for told in unknown)
     assert not [asked for asked in known.requests if H4 in asked and ".parquet" in asked]
 
 
@@ -223,18 +225,18 @@ def test_a_split_that_is_not_there_is_told_before_a_download(
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
-def test_what_the_hub_refuses_is_a_network_error(hub: Hub, tmp_path: Path, streaming: bool):
+def test_a_failing_or_refusing_hub_is_a_network_error(hub: Hub, tmp_path: Path, streaming: bool):
     said = {
-        "o/500": ("The Hugging Face Hub fails for o/500 (500)", "run the same again"),
-        "o/503": ("The Hugging Face Hub fails for o/503 (503)", "run the same again"),
-        "o/429": ("too many requests for o/429 (429)", "hf auth login raises the limit"),
-        "o/403": ("The Hugging Face Hub refuses o/403 (403)", "hf auth login, then"),
-        "o/gated": ("`chat` o/gated is gated", "hf auth login"),
-        "o/private": ("no data set of this name that you can read", "if it is private"),
-        "o/cut": ("Lost the Hugging Face Hub for o/cut", "run the same again"),
-        "o/readme": ("The Hugging Face Hub fails for o/readme (500)", "run the same again"),
-        "o/api": ("The Hugging Face Hub fails for o/api (502)", "run the same again later"),
-        "o/limit": ("too many requests for o/limit (429)", "again later"),
+        "o/500": ("(500)", "again"),
+        "o/503": ("(503)", "again"),
+        "o/429": ("(429)", "hf auth login"),
+        "o/403": ("(403)", "hf auth login"),
+        "o/gated": ("gated", "hf auth login"),
+        "o/private": ("Check the spelling", "private"),
+        "o/cut": ("Lost the connection", "again"),
+        "o/readme": ("(500)", "again"),
+        "o/api": ("(502)", "again later"),
+        "o/limit": ("(429)", "again later"),
     }
     for name in set(said) - {"o/gated", "o/private"}:
         add_two(hub, name)
@@ -264,16 +266,15 @@ def test_a_hub_that_is_too_slow_is_a_network_error(hub: Hub, tmp_path: Path, str
         question("o/asleep", "chat", streaming, patience=0.2),
     )  # fmt: skip
     assert slow["error"] == asleep["error"] == "NetworkError"
-    assert "Lost the Hugging Face Hub for o/slow (timed out)" in slow["text"]
-    assert "Cannot reach the Hugging Face Hub for o/asleep (timed out)" in asleep["text"]
+    assert "(timed out)" in slow["text"]
+    assert "(timed out)" in asleep["text"]
 
 
-def test_after_a_download_broke_off_the_next_run_fetches_what_is_missing(hub: Hub, tmp_path: Path):
+def test_the_run_after_an_interrupted_download_fetches_only_the_rest(hub: Hub, tmp_path: Path):
     add_two(hub, "o/two")
     hub.faults["o/two"] = Fault(suffix=TWO[1], cut=30_000)
     (told,) = ask(hub.env(tmp_path), tmp_path, question("o/two"))
     assert told["error"] == "NetworkError"
-    assert "files that came whole are kept" in told["text"]
     hub.faults.clear()
     hub.requests.clear()
     (told,) = ask(hub.env(tmp_path), tmp_path, question("o/two"))
@@ -285,7 +286,7 @@ def test_after_a_download_broke_off_the_next_run_fetches_what_is_missing(hub: Hu
     assert len([asked for asked in downloads if asked.endswith(TWO[1])]) == 1
 
 
-def test_a_stream_gives_its_rows_until_it_breaks_off(hub: Hub, tmp_path: Path):
+def test_a_stream_gives_its_rows_up_to_the_lost_connection(hub: Hub, tmp_path: Path):
     rows = sample_rows("instructions.train.jsonl.gz", 500)
     faults = {"o/cut": Fault(suffix=TWO[1], cut=30_000), "o/500": Fault(suffix=TWO[1], status=500)}
     for name in (*faults, "o/short"):
@@ -304,7 +305,7 @@ def test_a_stream_gives_its_rows_until_it_breaks_off(hub: Hub, tmp_path: Path):
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
-def test_what_is_wrong_with_the_files_is_a_data_error(hub: Hub, tmp_path: Path, streaming: bool):
+def test_damaged_or_unsuitable_files_are_a_data_error(hub: Hub, tmp_path: Path, streaming: bool):
     short, corrupt = add_two(hub, "o/short"), add_two(hub, "o/corrupt")
     short[TWO[0]] = short[TWO[0]][:20_000]
     corrupt[TWO[1]] = corrupt[TWO[1]][:10_000] + bytes(2000) + corrupt[TWO[1]][12_000:]
@@ -324,14 +325,14 @@ def test_what_is_wrong_with_the_files_is_a_data_error(hub: Hub, tmp_path: Path, 
     for name, contents in files.items():
         hub.repositories["datasets", name] = contents
     said = {
-        "o/short": "a file of it is cut short or damaged on the Hugging Face Hub (Parquet magic",
-        "o/corrupt": "a file of it is cut short or damaged on the Hugging Face Hub (Corrupt",
-        "o/packed": "a file of it is cut short or damaged on the Hugging Face Hub (Compressed",
-        "o/broken": "a file of it is cut short or damaged on the Hugging Face Hub (JSON parse",
-        "o/columns": "cannot be loaded by its name: its files have different columns",
-        "o/empty": "cannot be loaded by its name: No (supported) data files found",
-        "o/program": "it is made by a program of its own, which is not run",
-        "o/configs": "several configurations (de, en)",
+        "o/short": "damaged (Parquet magic",
+        "o/corrupt": "damaged (Corrupt",
+        "o/packed": "damaged (Compressed",
+        "o/broken": "damaged (JSON parse",
+        "o/columns": "different columns",
+        "o/empty": "No (supported) data files found",
+        "o/program": "loading script",
+        "o/configs": "(de, en)",
     }
     asked = [question(name, "chat", streaming) for name in said]
     for told, text in zip(ask(hub.env(tmp_path), tmp_path, *asked), said.values(), strict=True):
@@ -341,12 +342,12 @@ def test_what_is_wrong_with_the_files_is_a_data_error(hub: Hub, tmp_path: Path, 
         assert "`chat=FILE`" in told["text"]
 
 
-def test_a_card_that_counts_other_rows_is_told(hub: Hub, tmp_path: Path):
+def test_a_card_that_disagrees_with_its_files_is_a_data_error(hub: Hub, tmp_path: Path):
     rows = sample_rows("instructions.train.jsonl.gz", 20)
     hub.add_splits("o/stale", {TWO[0]: rows}, card({"train": TWO[:1]}, {"train": rows[:7]}))
     (told,) = ask(hub.env(tmp_path), tmp_path, question("o/stale"))
     assert told["error"] == "DataError"
-    assert "its card counts other rows than its files have" in told["text"]
+    assert "number of rows" in told["text"]
 
 
 def test_a_cache_that_cannot_be_written_is_a_storage_error(known: Hub, tmp_path: Path):
@@ -357,13 +358,13 @@ def test_a_cache_that_cannot_be_written_is_a_storage_error(known: Hub, tmp_path:
     assert "Point HF_HOME" in told["text"]
     (told,) = ask(known.env(tmp_path), tmp_path, question(ALPACA, disk_is_full=True))
     assert told["error"] == "StorageError"
-    assert told["text"].startswith(f"No space left to download {ALPACA}.")
+    assert "No space" in told["text"]
 
 
 # Without network
 
 
-def test_what_was_downloaded_once_is_there_without_network(known: Hub, tmp_path: Path):
+def test_a_downloaded_data_set_can_be_used_without_network(known: Hub, tmp_path: Path):
     environment = known.env(tmp_path)
     (first,) = ask(environment, tmp_path, question(ALPACA))
     nobody = {**environment, "HF_ENDPOINT": "http://127.0.0.1:1"}
@@ -383,12 +384,12 @@ def test_what_was_downloaded_once_is_there_without_network(known: Hub, tmp_path:
     assert told == {**first, "cached": True}
 
 
-def test_what_was_only_streamed_is_not_there_without_network(known: Hub, tmp_path: Path):
+def test_a_streamed_data_set_cannot_be_used_without_network(known: Hub, tmp_path: Path):
     ask(known.env(tmp_path), tmp_path, question(ALPACA, streaming=True))
     offline = {**known.env(tmp_path), "HF_HUB_OFFLINE": "1"}
     (told,) = ask(offline, tmp_path, question(ALPACA))
     assert told["error"] == "NetworkError"
-    assert "HF_HUB_OFFLINE is set, and there is no copy in the cache" in told["text"]
+    assert "HF_HUB_OFFLINE" in told["text"]
 
 
 # Through the command
@@ -416,7 +417,7 @@ def local_copies(hub: Hub, folder: Path) -> list[str]:
     return [str(folder / name) for name in NAMES]
 
 
-def test_the_three_names_give_what_the_same_files_give(known: Hub, tmp_path: Path):
+def test_names_on_the_hub_and_local_copies_give_the_same_shards(known: Hub, tmp_path: Path):
     first = run_prepare(known.env(tmp_path), tmp_path)
     assert first.returncode == 0, first.stderr
     oasst1, alpaca, pairs = local_copies(known, tmp_path / "copies")
@@ -446,7 +447,7 @@ def assert_one_line(process: Process, folder: Path, *said: str) -> None:
     assert not list(folder.glob(".data*"))
 
 
-def test_without_network_the_offline_way_is_named(tmp_path: Path):
+def test_without_network_the_message_suggests_the_sample_and_files(tmp_path: Path):
     nobody = hub_environment("http://127.0.0.1:1", tmp_path)
     process = run_prepare(nobody, tmp_path)
     said = ("Cannot reach the Hugging Face Hub for OpenAssistant/oasst1", "Connection refused")

@@ -11,7 +11,7 @@ from tests.helpers import sample_rows
 from tests.test_forest import ROOT, Row, row
 
 
-def test_a_trees_messages_come_parents_first_and_in_their_order():
+def test_the_messages_of_a_tree_come_in_order_with_parents_first():
     leaves = {name: row(name, None, "assistant") for name in "bcd"}
     a = {**row("a", None, "assistant"), "replies": [leaves["b"], {**leaves["c"], "replies": None}]}
     tree = {"message_tree_id": "t", "prompt": {**ROOT, "replies": [a, leaves["d"]]}}
@@ -20,12 +20,12 @@ def test_a_trees_messages_come_parents_first_and_in_their_order():
     assert found == [(name, parent, "t") for name, parent in parents.items()]
 
 
-def test_a_tree_without_an_id_has_its_roots():
+def test_a_tree_without_an_id_has_the_id_of_its_root():
     tree = {"message_tree_id": None, "prompt": {**ROOT, "replies": [row("a", None, "assistant")]}}
     assert {message["message_tree_id"] for message in tree_rows(tree)} == {"root"}
 
 
-def test_a_tree_can_be_as_deep_as_it_likes():
+def test_a_tree_may_be_deeper_than_the_recursion_limit():
     node = row("leaf", None, "assistant")
     for number in range(100_000):
         node = {**row(f"{number}", None, "prompter"), "replies": [node]}
@@ -45,13 +45,13 @@ def test_a_tree_can_be_as_deep_as_it_likes():
         ({**ROOT, "replies": [{**ROOT, "message_id": ["a"]}]}, "message_id is not text"),
     ],
 )
-def test_a_malformed_tree_is_refused_whole(prompt: object, reason: str):
+def test_a_malformed_tree_gives_no_messages(prompt: object, reason: str):
     with pytest.raises(RowError, match=reason):
         tree_rows({"message_tree_id": "t", "tree_state": "growing", "prompt": prompt})
 
 
 @pytest.mark.parametrize("record", [{}, ROOT, {**ROOT, "message_tree_id": "t"}, {"prompt": "Hi"}])
-def test_other_records_are_no_trees(record: Row):
+def test_other_records_are_not_trees(record: Row):
     assert not is_tree(record)
 
 
@@ -73,13 +73,13 @@ def test_other_records_are_no_trees(record: Row):
         ),
     ],
 )
-def test_a_row_that_is_no_message_is_refused(fields: Row, reason: str):
+def test_a_row_that_is_not_a_message_is_refused(fields: Row, reason: str):
     with pytest.raises(RowError, match=reason):
         parse_message({**ROOT, **fields}, "a.jsonl", 1)
 
 
 @pytest.mark.parametrize("key", ["message_id", "text", "role"])
-def test_a_field_that_every_message_has_must_be_there(key: str):
+def test_a_required_field_must_be_present(key: str):
     with pytest.raises(RowError, match=f"{key} is not text"):
         parse_message({k: v for k, v in ROOT.items() if k != key}, "a.jsonl", 1)
 

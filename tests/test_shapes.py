@@ -156,7 +156,7 @@ def test_other_records_have_no_shape(row: dict[str, Any]):
     assert detect(row, PREFERENCE_SHAPES) is detect(row, CHAT_SHAPES) is None
 
 
-def test_a_shape_is_had_by_its_name():
+def test_a_shape_is_found_by_its_name():
     for shapes in (CHAT_SHAPES, PREFERENCE_SHAPES):
         assert [shape_named(shape.name, shapes) for shape in shapes] == list(shapes)
     names = {shape.name for shape in (*CHAT_SHAPES, *PREFERENCE_SHAPES)}
@@ -166,12 +166,10 @@ def test_a_shape_is_had_by_its_name():
     }
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones_in_one_line():
-    with pytest.raises(
-        ConfigError, match="'hh' is not a known shape. Give one of these: messages, sharegpt, "
-    ) as e:
+def test_an_unknown_shape_is_refused():
+    with pytest.raises(ConfigError, match="sharegpt") as error:
         shape_named("hh", CHAT_SHAPES)
-    assert "\n" not in str(e.value)
+    assert error.value.setting == "shape"
 
 
 def test_a_shape_can_be_sent_to_another_process():
@@ -187,7 +185,7 @@ def test_a_shape_can_be_sent_to_another_process():
         {"instruction": "Sum up.", "input": " \n", "context": "A text.", "output": "A."},
     ],
 )
-def test_alpacas_input_is_the_document_that_the_message_speaks_of(row: dict[str, Any]):
+def test_alpacas_input_is_the_context_of_the_message(row: dict[str, Any]):
     (sample,) = samples(row)
     assert sample.as_dicts()[0] == {"role": "context", "content": "A text."}
 
@@ -200,14 +198,14 @@ def test_alpacas_input_is_the_document_that_the_message_speaks_of(row: dict[str,
         ("system", "system"),
     ],
 )
-def test_sharegpts_speakers_have_their_roles(speaker: str, role: str):
+def test_sharegpts_speakers_become_roles(speaker: str, role: str):
     turn = {"from": speaker, "value": "x"}
     turns = {"user": [turn, HELLO], "assistant": [HI, turn], "system": [turn, HI, HELLO]}[role]
     (sample,) = samples({"conversations": turns})
     assert [message.role for message in sample.messages if message.content == "x"] == [role]
 
 
-def test_the_text_parts_of_a_message_are_lines_of_it():
+def test_the_text_parts_of_a_message_become_its_lines():
     asked = {"role": "user", "content": parts("Sum up:", "A text.")}
     (sample,) = samples({"messages": [asked, REPLY]})
     assert sample.user.content == "Sum up:\nA text."
@@ -235,7 +233,7 @@ def test_a_prompt_of_several_messages_is_one_sample():
         },
     ],
 )
-def test_the_prompt_of_a_pair_is_what_both_sides_begin_with(row: dict[str, Any]):
+def test_the_prompt_of_a_pair_is_the_common_beginning_of_its_sides(row: dict[str, Any]):
     assert pair(row).prompt.as_dicts() == [USER, REPLY, USER]
 
 
@@ -275,7 +273,7 @@ def test_a_pair_that_would_break_training_is_refused(row: dict[str, Any], reason
         ("chosen_rating", "rejected_rating"),
     ],
 )
-def test_a_tie_in_score_is_left_out_and_is_no_mistake(names: tuple[str, str]):
+def test_a_pair_with_equal_scores_is_filtered(names: tuple[str, str]):
     def scored(chosen: Any, rejected: Any) -> dict[str, Any]:
         return {**PAIR, names[0]: chosen, names[1]: rejected}
 
@@ -288,7 +286,7 @@ def test_a_tie_in_score_is_left_out_and_is_no_mistake(names: tuple[str, str]):
 
 
 @pytest.mark.parametrize("prompt", [None, "Hi"])
-def test_a_tie_in_score_is_one_in_every_shape(prompt: str | None):
+def test_a_pair_with_equal_scores_is_filtered_in_every_shape(prompt: str | None):
     row = {"prompt": prompt, "chosen": CHOSEN, "rejected": REJECTED, "score_chosen": 1}
     with pytest.raises(Filtered, match="score tie"):
         pair({**row, "score_rejected": 1})
@@ -327,13 +325,13 @@ def test_a_tie_in_score_is_one_in_every_shape(prompt: str | None):
         ({"instruction": "Hi", "output": 1}, "output is not text"),
     ],
 )
-def test_a_record_that_is_no_conversation_is_refused(row: dict[str, Any], reason: str):
+def test_a_record_that_is_not_a_conversation_is_refused(row: dict[str, Any], reason: str):
     with pytest.raises(RowError, match=reason):
         samples(row)
 
 
 @pytest.mark.parametrize("shape", [*CHAT_SHAPES, *PREFERENCE_SHAPES], ids=lambda shape: shape.name)
-def test_a_field_that_is_missing_is_named(shape: ChatShape | PreferenceShape):
+def test_the_reason_names_a_missing_field(shape: ChatShape | PreferenceShape):
     with pytest.raises(RowError, match="no field"):
         read({}, shape)
 
@@ -354,7 +352,7 @@ HUGE = 10**5000
     ["x" * 1000, "\ud83d" * 1000, "a\0b\n" * 99, nested(5000), HUGE],
     ids=["long", "surrogates", "control", "deep", "huge"],
 )
-def test_a_reason_stays_short_whatever_stands_in_the_record(role: Any):
+def test_a_reason_stays_short_whatever_the_record_contains(role: Any):
     with pytest.raises(RowError) as error:
         samples({"messages": [{"role": role, "content": "x"}]})
     assert len(error.value.reason) <= len("unknown role ") + 20
@@ -418,7 +416,7 @@ def test_no_value_of_any_field_breaks_the_conversion(value: Any):
     assert_only_row_errors({name: [{"role": "user", "content": value}, REPLY] for name in NAMES})
 
 
-def test_a_reply_that_is_labelled_as_bad_is_no_sample():
+def test_a_reply_labelled_as_bad_is_not_a_sample():
     row = {"prompt": "Hi", "completion": "Go away!"}
     assert len(samples({**row, "label": True})) == len(samples({**row, "label": None})) == 1
     with pytest.raises(Filtered, match="reply labelled as bad"):
@@ -464,7 +462,7 @@ LABELLED = [
 @pytest.mark.parametrize("row", LABELLED, ids=lambda row: "-".join(row))
 @pytest.mark.parametrize("name", ["label", "kto_tag"])
 @pytest.mark.parametrize("label", [False, 0, 0.0, -1, "false", "False", " FALSE ", "0", "bad"])
-def test_a_reply_with_a_bad_label_is_left_out_in_every_shape(
+def test_a_reply_with_a_bad_label_is_filtered_in_every_shape(
     row: dict[str, Any], name: str, label: Any
 ):
     assert shown({**row, name: label}) == []
@@ -478,7 +476,7 @@ def test_a_reply_with_a_good_label_is_trained_in_every_shape(row: dict[str, Any]
 
 
 @pytest.mark.parametrize("label", ["sports", 3, 0.5, ["false"], {"a": 0}])
-def test_a_label_that_says_neither_good_nor_bad_is_reported(label: Any):
+def test_a_label_that_means_neither_good_nor_bad_is_reported(label: Any):
     row = {**LABELLED[0], "label": label}
     assert read_record(row, chat_shape(row)).unused == ["label"]
 
@@ -494,14 +492,14 @@ def test_a_label_that_says_neither_good_nor_bad_is_reported(label: Any):
     ],
     ids=str,
 )  # fmt: skip
-def test_a_reply_that_is_marked_as_not_trained_is_context(mark: dict[str, Any]):
+def test_a_reply_marked_as_not_trained_stays_in_the_history(mark: dict[str, Any]):
     messages = [USER, replied("No idea.", **mark), USER, replied("Lima.", weight=1, train=True)]
     assert shown({"messages": messages}) == [("Hi", "No idea.", "Hi", "Lima.")]
     assert len(reasons({"messages": messages})) == 1
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"cut": True}], ids=str)
-def test_a_mark_on_the_record_holds_for_all_of_it(mark: dict[str, Any]):
+def test_a_mark_on_the_record_applies_to_all_its_messages(mark: dict[str, Any]):
     for row in (*LABELLED, {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}):
         assert shown({**row, **mark}) == []
 
@@ -545,13 +543,13 @@ def test_an_empty_system_prompt_is_the_default_one(empty: str | None):
         assert shown(row) == [("Hi", "Hello!")]
 
 
-def test_an_empty_system_prompt_leaves_another_field_its_turn():
+def test_an_empty_system_prompt_does_not_hide_another_field():
     row = {"messages": [USER, REPLY], "system": "", "system_prompt": "Be brief."}
     assert shown(row) == [("Be brief.", "Hi", "Hello!")]
     assert reasons({"messages": [USER, REPLY], "system": {"a": 1}}) == ["system is not text"]
 
 
-def test_two_different_system_prompts_are_not_guessed_at():
+def test_two_different_system_prompts_are_refused():
     assert reasons({"messages": [SYSTEM, USER, REPLY], "system": "Be kind."}) == [
         "two system prompts"
     ]
@@ -566,7 +564,7 @@ def test_two_different_system_prompts_are_not_guessed_at():
     ],
     ids=["pairs", "JSON text", "messages"],
 )
-def test_history_stands_before_the_question(history: Any):
+def test_the_history_comes_before_the_question(history: Any):
     row = {"instruction": "Sum up.", "input": "A text.", "output": "A.", "history": history}
     assert shown(row) == [("A text.", "Is it you?", "Yes.", "Sum up.", "A.")]
     assert shown({"prompt": "Sum up.", "completion": "A.", "history": history}) == [
@@ -575,7 +573,7 @@ def test_history_stands_before_the_question(history: Any):
 
 
 @pytest.mark.parametrize("history", ["Hi", [["Hi"]], [1], {"a": 1}, [["Hi", 1]]])
-def test_a_history_that_cannot_be_read_is_not_passed_over(history: Any):
+def test_a_history_that_cannot_be_read_is_refused(history: Any):
     row = {"instruction": "Sum up.", "output": "A.", "history": history}
     assert (shown(row), len(reasons(row))) == ([], 1)
 
@@ -585,13 +583,13 @@ def test_a_history_that_cannot_be_read_is_not_passed_over(history: Any):
     ["<noinput>", "No input", "N/A", "None", "<no input>.", "No Input", "noinput", "n/a",
      "No input required.", "nan", "NULL", "(none)", " \n", float("nan")],
 )  # fmt: skip
-def test_alpacas_ways_to_say_that_there_is_no_document_are_none(document: Any):
+def test_alpacas_phrases_for_no_input_are_not_a_context(document: Any):
     row = {"instruction": "Name a fish.", "input": document, "output": "A cod."}
     assert shown(row) == [("Name a fish.", "A cod.")]
 
 
 @pytest.mark.parametrize("document", ["None of them came.", "5", "[]", "()", "Input: no"])
-def test_a_short_document_is_one(document: str):
+def test_a_short_input_is_a_context(document: str):
     row = {"instruction": "Name a fish.", "input": document, "output": "A cod."}
     assert shown(row) == [(document, "Name a fish.", "A cod.")]
 
@@ -637,16 +635,16 @@ PICTURE = {"type": "image_url", "image_url": {"url": "a.jpg"}}
         {"instruction": "Hi", "output": "Hello!", "image": {"bytes": "x"}},
     ],
 )
-def test_what_needs_a_picture_is_left_out(row: dict[str, Any]):
+def test_a_record_with_an_image_a_video_or_a_sound_is_refused(row: dict[str, Any]):
     assert (shown(row), reasons(row)) == ([], ["image"])
 
 
 @pytest.mark.parametrize("nothing", [None, [], "", False, {"bytes": None, "path": None}])
-def test_a_record_without_its_picture_is_text(nothing: Any):
+def test_an_empty_image_field_does_not_matter(nothing: Any):
     assert shown({"messages": [USER, REPLY], "images": nothing}) == [("Hi", "Hello!")]
 
 
-def test_text_may_speak_of_the_image_tag():
+def test_a_text_may_mention_the_image_tag():
     asked = {"role": "user", "content": "What does <image> mean in SVG?"}
     assert len(shown({"messages": [asked, REPLY]})) == 1
 
@@ -667,13 +665,13 @@ def test_text_may_speak_of_the_image_tag():
     ],
     ids=str,
 )
-def test_a_tool_call_and_what_follows_it_is_left_out_under_that_name(call: dict[str, Any]):
+def test_a_tool_call_and_everything_after_it_is_refused(call: dict[str, Any]):
     row = {"messages": [USER, REPLY, USER, call, {"role": "tool", "content": "x"}, USER, WORSE]}
     assert shown(row) == [("Hi", "Hello!")]
     assert reasons(row) == ["tool call"]
 
 
-def test_fields_for_tools_that_are_empty_are_no_tool_call():
+def test_empty_tool_fields_are_not_a_tool_call():
     reply = {**REPLY, "tool_calls": None, "function_call": {"name": None, "arguments": None}}
     assert shown({"messages": [USER, reply], "tools": "[]"}) == [("Hi", "Hello!")]
 
@@ -690,7 +688,7 @@ def test_fields_for_tools_that_are_empty_are_no_tool_call():
         ([USER, REPLY, WORSE], [("Hi", "Hello!")], "reply without a user message before it"),
     ],
 )  # fmt: skip
-def test_a_bad_turn_leaves_the_samples_that_are_sound(
+def test_a_bad_turn_does_not_affect_the_samples_before_it(
     messages: list[dict[str, Any]], samples: list[tuple[str, ...]], reason: str
 ):
     row = {"messages": messages}
@@ -699,7 +697,7 @@ def test_a_bad_turn_leaves_the_samples_that_are_sound(
     assert reason in reasons(row)
 
 
-def test_a_reply_to_an_empty_message_is_not_trained_as_the_answer_to_an_earlier_one():
+def test_a_reply_to_an_empty_message_is_not_trained():
     messages = [USER, {**USER, "content": ""}, REPLY, USER, WORSE]
     assert shown({"messages": messages}) == [("Hi", "Hello!", "Hi", "What?")]
 
@@ -712,7 +710,7 @@ def test_a_reply_to_an_empty_message_is_not_trained_as_the_answer_to_an_earlier_
         ("bot", "assistant"), ("Human", "user"), ("USER", "user"), (" user ", "user"),
     ],
 )  # fmt: skip
-def test_roles_are_known_in_any_spelling_and_capitals(spelling: str, role: str):
+def test_roles_are_recognised_in_any_spelling_and_case(spelling: str, role: str):
     roles = {"system": spelling, "user": "user", "assistant": "assistant"}
     roles |= {role: spelling}
     turns = [{"role": roles[name], "content": name} for name in ("system", "user", "assistant")]
@@ -754,7 +752,7 @@ def test_other_text_that_looks_like_json_stays_text(text: str):
         {"type": "text", "text": "Hi"},
     ],
 )
-def test_the_parts_of_a_content_are_read_in_every_spelling(content: Any):
+def test_content_parts_are_read_in_every_spelling(content: Any):
     assert shown({"messages": [{"role": "user", "content": content}, REPLY]}) == [("Hi", "Hello!")]
 
 
@@ -771,7 +769,7 @@ def test_the_parts_of_a_content_are_read_in_every_spelling(content: Any):
         {"prompt": CHOSEN.removesuffix(" Hello!"), "chosen": CHOSEN, "rejected": REJECTED},
     ],
 )
-def test_pairs_are_read_as_others_write_them(row: dict[str, Any]):
+def test_the_pairs_of_known_data_sets_are_read(row: dict[str, Any]):
     shape = detect(row, PREFERENCE_SHAPES)
     assert shape is not None
     (found,) = read(row, shape)
@@ -787,7 +785,7 @@ def test_the_document_and_the_history_of_a_pair_are_part_of_its_prompt():
     ]
 
 
-def test_a_prompt_beside_whole_sides_is_what_they_begin_with():
+def test_a_prompt_next_to_two_conversations_is_their_beginning():
     assert shown({"prompt": [SYSTEM, USER], **PAIR}) == [("Be brief.", "Hi", "Hello!", "What?")]
     other = {"prompt": [{"role": "user", "content": "Bye"}], **PAIR}
     assert reasons(other) == ["the prompt is not what the sides begin with"]

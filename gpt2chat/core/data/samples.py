@@ -9,8 +9,8 @@ from gpt2chat.core.data.shards import Kind, Pair, Sample
 from gpt2chat.core.data.tally import Tally
 from gpt2chat.core.errors import RowError
 from gpt2chat.core.inputs.datafiles import Split
-from gpt2chat.core.inputs.mend import is_destroyed, mend
 from gpt2chat.core.inputs.records import Record
+from gpt2chat.core.inputs.repair import is_destroyed, repair
 from gpt2chat.core.inputs.shapes import ChatShape, PreferenceShape, read_record
 from gpt2chat.core.text.conversations import Conversation, Message, Preference
 
@@ -76,25 +76,25 @@ def record_items(
 
 def _item(content: Conversation | Preference, record: Record, sides: Sides, source: str) -> Item:
     if isinstance(content, Conversation):
-        conversation, remarks = mended_sample(content)
+        conversation, remarks = repair_sample(content)
         group = opening(conversation)
         sample = Sample(content_id(source, conversation), source, group, conversation)
         return Item("sft", sides.of(group), sample, record.file, record.line, remarks)
-    preference, remarks = mended_pair(content)
+    preference, remarks = repair_pair(content)
     group = opening(preference.prompt)
     row_id = content_id(source, preference.prompt, preference.chosen, preference.rejected)
     pair = Pair(row_id, source, group, preference)
     return Item("preference", sides.of(group), pair, record.file, record.line, remarks)
 
 
-def mended_sample(conversation: Conversation) -> tuple[Conversation, frozenset[str]]:
+def repair_sample(conversation: Conversation) -> tuple[Conversation, frozenset[str]]:
     """Return a conversation with its texts mended, and what was.
 
     Raises:
         RowError: Nothing is left of a message without its control characters.
     """
     texts = [message.content for message in conversation.messages]
-    mended, remarks = _mended(texts)
+    mended, remarks = _repair(texts)
     if mended == texts:
         return conversation, remarks
     messages = zip(conversation.messages, mended, strict=True)
@@ -102,28 +102,28 @@ def mended_sample(conversation: Conversation) -> tuple[Conversation, frozenset[s
     return Conversation(parts), remarks
 
 
-def mended_pair(preference: Preference) -> tuple[Preference, frozenset[str]]:
+def repair_pair(preference: Preference) -> tuple[Preference, frozenset[str]]:
     """Return a pair with its texts mended, and what was.
 
     Raises:
         RowError: Nothing is left of a message, or both replies are the same now.
     """
-    prompt, remarks = mended_sample(preference.prompt)
-    (chosen, rejected), more = _mended([preference.chosen, preference.rejected])
+    prompt, remarks = repair_sample(preference.prompt)
+    (chosen, rejected), more = _repair([preference.chosen, preference.rejected])
     return Preference(prompt, chosen, rejected), remarks | more
 
 
-def _mended(texts: list[str]) -> tuple[list[str], frozenset[str]]:
+def _repair(texts: list[str]) -> tuple[list[str], frozenset[str]]:
     if all(text.isascii() and text.isprintable() for text in texts):
         return texts, NONE
-    mended = [mend(text) for text in texts]
+    repairs = [repair(text) for text in texts]
     found = {
-        MENDED: any(one.encoding for one in mended),
-        CONTROLS: any(one.controls for one in mended),
-        DESTROYED: any(is_destroyed(one.text) for one in mended),
+        MENDED: any(one.encoding for one in repairs),
+        CONTROLS: any(one.controls for one in repairs),
+        DESTROYED: any(is_destroyed(one.text) for one in repairs),
     }
     remarks = frozenset(remark for remark, holds in found.items() if holds)
-    return [one.text for one in mended], remarks
+    return [one.text for one in repairs], remarks
 
 
 def content_id(source: str, conversation: Conversation, *replies: str) -> str:

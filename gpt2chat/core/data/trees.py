@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from gpt2chat.core.data.samples import Item, Sides, content_id, mended_pair, mended_sample
+from gpt2chat.core.data.samples import Item, Sides, content_id, repair_pair, repair_sample
 from gpt2chat.core.data.shards import Pair, Sample
 from gpt2chat.core.data.tally import Tally
 from gpt2chat.core.errors import RowError
@@ -46,7 +46,7 @@ def _replies(forest: Forest, task: Branches, sides: Sides, tally: Tally) -> Iter
         split = sides.of(group)
         try:
             best = task.best and split == "train"
-            conversation, remarks = mended_sample(forest.sample(reply, task.lang, best=best))
+            conversation, remarks = repair_sample(forest.sample(reply, task.lang, best=best))
         except RowError as error:
             tally.drop(_record(reply), error)
         else:
@@ -77,7 +77,7 @@ def _pairs(forest: Forest, task: Branches, sides: Sides, tally: Tally) -> Iterat
         try:
             if isinstance(found, RowError):
                 raise found
-            preference, remarks = mended_pair(found)
+            preference, remarks = repair_pair(found)
         except RowError as error:
             tally.drop(_record(prompter), error)
             continue

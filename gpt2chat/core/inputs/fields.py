@@ -1,6 +1,6 @@
-"""Track the fields of a record, so that none is ignored without a word.
+"""Track which fields of a record are used, so that no field is ignored silently.
 
-Every field of a record is used, is in `IRRELEVANT`, repeats a text that was used, or is reported.
+Every field is used, is in `IRRELEVANT`, repeats a text that was used, or is reported.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -30,24 +30,24 @@ num_messages word_count char_count
 review_count synthetic tree_state detoxify emojis
 """
 IRRELEVANT = frozenset(f"{_WHICH} {_MADE_BY} {_ABOUT}".split())
-"""Fields, of records and of their messages, that do not change what a reply means or whether it
-is a good one: which record it is, who or what made it, its topic and size. The only list of its
-kind; a field that is not in it is used or reported."""
+"""Fields of records and messages that do not change what a reply means or whether it is good:
+identifiers, authors, topics, sizes. The only list of its kind: a field that is not in it is used
+or reported."""
 
 RENDERINGS = ("text", "prompt", "formatted_text")
-"""Fields that may hold the whole record once more, rendered with some template, as Alpaca's `text`
-does. Of any other name a long text may hold short ones by chance."""
+"""Fields that may repeat the whole record, rendered with some template, as Alpaca's `text` does.
+Under any other name, a long text may contain the short ones by chance."""
 NAME_LENGTH = 40
-"""Characters of a field's name that are reported."""
+"""Characters of a field's name that a report shows."""
 
 
 def is_missing(value: object) -> bool:
-    """Return whether a table's cell holds nothing: null, or the NaN that pandas writes for it."""
+    """Return whether a table's cell is empty: null, or the NaN that pandas writes for null."""
     return value is None or (isinstance(value, float) and value != value)
 
 
 def is_empty(value: object) -> bool:
-    """Return whether a value says nothing: missing, blank, or a list or object without content."""
+    """Return whether a value has no content: missing, blank, or an empty list or object."""
     if isinstance(value, str):
         return value.strip() in ("", "[]", "{}", "null")
     if isinstance(value, dict):
@@ -56,32 +56,32 @@ def is_empty(value: object) -> bool:
 
 
 class Fields:
-    """The fields of one JSON object, and which of them have not been used."""
+    """The unused fields of one JSON object."""
 
     def __init__(self, values: Mapping[str, Any]):
         self._rest = {name: value for name, value in values.items() if not is_missing(value)}
         self._inner: dict[str, None] = {}
 
     def has_any(self, names: frozenset[str]) -> bool:
-        """Return whether one of these fields is left. Most objects have few; this is quick."""
+        """Return whether one of these fields is unused: a quick check before the detailed ones."""
         return not names.isdisjoint(self._rest)
 
     def peek(self, name: str) -> Any:
-        """Return a field without using it; None where it is missing."""
+        """Return a field without using it; None if it is missing."""
         return self._rest.get(name)
 
     def take(self, *names: str) -> Any:
-        """Use the first of these fields that is not missing, and return it; else None."""
+        """Use the first of these fields that is present, and return it; None if none is."""
         for name in names:
             if name in self._rest:
                 return self._rest.pop(name)
         return None
 
     def need(self, *names: str) -> Any:
-        """Use the first of these fields that is not missing, and return it.
+        """Use the first of these fields that is present, and return it.
 
         Raises:
-            RowError: All of them are missing.
+            RowError: None of them is present.
         """
         value = self.take(*names)
         if value is None:
@@ -89,24 +89,21 @@ class Fields:
         return value
 
     def report_inner(self, path: str, inner: "Fields") -> None:
-        """Report what is unused of an object within this one."""
+        """Report the unused fields of an object inside this one."""
         self._inner.update(dict.fromkeys(f"{path}.{name}" for name in inner.unused()))
 
     def unused(self, texts: Collection[str] = ()) -> Iterator[str]:
-        """Yield the names of the fields that have to be reported.
+        """Yield the names of the unused fields that might matter.
 
         Args:
             texts: Texts that were used. A field that repeats one of them adds nothing.
         """
         for name, value in self._rest.items():
-            if name in IRRELEVANT or is_empty(value) or _repeats(name, value, texts):
+            if name in IRRELEVANT or is_empty(value):
                 continue
+            if texts and isinstance(value, str):
+                is_rendering = name in RENDERINGS and all(text in value for text in texts)
+                if is_rendering or value.strip() in texts:
+                    continue
             yield name[:NAME_LENGTH]
         yield from self._inner
-
-
-def _repeats(name: str, value: object, texts: Collection[str]) -> bool:
-    if not texts or not isinstance(value, str):
-        return False
-    is_rendering = name in RENDERINGS and all(text in value for text in texts)
-    return is_rendering or value.strip() in texts

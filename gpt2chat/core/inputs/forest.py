@@ -1,4 +1,4 @@
-"""OASST1's messages in a file that follows their paths, so memory does not grow with them."""
+"""Store OASST1's messages in an SQLite file and follow their paths in bounded memory."""
 
 import math
 import os
@@ -24,18 +24,18 @@ from gpt2chat.core.inputs.oasst1 import (
 from gpt2chat.core.inputs.shapes import Filtered
 from gpt2chat.core.text.conversations import Conversation, Preference
 
-LONGEST = 1_000
-"""Messages on a path: a longer thread has no place in any window, and takes long to follow."""
-CACHED = 2 * LONGEST
-"""Messages and sets of siblings that a `Forest` keeps in memory."""
+LONGEST_PATH = 1_000
+"""Messages on a path. A longer thread fits no window, and takes long to follow."""
+CACHED_MESSAGES = 2 * LONGEST_PATH
+"""Messages, and best ranks of siblings, that a `Forest` keeps in memory."""
 
 
 class RankedPair(NamedTuple):
-    """What came of the ranked replies to one message."""
+    """The ranked replies to one user message."""
 
     prompter: TreeMessage
-    found: Preference | RowError
-    """The best against the worst reply, or why they are no pair."""
+    outcome: Preference | RowError
+    """The best reply against the worst, or the reason why they do not make a pair."""
 
 
 _TABLES = """
@@ -46,8 +46,8 @@ CREATE TABLE messages (
 CREATE TABLE files (file INTEGER PRIMARY KEY, name BLOB);
 CREATE TABLE places (row INTEGER PRIMARY KEY, depth INTEGER, root INTEGER);
 """
-# From the roots down, level by level: whatever is not reached has no whole path, and what stands
-# in a circle is never reached.
+# From the roots down, level by level: a message that is not reached has no path to a root, and a
+# circle of messages is never reached.
 _PLACES = """
 INSERT INTO places
 WITH RECURSIVE reached (row, id, depth, root) AS (
@@ -64,27 +64,28 @@ _MESSAGE = "id, parent, tree, role, text, lang, deleted, failed_review, rank, fi
 class _Place(NamedTuple):
     message: TreeMessage
     depth: int
-    """1 for a root; 0 where there is no whole path."""
+    """Number of messages on the path from the root, 1 for a root; 0 without a path."""
     root: int
+    """Row of the root."""
 
 
 class Forest:
-    """The messages of one split, in an SQLite file, that know their way to the root.
+    """The messages of one split, in an SQLite file, with their paths to the root.
 
-    Rows are counted from 0 in the order in which the messages came. What is kept in memory is
-    bounded, whatever the number of messages. Several processes may read one file, each with a
-    `Forest` of its own.
+    Rows are counted from 0 in the order in which the messages were read. Memory does not grow
+    with the number of messages. Several processes may read one file, each through its own
+    `Forest`.
     """
 
     def __init__(self, path: Path):
         address = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
         self._database = sqlite3.connect(address, uri=True)
         files = self._database.execute("SELECT name FROM files ORDER BY file")
-        self._files = [_name(name) for (name,) in files]
+        self._files = [name.decode("utf-8", "surrogatepass") for (name,) in files]
         (last,) = self._database.execute("SELECT max(row) FROM messages").fetchone()
         self._length = 0 if last is None else last + 1
-        self._place = lru_cache(CACHED)(self._read_place)
-        self._best_rank = lru_cache(CACHED)(self._read_best_rank)
+        self._place = lru_cache(CACHED_MESSAGES)(self._read_place)
+        self._best_rank = lru_cache(CACHED_MESSAGES)(self._read_best_rank)
 
     @classmethod
     def write(
@@ -93,26 +94,26 @@ class Forest:
         messages: Iterable[TreeMessage],
         on_duplicate: Callable[[TreeMessage], None],
     ) -> "Forest":
-        """Write messages to a file, which is whole or not there, and open it.
+        """Write messages to a file and open it. A crash leaves no partial file of this name.
 
         Args:
-            on_duplicate: Called with each message whose id was seen before; the first one stays.
+            on_duplicate: Called with each message whose id came before; the first one is kept.
 
         Raises:
             StorageError: The disk is full or the folder cannot be written.
         """
-        beside = path.with_name(path.name + ".partial")
+        partial = path.with_name(path.name + ".partial")
         with storage(path):
             try:
-                with beside.open("wb"):
-                    pass  # SQLite takes an empty file as a database, and would add to an old one
-                with closing(sqlite3.connect(beside, isolation_level=None)) as database:
+                # Empty the file of an interrupted run: SQLite would add to its tables.
+                partial.write_bytes(b"")
+                with closing(sqlite3.connect(partial, isolation_level=None)) as database:
                     _fill(database, messages, on_duplicate)
-                with beside.open("rb+") as file:
+                with partial.open("rb+") as file:
                     os.fsync(file.fileno())
-                beside.replace(path)
+                partial.replace(path)
             finally:
-                beside.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
         return cls(path)
 
     def __len__(self) -> int:
@@ -161,19 +162,19 @@ class Forest:
             f"SELECT {_MESSAGE}, depth, root FROM messages LEFT JOIN places USING (row) "
             "WHERE id = ?"
         )
-        found = self._database.execute(query, (name,)).fetchone()
-        if found is None:
+        row = self._database.execute(query, (name,)).fetchone()
+        if row is None:
             return None
-        *values, depth, root = found
+        *values, depth, root = row
         return _Place(self._message(values), depth or 0, root or 0)
 
     def _above(self, message: TreeMessage) -> _Place | None:
-        """Return the place of a message's parent, if it has a whole path."""
+        """Return the place of a message's parent, if the parent has a path to a root."""
         place = self._place(message.parent) if message.parent is not None else None
         return place if place is not None and place.depth else None
 
     def path(self, message: TreeMessage) -> list[TreeMessage]:
-        """Return the messages from the root to this one; none where there is no whole path.
+        """Return the messages from the root to this one; an empty list if there is no path.
 
         Raises:
             RowError: The path has more than 1,000 messages.
@@ -182,15 +183,15 @@ class Forest:
         place = self._above(message)
         if message.parent is not None and place is None:
             return []
-        if place is not None and place.depth >= LONGEST:
-            raise RowError(f"thread longer than {LONGEST:,} messages")
+        if place is not None and place.depth >= LONGEST_PATH:
+            raise RowError(f"thread longer than {LONGEST_PATH:,} messages")
         while place is not None:
             path.append(place.message)
             place = self._above(place.message)
         return path[::-1]
 
     def group(self, message: TreeMessage) -> str:
-        """Return which tree the message stands in."""
+        """Return the id of the tree that the message belongs to."""
         place = None if message.tree else self._above(message)
         if place is None:
             return message.tree or message.id
@@ -201,13 +202,12 @@ class Forest:
         """Return the reply with its path from the root.
 
         Args:
-            lang: Of every message on the path, or `all`.
-            best: Whether every reply on the path has to be one that no wanted sibling is ranked
-                before.
+            lang: The language that every message on the path must have, or `all`.
+            best: Whether every reply on the path must be the best-ranked among its siblings.
 
         Raises:
-            Filtered: The path has a message that is not wanted.
-            RowError: It is an orphan, or the path is too long, or no conversation.
+            Filtered: A message on the path is excluded from training.
+            RowError: The message is an orphan, or its path is too long or is not a conversation.
         """
         path = self.path(reply)
         if not path:
@@ -215,22 +215,21 @@ class Forest:
         reason = unwanted(path, lang)
         if reason:
             raise Filtered(reason)
-        if best and not all(self._is_best(m, lang) for m in path if m.role == "assistant"):
-            raise Filtered("not the best-ranked reply")
+        if best:
+            for message in path:
+                if message.role != "assistant" or message.parent is None:
+                    continue
+                # Siblings share the path up to their parent, so a sibling can only be excluded
+                # for itself, which `_best_rank` checks.
+                if message.rank > self._best_rank(message.parent, lang):
+                    raise Filtered("not the best-ranked reply")
         return to_conversation(path)
-
-    def _is_best(self, reply: TreeMessage, lang: str) -> bool:
-        """Return whether no sibling is ranked before a wanted reply.
-
-        A sibling has the same path up to its parent, so only the sibling itself can be unwanted.
-        """
-        return reply.parent is None or reply.rank <= self._best_rank(reply.parent, lang)
 
     def _read_best_rank(self, parent: str, lang: str) -> float:
         return min((rank for _, rank in self._ranked(parent, lang)), default=math.inf)
 
     def _ranked(self, parent: str, lang: str) -> Iterator[tuple[int, float]]:
-        """Yield row and rank of the wanted replies to a message."""
+        """Yield row and rank of the replies to a message that are not excluded from training."""
         query = (
             "SELECT row, rank FROM messages WHERE parent = ? AND role = 'assistant' "
             f"AND NOT deleted AND NOT failed_review AND ? IN (lang, '{ALL}')"
@@ -240,17 +239,17 @@ class Forest:
     def reference(
         self, lang: str, first: int, last: int
     ) -> Iterator[tuple[TreeMessage, list[TreeMessage]]]:
-        """Yield the paths that the reference project evaluates on, by the message that ends them.
+        """Yield the paths that the reference project evaluates on, each with its last message.
 
-        It takes the path of every message and cuts it to an even number of messages, so where a
-        reply was answered its path comes once more for each answer. Deleted messages and those
-        that failed review stay in; threads longer than 1,000 messages are left out. On OASST1's
-        English validation split: 1,831 paths.
+        The reference takes the path of every message and cuts it to an even number of messages, so
+        a path that ends with a reply comes again for each answer to that reply. Deleted messages
+        and those that failed review stay in; threads longer than 1,000 messages are left out.
+        OASST1's English validation split has 1,831 such paths.
 
         Args:
-            lang: Of every message on the path, or `all`.
-            first: The row of the first message whose path is taken.
-            last: The row of the first one that is not.
+            lang: The language that every message on the path must have, or `all`.
+            first: Row of the first message whose path is taken.
+            last: Row after the last such message.
         """
         for message in self.messages(first, last):
             try:
@@ -261,48 +260,42 @@ class Forest:
                 yield message, path[: len(path) // 2 * 2]
 
     def pairs(self, lang: str, first: int, last: int) -> Iterator[RankedPair]:
-        """Yield what comes of the human ranks of the replies to each user message.
+        """Yield a pair for each user message: its best-ranked reply against its worst-ranked one.
 
-        A user message counts if its own path is wanted, and at least one reply to it. The pair is
-        the reply with the lowest rank against the one with the highest, among the wanted ones.
-        With no rank to tell two replies apart, or the same rank at the top or the bottom, there
-        is `Filtered` in the pair's stead; where a text cannot be used, another `RowError`.
+        Messages that are excluded from training take no part; a user message without a reply left
+        is skipped. The outcome is `Filtered` if fewer than two replies are ranked, or if the best
+        or the worst is not unique; another `RowError` if a text cannot be used.
 
         Args:
-            lang: Of every message on the path, or `all`.
-            first: The row of the first user message.
-            last: The row of the first one that is left to another call.
+            lang: The language that every message on the path must have, or `all`.
+            first: Row of the first user message.
+            last: Row after the last one.
         """
         for prompter in self._among(first, last, "AND role = 'user'"):
-            ranked = list(self._ranked(prompter.id, lang))
-            path = self._wanted_path(prompter, lang) if ranked else []
-            if path:
-                try:
-                    yield RankedPair(prompter, self._best_against_worst(path, ranked))
-                except RowError as error:
-                    yield RankedPair(prompter, error)
-
-    def _wanted_path(self, message: TreeMessage, lang: str) -> list[TreeMessage]:
-        try:
-            path = self.path(message)
-        except RowError:
-            return []
-        return [] if unwanted(path, lang) else path
-
-    def _best_against_worst(
-        self, path: Sequence[TreeMessage], ranked: Iterable[tuple[int, float]]
-    ) -> Preference:
-        order = sorted((rank, row) for row, rank in ranked if rank < math.inf)
-        if len(order) < 2:
-            raise Filtered("no ranked sibling")
-        if order[0][0] == order[1][0] or order[-2][0] == order[-1][0]:
-            raise Filtered("rank tie")
-        best, worst = (next(self.messages(row, row + 1)) for _, row in (order[0], order[-1]))
-        return Preference(prompt_of(path), best.text, worst.text)
-
-
-def _name(stored: bytes) -> str:
-    return stored.decode("utf-8", "surrogatepass")
+            replies = list(self._ranked(prompter.id, lang))
+            if not replies:
+                continue
+            try:
+                path = self.path(prompter)
+            except RowError:
+                continue
+            if unwanted(path, lang):
+                continue
+            order = sorted((rank, row) for row, rank in replies if rank < math.inf)
+            if len(order) < 2:
+                yield RankedPair(prompter, Filtered("no ranked sibling"))
+                continue
+            ranks = [rank for rank, _ in order]
+            if ranks[0] == ranks[1] or ranks[-2] == ranks[-1]:
+                yield RankedPair(prompter, Filtered("rank tie"))
+                continue
+            best, worst = (next(self.messages(row, row + 1)) for _, row in (order[0], order[-1]))
+            try:
+                pair = Preference(prompt_of(path), best.text, worst.text)
+            except RowError as error:
+                yield RankedPair(prompter, error)
+            else:
+                yield RankedPair(prompter, pair)
 
 
 def _fill(
@@ -310,7 +303,7 @@ def _fill(
     messages: Iterable[TreeMessage],
     on_duplicate: Callable[[TreeMessage], None],
 ) -> None:
-    # The file has another name until it is whole, so nothing in it needs to outlive a crash.
+    # The file is renamed when it is complete, so nothing in it needs to survive a crash.
     for setting in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
         database.execute(f"PRAGMA {setting}")
     database.execute("PRAGMA cache_size = -65536")
@@ -326,7 +319,7 @@ def _fill(
             row += 1
         else:
             on_duplicate(m)
-    # A file's name need not be UTF-8, and what is no Unicode text is no TEXT to SQLite.
+    # A file's name need not be UTF-8, and SQLite stores only valid Unicode as TEXT.
     names = ((number, name.encode("utf-8", "surrogatepass")) for name, number in files.items())
     database.executemany("INSERT INTO files VALUES (?, ?)", names)
     database.execute("CREATE INDEX replies ON messages (parent)")

@@ -1,4 +1,4 @@
-"""Parse Anthropic HH's transcripts: one text with `Human:` and `Assistant:` turns."""
+"""Parse the transcripts of Anthropic HH: one text with `Human:` and `Assistant:` turns."""
 
 import re
 
@@ -8,7 +8,7 @@ from gpt2chat.core.text.conversations import Conversation, Message, Role
 SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 
 _BEGINNING = re.compile(r"\s*(?:Human|Assistant):")
-# A speaker's name within a line is something that was said.
+# A speaker's name within a line is part of the message.
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 
@@ -23,11 +23,11 @@ def parse_transcript(text: str, *, prompt: bool = False) -> Conversation:
         "\\n\\nHuman: Hi\\n\\nAssistant: Hello!"
 
     Args:
-        prompt: The transcript ends where a reply begins, so an empty last turn of the assistant
-            is where the reply goes.
+        prompt: The transcript is a prompt, so an empty assistant turn at its end is allowed: the
+            reply goes there.
 
     Raises:
-        RowError: It does not begin with a turn, a turn is empty, or the order is wrong.
+        RowError: The text does not begin with a turn, a turn is empty, or the order is wrong.
     """
     if not is_transcript(text):
         raise RowError("transcript does not begin with Human: or Assistant:")

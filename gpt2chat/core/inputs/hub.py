@@ -1,4 +1,4 @@
-"""Data sets on the Hugging Face Hub, by name, or by name and split as in `a/b:train[:500]`."""
+"""Load data sets from the Hugging Face Hub by name, or by name and split: `a/b:train[:500]`."""
 
 import re
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ from typing import Any, Literal, cast
 
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.inputs.datafiles import Split
-from gpt2chat.core.inputs.hub_errors import one_line
+from gpt2chat.core.inputs.hub_errors import translate_errors
 
 Content = Literal["oasst1", "chat", "preference", "feedback"]
 
 TIMEOUT = 5.0
-"""Seconds that the Hub has to answer the first question."""
+"""Seconds that the Hub has to answer the first request."""
 
 SUFFIXES: dict[Content, str] = {"chat": "_sft", "preference": "_prefs", "oasst1": ""}
-"""What the Hub appends to the names of splits where one data set has several contents."""
+"""Suffixes of split names, by content, in data sets that have several contents."""
 
 _NAME = re.compile(
     r"(?P<repository>[\w.-]+(/[\w.-]+)?)"
@@ -26,17 +26,18 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """What a name asks for."""
+    """The parts of a name such as `a/b:train[:500]`."""
 
     repository: str
     split: str = ""
-    """The one split that is asked for, or empty."""
+    """The only split to load; empty for train and validation."""
     first: str = ""
-    """Rows of it: a number, a share such as 10%, or empty."""
+    """Bound of the rows to load: a number, a share such as 10%, or empty."""
     end: str = ""
+    """The other bound, in the same form: the row to end before."""
 
     def rows(self, total: int | None) -> tuple[int, int | None] | None:
-        """Return the first row and the one to end before; None for a share of an unknown total."""
+        """Return the first row and the row to end before; None for a share of an unknown total."""
         bounds: list[int | None] = []
         for text in (self.first, self.end):
             if not text.endswith("%"):
@@ -50,97 +51,131 @@ class HubName:
 
 @dataclass(frozen=True, slots=True)
 class HubData:
-    """A data set's splits, found but not read."""
+    """The splits of a data set, not read yet."""
 
     setting: str
     name: str
-    """As it was given."""
+    """The name as the user gave it."""
     revision: str
-    """The commit it was made from."""
+    """The commit of the data set on the Hub."""
     splits: dict[Split, Any]
     """A `datasets.Dataset` or `IterableDataset` for each."""
     sizes: dict[Split, int | None]
-    """Rows of each; None where nothing tells."""
+    """Rows of each split; None if unknown."""
     cached: bool
-    """The Hub was not reached, and a copy from an earlier run is used."""
+    """Whether the Hub was out of reach, so that the copy of an earlier run is used."""
 
     def rows(self, split: Split) -> int | None:
-        """Return the number of rows of a split; None where nothing tells."""
+        """Return the number of rows of a split; None if unknown."""
         return self.sizes[split]
 
     def batches(self, split: Split, size: int) -> Iterator[Any]:
         """Yield the rows of a split in order, as `pyarrow.Table`s of at most `size` rows.
 
         Raises:
-            NetworkError: A streamed split breaks off.
+            NetworkError: The connection is lost while a split is streamed.
             DataError: A streamed file is damaged.
         """
-        with one_line(self.setting, self.name, "stream"):
+        with translate_errors(self.setting, self.name, "stream"):
             yield from self.splits[split].with_format("arrow").iter(batch_size=size)
 
 
 def is_hub_name(value: str) -> bool:
-    """Return whether a value that is no path on disk can be a name on the Hub."""
+    """Return whether a value that is not a path on disk can be a name on the Hub."""
     return bool(_NAME.fullmatch(value)) and not value.startswith(".")
 
 
 def parse_name(value: str) -> HubName:
-    """Return the parts of a value that `is_hub_name`."""
-    found = cast(re.Match[str], _NAME.fullmatch(value))
+    """Return the parts of a value for which `is_hub_name` is true."""
+    match = cast(re.Match[str], _NAME.fullmatch(value))
     parts = ("repository", "split", "first", "end")
-    return HubName(*(cast(str, found[part] or "") for part in parts))
+    return HubName(*(cast(str, match[part] or "") for part in parts))
 
 
 def reach(setting: str, name: str) -> bool:
-    """Return whether the Hub answers for a name; False where only a copy in the cache is left.
+    """Return whether the Hub answers; False if it does not but the cache has the data set.
 
     Raises:
-        NetworkError: The Hub cannot be reached, or does not have the name.
+        NetworkError: The Hub does not have the name, or cannot be reached and nothing is cached.
     """
-    with one_line(setting, name, "reach"):
-        return _reach(parse_name(name).repository)
+    import datasets.config
+    from datasets.naming import camelcase_to_snakecase
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]
+        OfflineModeIsEnabled,
+    )
+
+    repository = parse_name(name).repository
+    with translate_errors(setting, name, "reach"):
+        try:
+            # Not through `datasets`, which retries for 24 seconds before it gives up.
+            HfApi().dataset_info(repository, timeout=TIMEOUT)
+        except (OfflineModeIsEnabled, HTTPError) as error:
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+            # 429 (too many requests) says nothing about the data set, other 4xx do.
+            is_refusal = 400 <= status < 500 and status != 429
+            owner, _, last = repository.rpartition("/")
+            # The folder's name as `datasets` makes it; it has no function for that.
+            folder = "___".join(filter(None, (owner, camelcase_to_snakecase(last))))
+            cache = Path(datasets.config.HF_DATASETS_CACHE)
+            if is_refusal or not any(cache.glob(f"{folder}/*/*/*/dataset_info.json")):
+                raise
+            return False
+    return True
 
 
 def load_hub(
     setting: str, name: str, content: Content, *, reached: bool, streaming: bool = False
 ) -> HubData:
-    """Return the splits of a data set of the Hub: those to train and to validate on.
+    """Return the splits of a data set on the Hub to train and to validate on.
 
-    Without a split in the name they are `train` and `validation`, or their nearest kin: `test` for
-    validation, `train_prefs` for pairs, `train_sft` for chats.
+    If the name has no split, they are `train` and `validation`, or the nearest that exists: `test`
+    for validation, `train_prefs` for pairs, `train_sft` for chats.
 
     Args:
-        reached: What `reach` returned. Without it only the cache of `datasets` is read.
-        streaming: Download nothing but the rows that are read, when they are read. Otherwise the
-            data set comes whole, and stays in the cache.
+        reached: The result of `reach`. If False, only the cache of `datasets` is read.
+        streaming: Download each row when it is read, and cache nothing. Otherwise the whole data
+            set is downloaded and stays in the cache.
 
     Raises:
-        NetworkError: The download breaks off, or the data set is gated.
-        DataError: The data set needs more than its name to be loaded, is damaged, or has no such
-            split.
+        NetworkError: The connection is lost, or the data set is gated.
+        DataError: The data set needs more than its name to be loaded, is damaged, or does not have
+            the split.
         StorageError: The cache's disk is full or cannot be written.
     """
     import datasets
     from datasets.packaged_modules.cache.cache import Cache
 
     _prepare_libraries(offline=not reached)
-    asked = parse_name(name)
-    with one_line(setting, name, "stream" if streaming else "download"):
-        builder = datasets.load_dataset_builder(asked.repository)
-        picked = _pick(setting, asked, content, _available(builder))
+    request = parse_name(name)
+    with translate_errors(setting, name, "stream" if streaming else "download"):
+        builder: Any = datasets.load_dataset_builder(request.repository)
+        # Both list the splits before anything is downloaded; which one is set depends on the kind
+        # of builder.
+        available = [str(one) for one in builder.config.data_files or builder.info.splits or ()]
+        hub_splits = _pick_splits(setting, request, content, available)
         if not streaming:
             builder.download_and_prepare()
         splits: dict[Split, Any] = {}
         sizes: dict[Split, int | None] = {}
-        for split, there in picked.items():
-            whole = _open(builder, there, streaming)
-            splits[split], sizes[split] = _cut(setting, asked, whole, _total(builder, whole, there))
-    # `datasets` turns to its cache by itself where the Hub is lost after the first question.
+        for split, hub_split in hub_splits.items():
+            if streaming:
+                rows = builder.as_streaming_dataset(hub_split)
+                info = (builder.info.splits or {}).get(hub_split)
+                total = info.num_examples if info else None
+            else:
+                rows = builder.as_dataset(hub_split)
+                total = len(rows)
+            splits[split], sizes[split] = _limit_rows(setting, request, rows, total)
+    # `datasets` uses its cache by itself if the connection is lost after the first request.
     cached = not reached or isinstance(builder, Cache)
     return HubData(setting, name, cast(str, builder.hash), splits, sizes, cached)
 
 
 def _prepare_libraries(*, offline: bool) -> None:
+    """Silence the libraries, and let `datasets` give up instead of retrying."""
     import datasets
     import datasets.config
     import huggingface_hub.utils
@@ -150,7 +185,7 @@ def _prepare_libraries(*, offline: bool) -> None:
     huggingface_hub.utils.disable_progress_bars()
     huggingface_hub.utils.logging.set_verbosity_error()
     datasets.config.HF_HUB_OFFLINE = offline
-    # huggingface_hub tries again for half a minute; `datasets` would do so twenty times over.
+    # huggingface_hub already retries for half a minute; `datasets` would repeat that twenty times.
     datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 1
     datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 0
     datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
@@ -158,95 +193,53 @@ def _prepare_libraries(*, offline: bool) -> None:
     datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
 
 
-def _reach(repository: str) -> bool:
-    """Ask the Hub. Asked through `datasets`, it is tried for 24 seconds before that gives up."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HTTPError,  # pyright: ignore[reportPrivateImportUsage]
-        OfflineModeIsEnabled,
-    )
-
-    try:
-        HfApi().dataset_info(repository, timeout=TIMEOUT)
-    except (OfflineModeIsEnabled, HTTPError) as error:
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
-        refused = 400 <= status < 500 and status != 429
-        if refused or not _is_cached(repository):
-            raise
-        return False
-    return True
-
-
-def _is_cached(repository: str) -> bool:
-    import datasets.config
-    from datasets.naming import camelcase_to_snakecase
-
-    owner, _, last = repository.rpartition("/")
-    folder = "___".join(filter(None, (owner, camelcase_to_snakecase(last))))
-    cache = Path(datasets.config.HF_DATASETS_CACHE)
-    return any(cache.glob(f"{folder}/*/*/*/dataset_info.json"))
-
-
-def _available(builder: Any) -> list[str]:
-    """Return the names of the splits, nothing downloaded yet."""
-    found = builder.config.data_files or builder.info.splits or ()
-    return [str(split) for split in found]
-
-
-def _pick(setting: str, asked: HubName, content: Content, there: list[str]) -> dict[Split, str]:
-    """Return what to train and to validate on, by the names that the Hub has for it."""
+def _pick_splits(
+    setting: str, request: HubName, content: Content, available: list[str]
+) -> dict[Split, str]:
+    """Return the names on the Hub of the splits to train and to validate on."""
     suffix = SUFFIXES[content]
-    wanted: dict[Split, tuple[str, ...]] = {
+    candidates: dict[Split, tuple[str, ...]] = {
         "train": ("train", f"train{suffix}"),
         "validation": ("validation", "test", f"validation{suffix}", f"test{suffix}"),
     }
-    if asked.split:
-        wanted = {"train": (asked.split,)}
-    picked: dict[Split, str] = {}
-    for split, names in wanted.items():
+    if request.split:
+        candidates = {"train": (request.split,)}
+    hub_splits: dict[Split, str] = {}
+    for split, names in candidates.items():
         for name in names:
-            if name in there and split not in picked:
-                picked[split] = name
-    if "train" not in picked:
-        missing = asked.split or "train"
+            if name in available and split not in hub_splits:
+                hub_splits[split] = name
+    if "train" not in hub_splits:
         raise DataError(
-            f"`{setting}` {asked.repository} has no split called {missing}, only "
-            f"{', '.join(there) or 'none'}. Give one: `{setting}={asked.repository}:SPLIT`."
+            f"`{setting}` {request.repository} does not have a split called "
+            f"{request.split or 'train'}. Choose one of these: {', '.join(available) or 'none'}, "
+            f"as in `{setting}={request.repository}:SPLIT`."
         )
-    return picked
+    return hub_splits
 
 
-def _open(builder: Any, split: str, streaming: bool) -> Any:
-    return builder.as_streaming_dataset(split) if streaming else builder.as_dataset(split)
-
-
-def _total(builder: Any, whole: Any, split: str) -> int | None:
-    if hasattr(whole, "__len__"):
-        return len(whole)
-    known = (builder.info.splits or {}).get(split)
-    return known.num_examples if known else None
-
-
-def _cut(setting: str, asked: HubName, whole: Any, total: int | None) -> tuple[Any, int | None]:
-    """Return the rows of a split that are asked for, and how many they are."""
-    rows = asked.rows(total)
-    if rows is None:
+def _limit_rows(
+    setting: str, request: HubName, rows: Any, total: int | None
+) -> tuple[Any, int | None]:
+    """Return the rows of a split that the name asks for, and their number if it is known."""
+    bounds = request.rows(total)
+    if bounds is None:
         raise DataError(
-            f"`{setting}` {asked.repository}: it is not known how many rows {asked.split} has. "
-            "Give numbers of rows, or leave `streaming` out."
+            f"`{setting}` {request.repository}: the number of rows in {request.split} is not "
+            "known before a download. Give numbers instead of shares, or leave `streaming` out."
         )
-    first, end = rows
+    first, end = bounds
     if total is not None:
         end = total if end is None else min(end, total)
         if first >= end:
             raise DataError(
-                f"`{setting}` {asked.repository}: {asked.split} has {total:,} rows only."
+                f"`{setting}` {request.repository}: {request.split} has only {total:,} rows. "
+                f"Choose a smaller range than [{request.first}:{request.end}]."
             )
     if first:
-        whole = whole.skip(first)
+        rows = rows.skip(first)
     if end is None:
-        return whole, None
+        return rows, None
     if end != total:
-        whole = whole.take(end - first)
-    return whole, None if total is None else end - first
+        rows = rows.take(end - first)
+    return rows, None if total is None else end - first

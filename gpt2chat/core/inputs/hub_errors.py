@@ -1,10 +1,10 @@
-"""What the libraries of the Hugging Face Hub raise, each to one line that a user can act on."""
+"""Translate what the libraries of the Hugging Face Hub raise into errors that a user can act on."""
 
 import errno
 import gzip
 import lzma
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -15,19 +15,19 @@ Doing = Literal["reach", "download", "stream"]
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _SCRIPT = "Dataset scripts are no longer supported"
-_AGAIN: dict[Doing, str] = {
-    "reach": "run the same again later",
-    "download": "run the same again (files that came whole are kept)",
-    "stream": "run the same again (without `streaming`, files that came whole are kept)",
+_RETRY: dict[Doing, str] = {
+    "reach": "try again later",
+    "download": "run it again to download the rest",
+    "stream": "run it again, without `streaming` to keep what was downloaded",
 }
 
 
 @contextmanager
-def one_line(setting: str, name: str, doing: Doing) -> Generator[None]:
-    """Raise what the libraries raise as an error of ours. What is none of theirs passes.
+def translate_errors(setting: str, name: str, doing: Doing) -> Generator[None]:
+    """Raise an error of the libraries as one of ours. Other errors pass unchanged.
 
     Raises:
-        NetworkError: The Hub cannot be reached, refuses, or breaks off.
+        NetworkError: The Hub cannot be reached, refuses, or the connection is lost.
         DataError: The data set is damaged or cannot be loaded by its name.
         StorageError: The cache's disk is full or cannot be written.
     """
@@ -36,25 +36,18 @@ def one_line(setting: str, name: str, doing: Doing) -> Generator[None]:
     except Gpt2ChatError:
         raise
     except Exception as error:
-        chain = list(_chain(error))
-        for translate in (_of_disk, _of_access, _of_hub, _of_data):
-            ours = translate(setting, name, doing, chain)
-            if ours:
-                raise ours from error
+        # The libraries wrap errors several times, and `datasets` hides the first with `from None`.
+        chain: list[BaseException] = [error]
+        while cause := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(cause)
+        for translate in (_of_cache, _of_access, _of_connection, _of_data):
+            translation = translate(setting, name, doing, chain)
+            if translation:
+                raise translation from error
         raise
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from.
-
-    The libraries wrap theirs several times, and `datasets` hides the first with `from None`.
-    """
-    while error:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _of_disk(
+def _of_cache(
     setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
 ) -> Gpt2ChatError | None:
     from huggingface_hub.errors import OfflineModeIsEnabled
@@ -69,7 +62,7 @@ def _of_disk(
             )
         if error.errno in _FORBIDDEN:
             return StorageError(
-                f"Cannot write the cache for {name} ({_short(error)}). "
+                f"Cannot write the cache for {name} ({_first_line(error)}). "
                 "Point HF_HOME to a folder of yours."
             )
     return None
@@ -79,12 +72,13 @@ def _of_access(
     setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
 ) -> Gpt2ChatError | None:
     from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+    # `datasets` raises its own error for a gated data set, which differs by its text only.
     gated = "is a gated dataset"
     if any(isinstance(error, GatedRepoError) or gated in str(error) for error in chain):
         return NetworkError(
-            f"`{setting}` {name} is gated on the Hugging Face Hub: ask for access on its page, "
+            f"`{setting}` {name} is gated on the Hugging Face Hub. Ask for access on its page, "
             f"then run hf auth login. Or give files with `{setting}=FILE`."
         )
     if any(isinstance(e, (RepositoryNotFoundError, DatasetNotFoundError)) for e in chain):
@@ -93,10 +87,27 @@ def _of_access(
             "read. Check the spelling, run hf auth login if it is private, or give files with "
             f"`{setting}=FILE`."
         )
+    retry = f"{_RETRY[doing]}, or give files with `{setting}=FILE`."
+    for error in chain:
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        # 404: `datasets` looks for optional files.
+        if status is None or status == 404:
+            continue
+        if status == 429:
+            return NetworkError(
+                f"The Hugging Face Hub got too many requests and refuses {name} (429). Run "
+                f"hf auth login to raise the limit, {retry}"
+            )
+        if status in (401, 403):
+            return NetworkError(
+                f"The Hugging Face Hub refuses {name} ({status}). Run hf auth login, then {retry}"
+            )
+        retry = retry[0].upper() + retry[1:]
+        return NetworkError(f"The Hugging Face Hub failed for {name} ({status}). {retry}")
     return None
 
 
-def _of_hub(
+def _of_connection(
     setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
 ) -> Gpt2ChatError | None:
     from huggingface_hub.errors import (
@@ -106,93 +117,68 @@ def _of_hub(
         XetDownloadError,
     )
 
-    again = f"{_AGAIN[doing]}, or give files with `{setting}=FILE`."
     if any(isinstance(error, OfflineModeIsEnabled) for error in chain):
-        return _unreached(setting, name, "HF_HUB_OFFLINE is set, and there is no copy in the cache")
-    for error in chain:
-        # `datasets` asks for files that need not be there.
-        if isinstance(error, HfHubHTTPError) and error.response.status_code != 404:
-            return _of_status(name, error.response.status_code, again)
-    lost = [
-        error
-        for error in chain
-        if isinstance(error, (HTTPError, XetDownloadError, ConnectionError))
-        or "Consistency check failed" in str(error)
-    ]
-    lost = [error for error in lost if not isinstance(error, HfHubHTTPError)]
-    if not lost:
-        return None
-    if doing == "reach":
-        return _unreached(setting, name, _short(lost[-1]))
-    return NetworkError(f"Lost the Hugging Face Hub for {name} ({_short(lost[-1])}): {again}")
-
-
-def _unreached(setting: str, name: str, why: str) -> NetworkError:
+        reason = "HF_HUB_OFFLINE is set, and there is no copy in the cache"
+    else:
+        lost = [
+            error
+            for error in chain
+            if isinstance(error, (HTTPError, XetDownloadError, ConnectionError))
+            or "Consistency check failed" in str(error)
+        ]
+        lost = [error for error in lost if not isinstance(error, HfHubHTTPError)]
+        if not lost:
+            return None
+        reason = _first_line(lost[-1])
+        if doing != "reach":
+            return NetworkError(
+                f"Lost the connection to the Hugging Face Hub for {name} ({reason}): "
+                f"{_RETRY[doing]}, or give files with `{setting}=FILE`."
+            )
     return NetworkError(
-        f"Cannot reach the Hugging Face Hub for {name} ({why}). Without network: "
+        f"Cannot reach the Hugging Face Hub for {name} ({reason}). Without a network, call "
         f"`prepare(sample=True)`, or give files with `{setting}=FILE`."
     )
-
-
-def _of_status(name: str, status: int, again: str) -> NetworkError:
-    if status == 429:
-        return NetworkError(
-            f"The Hugging Face Hub has had too many requests for {name} (429): "
-            f"hf auth login raises the limit; {again}"
-        )
-    if status in (401, 403):
-        return NetworkError(
-            f"The Hugging Face Hub refuses {name} ({status}): run hf auth login, then {again}"
-        )
-    return NetworkError(f"The Hugging Face Hub fails for {name} ({status}): {again}")
 
 
 def _of_data(
     setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
 ) -> Gpt2ChatError | None:
-    from datasets.exceptions import DatasetsError
+    import pyarrow as pa
+    from datasets.exceptions import DatasetsError, NonMatchingSplitsSizesError
 
+    damage = (pa.ArrowException, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
     for error in chain:
-        if _is_damage(error):
+        # Parquet reports a damaged file by an OSError without a number.
+        if isinstance(error, damage) or "corrupt" in str(error).lower():
             return DataError(
-                f"`{setting}` {name}: a file of it is cut short or damaged on the Hugging Face Hub "
-                f"({_short(error)}). Give files with `{setting}=FILE`."
+                f"`{setting}` {name}: one of its files on the Hugging Face Hub is truncated or "
+                f"damaged ({_first_line(error)}). Give files with `{setting}=FILE`."
             )
         if "Config name is missing" in str(error):
             configs = str(error).splitlines()[1].partition(": ")[2].strip("[]").replace("'", "")
             return DataError(
                 f"`{setting}` {name} has several configurations ({configs}) and cannot be loaded "
-                f"by its name: download the files of one, and give them with `{setting}=FILE`."
+                f"by its name. Download the files of one, and give them with `{setting}=FILE`."
             )
-    known = isinstance(chain[0], (DatasetsError, ValueError, OSError)) or _SCRIPT in str(chain[0])
-    if not known:
+    error = chain[0]
+    if _SCRIPT in str(error):
+        reason = "it needs a loading script, and datasets no longer runs those"
+    elif isinstance(error, NonMatchingSplitsSizesError):
+        reason = "its card and its files disagree on the number of rows"
+    elif isinstance(error, (DatasetsError, ValueError, OSError)):
+        while error.__cause__:
+            error = error.__cause__
+        is_cast = "Couldn't cast" in str(error)
+        reason = "its files have different columns" if is_cast else _first_line(error)
+    else:
         return None
     return DataError(
-        f"`{setting}` {name} cannot be loaded by its name: {_why(chain[0])}. "
+        f"`{setting}` {name} cannot be loaded by its name: {reason}. "
         f"Give files with `{setting}=FILE`."
     )
 
 
-def _is_damage(error: BaseException) -> bool:
-    import pyarrow as pa
-
-    kinds = (pa.ArrowException, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
-    # Parquet's own complaints come as an OSError that has no number.
-    return isinstance(error, kinds) or "corrupt" in str(error).lower()
-
-
-def _why(error: BaseException) -> str:
-    from datasets.exceptions import NonMatchingSplitsSizesError
-
-    if _SCRIPT in str(error):
-        return "it is made by a program of its own, which is not run"
-    if isinstance(error, NonMatchingSplitsSizesError):
-        return "its card counts other rows than its files have"
-    while error.__cause__:
-        error = error.__cause__
-    return "its files have different columns" if "Couldn't cast" in str(error) else _short(error)
-
-
-def _short(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")[:160]

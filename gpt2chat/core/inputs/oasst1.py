@@ -1,4 +1,4 @@
-"""OASST1's message rows: trees of messages, and the conversations and pairs in them."""
+"""Read OASST1's messages, from message rows or whole trees."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +12,10 @@ from gpt2chat.core.text.conversations import Conversation, Message, Role, brief
 USED = (
     *("message_id", "parent_id", "message_tree_id", "text", "role", "lang"),
     *("deleted", "review_result", "rank", "replies"),
-    "labels",  # what annotators thought of the message; its rank sums that up
+    "labels",  # the annotators' opinions of the message, which its rank sums up
 )
 KEYS = ("message_id", "text", "role")
-"""Fields that every message row has, beside `parent_id`, which a root leaves empty."""
+"""Fields that every message row has, apart from `parent_id`, which a root leaves empty."""
 
 ROLES: Mapping[str, Role] = {"prompter": "user", "user": "user", "assistant": "assistant"}
 ORPHAN = "no whole path to a root"
@@ -35,16 +35,16 @@ class TreeMessage:
     deleted: bool
     failed_review: bool
     rank: float
-    """Among its siblings, 0 the best; infinite where there is none."""
+    """Rank among the siblings, 0 the best; infinite if the message is not ranked."""
     file: str
     line: int
 
 
 def parse_message(row: Mapping[str, Any], file: str, line: int) -> TreeMessage:
-    """Return the message in a row; emojis, labels and other fields are not looked at.
+    """Return the message in a row.
 
     Raises:
-        RowError: A field is missing or of another kind, or text that no encoding can write.
+        RowError: A field is missing or has the wrong type, or the text has a lone surrogate.
     """
     for key in KEYS:
         if not isinstance(row.get(key), str):
@@ -52,7 +52,13 @@ def parse_message(row: Mapping[str, Any], file: str, line: int) -> TreeMessage:
     if row["role"] not in ROLES:
         raise RowError(f"unknown role {brief(row['role'])}")
     name, text = row["message_id"], row["text"]
-    parent, tree, lang = (_optional(row, key) for key in ("parent_id", "message_tree_id", "lang"))
+    optional: list[str] = []
+    for key in ("parent_id", "message_tree_id", "lang"):
+        value = row.get(key)
+        if value is not None and not isinstance(value, str):
+            raise RowError(f"{key} is not text")
+        optional.append(value or "")
+    parent, tree, lang = optional
     try:
         f"{name}{parent}{tree}{lang}\n{text}".encode()
     except UnicodeEncodeError:
@@ -73,32 +79,25 @@ def parse_message(row: Mapping[str, Any], file: str, line: int) -> TreeMessage:
 
 
 def unused_fields(row: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the names of the fields of a message row that have to be reported."""
+    """Yield the names of the fields of a message row that are unused and might matter."""
     fields = Fields(row)
     for name in USED:
         fields.take(name)
     return fields.unused()
 
 
-def _optional(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    if value is not None and not isinstance(value, str):
-        raise RowError(f"{key} is not text")
-    return value or ""
-
-
 def _rank(value: Any) -> float:
-    """Return a rank; infinity for one that is missing, not finite or no number at all."""
+    """Return a rank; infinity if it is missing, not finite or not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.inf
     try:
         return float(value) if math.isfinite(value) else math.inf
-    except OverflowError:
+    except OverflowError:  # JSON allows integers that no float can hold.
         return math.inf
 
 
 def is_tree(row: Mapping[str, Any]) -> bool:
-    """Return whether a record is a whole tree, as in the files named `…trees.jsonl.gz`."""
+    """Return whether a record is a whole tree, as in OASST1's files named `…trees.jsonl.gz`."""
     return "prompt" in row and "message_tree_id" in row and "message_id" not in row
 
 
@@ -106,9 +105,10 @@ def tree_rows(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Return the messages of a whole tree as message rows, parents before children.
 
     Raises:
-        RowError: The tree is malformed; nothing of it is returned.
+        RowError: The tree is malformed, so none of its messages is used.
     """
     rows: list[dict[str, Any]] = []
+    # A stack, not recursion: a thread may be deeper than Python's recursion limit.
     nodes: list[tuple[Any, str | None]] = [(row.get("prompt"), None)]
     while nodes:
         node, parent = nodes.pop()
@@ -127,12 +127,12 @@ def tree_rows(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def all_in(path: Sequence[TreeMessage], lang: str) -> bool:
-    """Return whether every message of a path has the language, or any will do."""
+    """Return whether every message of a path has this language; `all` accepts any."""
     return lang == ALL or all(message.lang == lang for message in path)
 
 
 def unwanted(path: Sequence[TreeMessage], lang: str) -> str:
-    """Return why a path is not trained on; empty where it is."""
+    """Return why a path is not trained on; empty if it is."""
     if not path:
         return ORPHAN
     if not all_in(path, lang):
@@ -148,7 +148,7 @@ def to_conversation(path: Sequence[TreeMessage]) -> Conversation:
     """Return a path as a conversation.
 
     Raises:
-        RowError: A message is empty, or the last is no reply to a user message.
+        RowError: A message is empty, or the last one is not a reply to a user message.
     """
     conversation = prompt_of(path)
     if conversation.reply is None:
@@ -160,6 +160,6 @@ def prompt_of(path: Sequence[TreeMessage]) -> Conversation:
     """Return a path as a conversation, whoever speaks last.
 
     Raises:
-        RowError: A message is empty, or two of one side follow each other at the end.
+        RowError: A message is empty, or the last two have the same role.
     """
     return Conversation(tuple(Message(message.role, message.text) for message in path))

@@ -1,7 +1,7 @@
-"""Read the shapes of records that others write: what of each makes a sample or a pair.
+"""Read samples and pairs from records of the shapes that public data sets have.
 
-A record is read through `Fields`, so a field that no shape uses is reported. What would change the
-meaning of a row (a label, a weight, an image, a tool call) is used in every shape alike.
+A record is read through `Fields`, so a field that no shape uses is reported. Fields that change the
+meaning of a record (a label, a weight, an image, a tool call) are handled alike in every shape.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 S = TypeVar("S", bound="ChatShape | PreferenceShape")
 
 MOST_MESSAGES = 2_000
-"""A longer conversation is refused: each of its replies would carry all before it."""
+"""The longest conversation that is read: each of its replies carries all messages before it."""
 MESSAGES = ("messages", "conversations", "conversation")
 SYSTEM = ("system", "system_prompt", "system_message")
 QUESTION = ("prompt", "instruction", "question")
@@ -41,62 +41,62 @@ SCORES = (
 LABELS = ("label", "kto_tag")
 """TRL's, axolotl's and LLaMA-Factory's names for whether a reply is good (KTO)."""
 TRAINED = ("weight", "train", "training")
-"""OpenAI's and axolotl's names for whether a reply is trained or only context."""
+"""OpenAI's and axolotl's names for whether a reply is trained or only part of the history."""
 TRAINED_PARTS = ("train_detail", "training_detail")
-"""axolotl's names for the parts of a reply that are trained."""
+"""axolotl's names for the parts of a reply that are trained; the rest is not."""
 CUT = ("cut", "truncated")
-"""`chat` marks a reply with the first where it ran into the limit, so it has no end."""
+"""Fields that are true if a reply was cut at the token limit. `Chat` writes the first."""
 FINISH = ("finish_reason", "stop_reason")
 MEDIA = {
     **dict.fromkeys(("image", "images", "image_path", "image_url"), "image"),
     **dict.fromkeys(("video", "videos"), "video"),
     **dict.fromkeys(("audio", "audios"), "audio"),
 }
-"""Reasons by the names of fields that hold what a text model cannot see."""
+"""Fields whose content a text model cannot see, each with the reason for dropping its record."""
 CALLS = ("tool_calls", "function_call")
 MARKS = frozenset((*LABELS, *TRAINED, "loss", *TRAINED_PARTS, *CUT, *FINISH, *MEDIA, *CALLS))
-"""All fields that may say that a record or a message is not to be trained."""
+"""All fields that can exclude a record or a message from training."""
 PLACEHOLDERS = {f"<{kind}>": kind for kind in ("image", "video", "audio")}
-"""Where LLaVA and LLaMA-Factory put them in a text: at its beginning or its end."""
+"""Marks that LLaVA and LLaMA-Factory put at the beginning or the end of a text."""
 TOOL_MARKS = (
     *("<tool_call>", "<tool_response>", "<functioncall>", "<function_call>"),
     *("[TOOL_CALLS]", "<|python_tag|>"),
 )
-"""How Hermes, Glaive, Mistral and Llama write a tool call as text."""
+"""Marks with which Hermes, Glaive, Mistral and Llama write a tool call as text."""
 NO_DOCUMENT = frozenset(
     (
         *("noinput", "no input", "no input required", "no input needed", "no input necessary"),
         *("no input provided", "n/a", "na", "none", "null", "nan", "not applicable"),
     )
 )
-"""What Alpaca's `input` says where there is none, in small letters and without signs around it."""
+"""Texts of Alpaca's `input` that mean no input: lower case, without surrounding punctuation."""
 BAD_REPLY = "reply labelled as bad"
 NOT_TRAINED = "reply marked as not trained"
 CUT_REPLY = "reply cut at the limit"
 
 
 class Filtered(RowError):
-    """A sound record that is not wanted: counted under its reason, and not kept aside."""
+    """A sound record that is left out on purpose: counted, but not listed in `dropped.jsonl`."""
 
 
 class ChatShape(NamedTuple):
-    """How records of one shape become samples."""
+    """A kind of record that gives samples, and the function that converts it."""
 
     name: str
-    """What a user types to force it."""
+    """The value of `shape` that forces it."""
     title: str
-    """What a user is told."""
+    """The name in summaries."""
     keys: tuple[tuple[str, ...], ...]
-    """Fields that every record of the shape has, each with its other spellings."""
+    """Fields that every record of the shape has, each with its alternative spellings."""
     convert: Callable[[Fields], Iterator[Conversation | RowError]]
-    """Yields or raises RowError for what cannot be used, and raises nothing else on any record
-    that JSON can hold."""
+    """Converts a record. It yields or raises RowError for what cannot be used, and raises nothing
+    else, whatever JSON the record holds."""
     fits: Callable[[Row], bool] | None = None
-    """Whether a record with these fields is of the shape, where that depends on more."""
+    """A further check, for shapes that have the same field names."""
 
 
 class PreferenceShape(NamedTuple):
-    """How records of one shape become a pair; the fields are those of `ChatShape`."""
+    """A kind of record that gives a pair; the fields are those of `ChatShape`."""
 
     name: str
     title: str
@@ -106,22 +106,31 @@ class PreferenceShape(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What one record gives."""
+    """What one record contains."""
 
     contents: Sequence[Conversation | Preference]
     problems: Sequence[RowError]
-    """Why the record, or some of its replies, cannot be used; each reason once."""
+    """Reasons why the record, or some of its replies, cannot be used; each reason once."""
     unused: Sequence[str]
-    """Names of its fields that were not used and that might matter, where it gives anything."""
+    """Names of the fields that were not used and might matter; empty if the record gives
+    neither a sample nor a pair."""
 
 
 def read_record(row: Row, shape: ChatShape | PreferenceShape) -> Reading:
-    """Return the samples or the pair in a record, and what is not used of it."""
+    """Return the samples or the pair in a record, and the names of its unused fields."""
     fields = Fields(row)
     contents: list[Conversation | Preference] = []
     problems: dict[str, RowError] = {}
     try:
-        _require_wanted(fields, labelled=isinstance(shape, ChatShape))
+        if fields.has_any(MARKS):
+            _refuse_media(fields)
+            # A pair's label says which side won, a sample's whether the reply is any good.
+            if isinstance(shape, ChatShape) and False in _answers(fields, LABELS):
+                raise Filtered(BAD_REPLY)
+            if False in _answers(fields, TRAINED):
+                raise Filtered(NOT_TRAINED)
+            if _is_cut(fields):
+                raise Filtered(CUT_REPLY)
         for content in shape.convert(fields):
             problem = content if isinstance(content, RowError) else _beyond_text(content)
             if problem:
@@ -135,7 +144,7 @@ def read_record(row: Row, shape: ChatShape | PreferenceShape) -> Reading:
 
 
 def detect(row: Row, shapes: Sequence[S]) -> S | None:
-    """Return the first shape that the record has."""
+    """Return the first shape that the record has, or None."""
     for shape in shapes:
         has_all = all(has_any(row, names) for names in shape.keys)
         if has_all and (shape.fits is None or shape.fits(row)):
@@ -147,7 +156,7 @@ def shape_named(name: str, shapes: Sequence[S]) -> S:
     """Return the shape of this name.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no shape of this name.
     """
     for shape in shapes:
         if shape.name == name:
@@ -168,26 +177,18 @@ def has_any(row: Row, names: Sequence[str]) -> bool:
     return any(row.get(name) is not None for name in names)
 
 
-def _require_wanted(fields: Fields, *, labelled: bool) -> None:
-    """Raise RowError where a field of the record says that it is not to be trained."""
-    if not fields.has_any(MARKS):
-        return
+def _refuse_media(fields: Fields) -> None:
+    """Raise RowError if a record or a message has an image, a video or a sound."""
     for name, kind in MEDIA.items():
         value = fields.take(name)
         if value is not False and not is_empty(value):
             raise RowError(kind)
-    if labelled and False in _answers(fields, LABELS):
-        raise Filtered(BAD_REPLY)
-    if False in _answers(fields, TRAINED):
-        raise Filtered(NOT_TRAINED)
-    if _is_cut(fields):
-        raise Filtered(CUT_REPLY)
 
 
 def _answers(fields: Fields, names: Sequence[str]) -> set[bool]:
-    """Use those of the fields that say yes or no, and return what they say.
+    """Use the fields among these that mean yes or no, and return their answers.
 
-    A field that says neither (a class, a weight of 0.5) stays, and so is reported.
+    A field that means neither (a class, a weight of 0.5) is left unused, and so is reported.
     """
     answers: set[bool] = set()
     for name in names:
@@ -222,7 +223,7 @@ def _texts(content: Conversation | Preference) -> list[str]:
 
 
 def _beyond_text(content: Conversation | Preference | RowError) -> RowError | None:
-    """Return why a sample or a pair is of more than text, where it is."""
+    """Return why a sample or a pair contains more than text; None if it does not."""
     if isinstance(content, RowError):
         return content
     replies = [content.rejected] if isinstance(content, Preference) else []
@@ -244,11 +245,13 @@ def _text(value: Any, name: str) -> str:
 
 
 def _read_turns(value: Any, name: str, fields: Fields) -> Iterator[tuple[Turn, RowError | None]]:
-    """Yield the messages in a list, with why a reply among them is context and not trained.
+    """Yield the messages in a list, each with the reason why it is not trained, if any.
+
+    A message that is not trained stays in the history of the replies after it.
 
     Raises:
-        RowError: It is not such a list, or a message is of more than text. What comes after that
-            message depends on it.
+        RowError: The value is not a list of messages, or a message contains more than text. The
+            messages after that one depend on it, so none of them can be used.
     """
     for entry in _entries(value, name):
         turn = parse_turn(entry)
@@ -256,7 +259,23 @@ def _read_turns(value: Any, name: str, fields: Fields) -> Iterator[tuple[Turn, R
             yield turn, None
             continue
         rest = Fields(turn.rest)
-        yield turn, _refusal(turn, rest)
+        refusal: RowError | None = None
+        if rest.has_any(MARKS):
+            if not all(is_empty(rest.take(name)) for name in CALLS):
+                raise RowError(TOOL_CALL)
+            _refuse_media(rest)
+            # Each line uses its fields, so that they are not reported, whatever the others say.
+            answers = _answers(rest, (*TRAINED, "loss"))  # "loss" is ms-swift's name
+            is_cut = _is_cut(rest)
+            trained_parts = [rest.take(name) for name in TRAINED_PARTS]
+            if turn.role == "assistant":
+                if False in answers:
+                    refusal = Filtered(NOT_TRAINED)
+                elif not all(map(is_empty, trained_parts)):
+                    refusal = Filtered("reply of which only parts are trained")
+                elif is_cut:
+                    refusal = Filtered(CUT_REPLY)
+        yield turn, refusal
         fields.report_inner("messages", rest)
 
 
@@ -267,36 +286,10 @@ def _entries(value: Any, name: str) -> Sequence[Any]:
     return entries
 
 
-def _refusal(turn: Turn, rest: Fields) -> RowError | None:
-    """Use what the other fields of a message say of it.
-
-    Raises:
-        RowError: It is of more than text.
-    """
-    if not rest.has_any(MARKS):
-        return None
-    for name in CALLS:
-        if not is_empty(rest.take(name)):
-            raise RowError(TOOL_CALL)
-    for name, kind in MEDIA.items():
-        value = rest.take(name)
-        if value is not False and not is_empty(value):
-            raise RowError(kind)
-    answers, cut = _answers(rest, (*TRAINED, "loss")), _is_cut(rest)  # ms-swift has "loss"
-    partly = [rest.take(name) for name in TRAINED_PARTS]
-    if turn.role != "assistant":
-        return None
-    if False in answers:
-        return Filtered(NOT_TRAINED)
-    if not all(map(is_empty, partly)):
-        return Filtered("reply of which only parts are trained")
-    return Filtered(CUT_REPLY) if cut else None
-
-
 def _system(fields: Fields) -> tuple[Message, ...]:
     """Return the record's own system prompt as a message, if it has one."""
     for name in SYSTEM:
-        # One that is empty leaves the next spelling its turn.
+        # Some data sets have two of the spellings, one of them always empty.
         if not is_empty(fields.peek(name)):
             return (Message("system", _text(fields.take(name), name)),)
     return ()
@@ -306,7 +299,7 @@ def _with_system(system: tuple[Message, ...], messages: Sequence[Message]) -> tu
     """Return messages with the record's system prompt before them.
 
     Raises:
-        RowError: They begin with another one, so what the replies follow is not known.
+        RowError: They begin with a different system prompt; which one applies is unknown.
     """
     if messages and messages[0].role == "system" and system:
         if messages[0] != system[0]:
@@ -316,48 +309,48 @@ def _with_system(system: tuple[Message, ...], messages: Sequence[Message]) -> tu
 
 
 def _messages(fields: Fields) -> Iterator[Conversation | RowError]:
-    """Yield a sample for each reply to a user message, and why others are none.
+    """Yield a sample for each reply to a user message, and a RowError for each other reply.
 
-    An empty message is passed over: what was said before and after it stays sound.
+    An empty message is skipped: the messages before and after it stay sound.
     """
     name = next((name for name in MESSAGES if fields.peek(name) is not None), MESSAGES[0])
     value = fields.need(name)
     system = _system(fields)
     messages: tuple[Message, ...] = ()
-    asked = answered = False
+    has_question = has_reply = False
     for turn, refusal in _read_turns(value, name, fields):
         is_reply = turn.role == "assistant"
-        answered = answered or is_reply
+        has_reply = has_reply or is_reply
         if not turn.text.strip():
             if turn.role in ("user", "assistant"):
                 yield RowError(f"empty {turn.role} message")
-                asked = False
+                has_question = False
             continue
         messages = (*messages, Message(turn.role, turn.text))
-        if is_reply and not asked:
-            # A greeting, say: the history of the replies that follow.
+        if is_reply and not has_question:
+            # Such as a greeting. It stays in the history of the replies that follow.
             yield Filtered("reply without a user message before it")
         elif is_reply:
             sample = Conversation(_with_system(system, messages))
             yield refusal or sample
-        asked = turn.role == "user"
-    if not answered:
+        has_question = turn.role == "user"
+    if not has_reply:
         yield RowError("no assistant message to train on")
 
 
 def _prompt_messages(value: Any, name: str, fields: Fields) -> tuple[Message, ...]:
-    """Return the prompt in a list of messages or a transcript, empty messages passed over."""
+    """Return the prompt in a list of messages or a transcript, without empty messages."""
     if is_transcript(value):
         return parse_transcript(value, prompt=True).messages
     messages: list[Message] = []
-    empty: list[Turn] = []
+    trailing_empty: list[Turn] = []
     for turn, _ in _read_turns(value, name, fields):
         if turn.text.strip():
             messages.append(Message(turn.role, turn.text))
-            empty = []
+            trailing_empty = []
         else:
-            empty.append(turn)
-    if any(turn.role == "user" for turn in empty):
+            trailing_empty.append(turn)
+    if any(turn.role == "user" for turn in trailing_empty):
         raise RowError("empty user message")
     if messages and messages[-1].role == "assistant":
         raise RowError("prompt ends with an assistant message")
@@ -365,10 +358,10 @@ def _prompt_messages(value: Any, name: str, fields: Fields) -> tuple[Message, ..
 
 
 def _prompt(fields: Fields, names: Sequence[str]) -> Conversation:
-    """Return the prompt of a record: a list of messages, or a question with what belongs to it.
+    """Return the prompt of a record: its messages, or its question with document and history.
 
     Args:
-        names: Fields that may hold it, the first that is there counts.
+        names: Fields that may hold the prompt, of which the first one present is used.
     """
     system = _system(fields)
     name = next((name for name in names if fields.peek(name) is not None), "")
@@ -376,8 +369,8 @@ def _prompt(fields: Fields, names: Sequence[str]) -> Conversation:
     if name in ("prompt", *MESSAGES):
         value = _listed(value)
         value = [value] if isinstance(value, dict) else value
-    is_talk = isinstance(value, list) or is_transcript(value)
-    if name in MESSAGES or (name == "prompt" and is_talk):
+    is_conversation = isinstance(value, list) or is_transcript(value)
+    if name in MESSAGES or (name == "prompt" and is_conversation):
         return Conversation(_with_system(system, _prompt_messages(value, name, fields)))
     question = "" if value is None else _text(value, name)
     document = ""
@@ -387,7 +380,7 @@ def _prompt(fields: Fields, names: Sequence[str]) -> Conversation:
     if document.strip(" \t\r\n<>[]().!-").lower() in NO_DOCUMENT:
         document = ""
     if not question.strip():
-        # Some leave the instruction empty and ask in the input.
+        # Some data sets leave the instruction empty and ask in the input.
         question, document = document, ""
     if not (name or question.strip()):
         raise RowError(f"no field {names[0]}")
@@ -417,7 +410,7 @@ def _history(fields: Fields) -> tuple[Message, ...]:
 
 
 def _listed(value: Any) -> Any:
-    """Return the list of messages, or the message, that JSON text stands for; else the value."""
+    """Return the message or messages in a JSON text; any other value as it is."""
     if not isinstance(value, str) or not ('"role"' in value or '"from"' in value):
         return value
     try:
@@ -470,72 +463,63 @@ CHAT_SHAPES = (
 
 
 def _pair(fields: Fields) -> Iterator[Preference]:
-    _refuse_tie(fields)
+    for names in SCORES:
+        scores = [fields.peek(name) for name in names]
+        if all(isinstance(score, int | float) for score in scores):
+            fields.take(names[0])
+            fields.take(names[1])
+            if scores[0] == scores[1]:
+                raise Filtered("score tie")
     chosen, rejected = (_listed(fields.need(name)) for name in ("chosen", "rejected"))
-    if (_is_whole(chosen) and _is_whole(rejected)) or _are_transcripts(chosen, rejected):
-        yield _whole_pair(chosen, rejected, fields)
+    both = (chosen, rejected)
+    if all(map(is_transcript, both)) or all(
+        isinstance(side, list) and len(cast(list[Any], side)) > 1 for side in both
+    ):
+        yield _pair_of_conversations(chosen, rejected, fields)
         return
     prompt = _prompt(fields, ("prompt", *MESSAGES, *QUESTION))
-    sides = [_reply(chosen, "chosen", fields), _reply(rejected, "rejected", fields)]
-    for side in sides:
-        Message("assistant", side or "empty")  # refuses half a surrogate pair
-    yield Preference(prompt, *sides)
+    replies = [_reply(chosen, "chosen", fields), _reply(rejected, "rejected", fields)]
+    for reply in replies:
+        Message("assistant", reply or "empty")  # refuses half a surrogate pair
+    yield Preference(prompt, *replies)
 
 
-def _is_whole(side: Any) -> bool:
-    return isinstance(side, list) and len(cast(list[Any], side)) > 1
-
-
-def _are_transcripts(chosen: Any, rejected: Any) -> bool:
-    return is_transcript(chosen) and is_transcript(rejected)
-
-
-def _whole_pair(chosen: Any, rejected: Any, fields: Fields) -> Preference:
-    """Return the pair whose prompt is the common beginning of both sides."""
+def _pair_of_conversations(chosen: Any, rejected: Any, fields: Fields) -> Preference:
+    """Return the pair whose prompt is the common beginning of two whole conversations."""
     system = _system(fields)
-    good, bad = (
-        Conversation(_with_system(system, _whole_side(side, name, fields)))
-        for side, name in ((chosen, "chosen"), (rejected, "rejected"))
-    )
+    conversations: list[Conversation] = []
+    for value, name in ((chosen, "chosen"), (rejected, "rejected")):
+        if is_transcript(value):
+            messages: Sequence[Message] = parse_transcript(value).messages
+        else:
+            *earlier, (last, refusal) = _read_turns(value, name, fields)
+            if refusal:
+                raise refusal
+            turns = [turn for turn, _ in earlier if turn.text.strip()]
+            messages = [Message(turn.role, turn.text) for turn in (*turns, last)]
+        conversations.append(Conversation(_with_system(system, messages)))
+    good, bad = conversations
     if good.reply is None or bad.reply is None:
         raise RowError("a side does not end with an assistant message")
     if good.messages[:-1] != bad.messages[:-1]:
         raise RowError("the sides differ before the last reply")
     if fields.peek("messages") == chosen:
-        fields.take("messages")  # as the Zephyr authors' copy of UltraFeedback has it
+        fields.take(
+            "messages"
+        )  # The Zephyr authors' copy of UltraFeedback repeats the chosen side.
     prompt, value = good.prompt, _listed(fields.peek("prompt"))
-    # Some data sets repeat the prompt; as a plain text it adds nothing, or is reported.
+    # Some data sets repeat the prompt. As a plain text it adds nothing, or is reported.
     if isinstance(value, list) or is_transcript(value):
         messages = _prompt_messages(value, "prompt", fields)
-        given = Conversation(_with_system(system, messages))
+        repeated = Conversation(_with_system(system, messages))
         fields.take("prompt")
-        longer = max(prompt, given, key=lambda conversation: len(conversation.messages))
-        if given.turns != prompt.turns or not {*prompt.messages, *given.messages} <= {
-            *longer.messages
-        }:
+        # One of the two may have a system prompt or a context that the other lacks.
+        longer = max(prompt, repeated, key=lambda conversation: len(conversation.messages))
+        both = {*prompt.messages, *repeated.messages}
+        if repeated.turns != prompt.turns or not both <= {*longer.messages}:
             raise RowError("the prompt is not what the sides begin with")
         prompt = longer
     return Preference(prompt, good.reply.content, bad.reply.content)
-
-
-def _whole_side(value: Any, name: str, fields: Fields) -> Sequence[Message]:
-    if is_transcript(value):
-        return parse_transcript(value).messages
-    *earlier, (last, refusal) = _read_turns(value, name, fields)
-    if refusal:
-        raise refusal
-    turns = [turn for turn, _ in earlier if turn.text.strip()]
-    return [Message(turn.role, turn.text) for turn in (*turns, last)]
-
-
-def _refuse_tie(fields: Fields) -> None:
-    for names in SCORES:
-        chosen, rejected = (fields.peek(name) for name in names)
-        if isinstance(chosen, int | float) and isinstance(rejected, int | float):
-            fields.take(names[0])
-            fields.take(names[1])
-            if chosen == rejected:
-                raise Filtered("score tie")
 
 
 def _has_lists(row: Row) -> bool:
@@ -543,7 +527,7 @@ def _has_lists(row: Row) -> bool:
 
 
 def _has_transcripts(row: Row) -> bool:
-    return _are_transcripts(row["chosen"], row["rejected"])
+    return is_transcript(row["chosen"]) and is_transcript(row["rejected"])
 
 
 PREFERENCE_SHAPES = (
@@ -573,4 +557,4 @@ FEEDBACK_SHAPES: tuple[ChatShape | PreferenceShape, ...] = (
     shape_named("preference", PREFERENCE_SHAPES),
     shape_named("prompt-completion", CHAT_SHAPES),
 )
-"""What `chat` writes of a user's opinions, one kind after the other in one file."""
+"""The two kinds of record in the feedback that `Chat` writes."""

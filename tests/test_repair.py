@@ -8,8 +8,8 @@ from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpt2chat.core.inputs import mend as module
-from gpt2chat.core.inputs.mend import Mended, is_destroyed, mend
+from gpt2chat.core.inputs import repair as module
+from gpt2chat.core.inputs.repair import Repair, is_destroyed, repair
 from tests.helpers import sample_rows
 
 BROKEN = [
@@ -103,50 +103,52 @@ texts = st.text() | st.lists(
     ],
 )
 def test_a_wrong_encoding_is_undone(broken: str, whole: str):
-    assert mend(broken) == Mended(whole, encoding=True, controls=False)
+    assert repair(broken) == Repair(whole, encoding=True, controls=False)
     long = "A long and plain beginning. " * 9
-    assert mend(long + broken + long).text == long + whole + long
+    assert repair(long + broken + long).text == long + whole + long
 
 
 @pytest.mark.parametrize("text", ["", "plain", *WHOLE])
-def test_a_whole_text_stays_as_it_is(text: str):
-    assert mend(text) == Mended(text, encoding=False, controls=False)
+def test_a_sound_text_stays_as_it_is(text: str):
+    assert repair(text) == Repair(text, encoding=False, controls=False)
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_control_characters_are_taken_out(control: str):
-    assert mend(f"be{control}fore") == Mended("before", encoding=False, controls=True)
+def test_control_characters_are_removed(control: str):
+    assert repair(f"be{control}fore") == Repair("before", encoding=False, controls=True)
 
 
-def test_terminal_colours_go_as_a_whole():
-    assert mend("\x1b[1;31mred\x1b[0m") == Mended("red", encoding=False, controls=True)
+def test_terminal_colours_are_removed_with_their_parameters():
+    assert repair("\x1b[1;31mred\x1b[0m") == Repair("red", encoding=False, controls=True)
 
 
-def test_line_ends_become_line_feeds_without_a_flag():
-    assert mend("a\r\nb\rc\n\td") == Mended("a\nb\nc\n\td", encoding=False, controls=False)
+def test_line_ends_become_line_feeds_and_are_not_flagged():
+    assert repair("a\r\nb\rc\n\td") == Repair("a\nb\nc\n\td", encoding=False, controls=False)
 
 
-def test_halves_that_a_control_held_apart_are_mended():
-    assert mend("caf\u00c3\x00\u00a9") == Mended("café", encoding=True, controls=True)
+def test_a_misread_character_split_by_a_control_character_is_repaired():
+    assert repair("caf\u00c3\x00\u00a9") == Repair("café", encoding=True, controls=True)
 
 
-def test_destroyed_text_stays_and_is_told():
+def test_a_text_with_lost_characters_stays_and_is_recognised():
     text = "a na\ufffdve text"
-    assert mend(text) == Mended(text, encoding=False, controls=False)
+    assert repair(text) == Repair(text, encoding=False, controls=False)
     assert is_destroyed(text)
     assert not is_destroyed("a naïve text")
     # The last byte was lost, so that only the place of the quote can be told.
-    assert is_destroyed(mend("â€œ like this â€\ufffd").text)
+    assert is_destroyed(repair("â€œ like this â€\ufffd").text)
 
 
-def test_of_the_bundled_texts_two_are_mended():
-    changes = {text: mend(text) for text in bundled()}
-    mended = {text for text, result in changes.items() if result.encoding}
-    assert sum("2Â°C" in text for text in mended) == sum("Porter\x92s" in text for text in mended)
-    assert all("2Â°C" in text or "Porter\x92s" in text for text in mended)
-    assert len(mended) == 2
+def test_two_of_the_bundled_texts_are_repaired():
+    changes = {text: repair(text) for text in bundled()}
+    repaired = {text for text, result in changes.items() if result.encoding}
+    assert sum("2Â°C" in text for text in repaired) == sum(
+        "Porter\x92s" in text for text in repaired
+    )
+    assert all("2Â°C" in text or "Porter\x92s" in text for text in repaired)
+    assert len(repaired) == 2
     assert not any(result.controls for result in changes.values())
-    others = {text for text, result in changes.items() if result.text != text} - mended
+    others = {text for text, result in changes.items() if result.text != text} - repaired
     assert all(changes[text].text == re.sub("\r\n?", "\n", text) for text in others)
     assert sum(map(is_destroyed, changes)) == 2
 
@@ -155,25 +157,25 @@ def test_of_the_bundled_texts_two_are_mended():
 @example("\ufeff\u00c3\x00\u00a9")
 @example("\x1b\x1b[31m[31m")
 @example("\u00c3\r\u00a9\r\n")
-def test_a_mended_text_is_whole(text: str):
-    mended = mend(text)
-    assert mend(mended.text) == Mended(mended.text, encoding=False, controls=False)
-    assert not set(CONTROLS) & set(mended.text)
-    assert "\r" not in mended.text
-    assert (mended.text == text) or mended.encoding or mended.controls or "\r" in text
+def test_repairing_a_repaired_text_changes_nothing(text: str):
+    repaired = repair(text)
+    assert repair(repaired.text) == Repair(repaired.text, encoding=False, controls=False)
+    assert not set(CONTROLS) & set(repaired.text)
+    assert "\r" not in repaired.text
+    assert (repaired.text == text) or repaired.encoding or repaired.controls or "\r" in text
 
 
 @given(texts)
-def test_what_ftfy_leaves_is_left(text: str):
+def test_a_text_that_ftfy_leaves_alone_stays(text: str):
     # Free of controls and lone carriage returns, what is left to do is what ftfy does.
     text = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufdd0-\ufdef\ufeff\ufffe\uffff]", "", text)
     once = fix_encoding(text)
-    assert mend(text).encoding == (once != text)
+    assert repair(text).encoding == (once != text)
     if once == text:
-        assert mend(text).text == text
+        assert repair(text).text == text
 
 
-def test_plain_characters_alone_are_never_misread():
+def test_the_characters_cut_from_long_runs_are_never_misread():
     plain = re.compile(f"[{module._PLAIN}]")  # pyright: ignore[reportPrivateUsage]
     looked_for = re.compile(f"[{''.join(MOJIBAKE_CATEGORIES.values())}]")
     both = [c for c in map(chr, range(0x110000)) if plain.match(c) and looked_for.match(c)]
