@@ -1,4 +1,4 @@
-"""Where to run, and in which precision."""
+"""The choice of device and precision."""
 
 import pytest
 import torch
@@ -7,13 +7,14 @@ from gpt2chat.core.errors import HardwareError
 from gpt2chat.core.model.device import own_device, pick_autocast, pick_device
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_one_line():
-    with pytest.raises(HardwareError, match="sees no GPU"):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_an_error_of_the_device_setting():
+    with pytest.raises(HardwareError) as refusal:
         pick_device("cuda")
+    assert refusal.value.setting == "device"
 
 
-def test_each_process_of_a_run_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch):
+def test_each_process_of_a_run_uses_its_own_gpu(monkeypatch: pytest.MonkeyPatch):
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert own_device(gpu) == gpu

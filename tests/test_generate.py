@@ -1,6 +1,7 @@
-"""Generation: transformers' own results, the cache from turn to turn, batches, a GPU's loop."""
+"""Generation against transformers; the cache from turn to turn, batches, the loop of a GPU."""
 
 import threading
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_the_last_token_of_a_prompt_is_always_computed(old: list[int], new: list
     assert shared(old, new) == common
 
 
-def test_a_reply_after_one_broken_off_is_what_it_is_from_scratch(
+def test_a_reply_after_an_interrupted_one_is_what_it_is_from_scratch(
     starter: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
 ):
     generator = Generator(starter, CPU, "fp32")
@@ -202,7 +203,9 @@ def test_log_probabilities_of_a_text_are_the_models(generator: Generator, starte
         generator.logprobs([1] * 1025)
 
 
-def test_what_was_warmed_up_is_not_computed_again(starter: GPT2LMHeadModel, lengths: list[int]):
+def test_a_beginning_computed_ahead_is_not_computed_again(
+    starter: GPT2LMHeadModel, lengths: list[int]
+):
     generator = Generator(starter, CPU, "fp32")
     generator.warm(LONG[:300], lambda: False)
     assert lengths == [PIECE, PIECE, 300 - 2 * PIECE]
@@ -211,7 +214,7 @@ def test_what_was_warmed_up_is_not_computed_again(starter: GPT2LMHeadModel, leng
     assert reply.ids == Generator(starter, CPU, "fp32").generate(LONG[:310], GREEDY).ids
 
 
-def test_warming_up_leaves_alone_what_is_there(starter: GPT2LMHeadModel, lengths: list[int]):
+def test_computing_ahead_skips_what_is_in_the_cache(starter: GPT2LMHeadModel, lengths: list[int]):
     generator = Generator(starter, CPU, "fp32")
     generator.generate(LONG[:300], Sampling(max_new_tokens=1))
     for prompt in (LONG[:300], LONG[:200], LONG[:320]):
@@ -219,7 +222,7 @@ def test_warming_up_leaves_alone_what_is_there(starter: GPT2LMHeadModel, lengths
     assert lengths == [300, 20]
 
 
-def test_warming_up_stops_where_it_is_cancelled(starter: GPT2LMHeadModel, lengths: list[int]):
+def test_computing_ahead_stops_when_it_is_cancelled(starter: GPT2LMHeadModel, lengths: list[int]):
     answers = iter([False, True])
     Generator(starter, CPU, "fp32").warm(LONG, lambda: next(answers))
     assert lengths == [PIECE]
@@ -257,6 +260,7 @@ def test_the_loop_of_a_device_draws_what_transformers_would(starter: GPT2LMHeadM
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not able_to_compile(CPU), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own use
 def test_a_compiled_step_gives_the_same_by_one_graph_for_all_layers(starter: GPT2LMHeadModel):
@@ -270,7 +274,7 @@ def test_a_compiled_step_gives_the_same_by_one_graph_for_all_layers(starter: GPT
     assert compiled_graphs() - before <= 2  # the second is for any number of positions
 
 
-def test_the_loop_of_a_device_stays_in_the_window_and_goes_on_where_it_was(
+def test_the_loop_of_a_device_stays_in_the_window_and_resumes_a_reply(
     starter: GPT2LMHeadModel,
 ):
     decoder = Decoder(starter, torch.float32).with_slots(1, 16)
@@ -288,26 +292,26 @@ def test_the_loop_of_a_device_stays_in_the_window_and_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=1)])
-def test_a_loop_of_a_device_ends_where_scores_are_not_finite(sampling: Sampling):
+def test_a_loop_of_a_device_ends_at_scores_that_are_not_finite(sampling: Sampling):
     model = tiny_model()
     decoder = Decoder(model, torch.float32)
     loop = GraphLoop(decoder, sampling)
     loop.begin(decoder.extend(ROME, 0)[None], [len(ROME)], 7)
     assert loop.next()[0] >= 0
     decoder.norm[0].fill_(torch.nan)
-    loop.next()  # its step was begun before
-    with pytest.raises(ReplyError, match="scores are not finite"):
+    loop.next()  # its step started before
+    with pytest.raises(ReplyError, match="not finite"):
         loop.next()
-    with pytest.raises(ReplyError, match="scores are not finite"):
+    with pytest.raises(ReplyError, match="not finite"):
         loop.begin(decoder.extend(ROME, 0)[None], [len(ROME)], 7)
 
 
-def test_a_loop_of_a_device_refuses_what_it_cannot_do(starter: GPT2LMHeadModel):
-    with pytest.raises(ValueError, match="on the CPU only"):
+def test_a_loop_of_a_device_refuses_to_forbid_ngrams(starter: GPT2LMHeadModel):
+    with pytest.raises(ValueError, match="CPU"):
         GraphLoop(Decoder(starter, torch.float32), Sampling(no_repeat_ngram=3))
 
 
-def test_the_way_of_a_gpu_gives_the_same_on_a_cpu(
+def test_the_loop_of_a_device_gives_the_same_replies_on_a_cpu(
     starter: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
 ):
     def on_device(*_: object) -> bool:
@@ -328,6 +332,32 @@ def test_the_way_of_a_gpu_gives_the_same_on_a_cpu(
     first, again = (generator.generate(ROME, seeded).ids for _ in range(2))
     assert first == again
     assert len(set(first)) > 5
+
+
+def test_replies_with_the_same_draw_share_a_loop_of_a_device(
+    starter: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
+):
+    made: list[GraphLoop] = []
+
+    class Recorded(GraphLoop):
+        def __init__(self, *arguments: Any):
+            super().__init__(*arguments)
+            made.append(self)
+
+    def on_device(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr("gpt2chat.core.generation.generate.GraphLoop", Recorded)
+    monkeypatch.setattr(Generator, "_on_device", on_device)
+    generator = Generator(starter, CPU, "fp32")
+    other_end = replace(GREEDY, seed=1, max_new_tokens=3, stop=("x",))
+    for sampling in (GREEDY, replace(GREEDY, temperature=0.5), other_end, GREEDY):
+        generator.generate(ROME, sampling)
+    assert len(made) == 2
+    for prompts in ([ROME, LONG], [LONG, ROME[:3]]):
+        replies = generator.generate_batch(prompts, GREEDY)
+        assert [list(each.ids) for each in replies] == [greedy(starter, ids, 12) for ids in prompts]
+    assert len(made) == 3
 
 
 @pytest.mark.gpu

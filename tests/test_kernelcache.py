@@ -1,4 +1,4 @@
-"""How many kernels are kept: set before PyTorch reads it, and the user's own where there is one."""
+"""The bound on compiled kernels: set before PyTorch reads it, unless the user sets it."""
 
 import os
 import subprocess
@@ -17,7 +17,9 @@ NAMES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
     ],
 )
 @pytest.mark.parametrize("own", [None, "7"])
-def test_each_part_bounds_what_is_kept_unless_the_user_does(code: str, count: str, own: str | None):
+def test_each_command_bounds_the_kernels_unless_the_user_does(
+    code: str, count: str, own: str | None
+):
     code += f"; import os; print(*(os.environ[name] for name in {NAMES}))"
     environment = {name: value for name, value in os.environ.items() if name not in NAMES}
     if own:

@@ -1,7 +1,7 @@
-"""A step asks its device for no value: a GPU works on while Python prepares the next one.
+"""A step reads no value from its device, so a GPU computes while Python prepares the next one.
 
-Tensors on PyTorch's meta device have shapes and no values. What asks one for a value fails, and
-what tells devices apart goes the GPU's way.
+Tensors on PyTorch's meta device have shapes and no values. Code that reads a value from one fails,
+and code that distinguishes devices takes the GPU's branch.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gpt2chat.core.config.sampling import Sampling
@@ -26,7 +27,7 @@ from gpt2chat.core.training.objectives import (
 from tests.helpers import tiny_model
 
 
-def test_a_tensor_without_values_tells_on_who_asks():
+def test_reading_a_value_of_a_meta_tensor_fails():
     scores = torch.ones(3, device="meta")
     with pytest.raises(RuntimeError):
         scores.sum().item()
@@ -44,24 +45,41 @@ def test_a_tensor_without_values_tells_on_who_asks():
         Sampling(min_p=0.1, repetition_penalty=0.9),
     ],
 )
-def test_a_draw_asks_for_nothing(sampling: Sampling):
+def test_a_draw_reads_no_value(sampling: Sampling):
     logits = torch.empty(3, VOCAB, device="meta")
     chances, ids = candidates(logits, torch.zeros_like(logits, dtype=torch.bool), sampling)
     drawn = ids.gather(1, first_to_ring(chances, torch.empty_like(chances).exponential_()))
     assert drawn.shape == (3, 1)
 
 
-def test_a_step_of_decoding_asks_for_nothing():
+def test_a_step_of_decoding_reads_no_value():
     model: Any = tiny_model()
     decoder = Decoder(model.to("meta"), torch.bfloat16).with_slots(2, 64)
     numbers = torch.zeros(2, dtype=torch.long, device="meta")
     assert decoder.step_tensors(numbers, numbers, numbers, 64).shape == (2, len(decoder.tokens))
 
 
+def test_attention_off_the_cpu_leaves_cudnn_out(monkeypatch: pytest.MonkeyPatch):
+    seen: list[bool] = []
+    attention = F.scaled_dot_product_attention
+
+    def recorded(*arguments: Any, **options: Any) -> Tensor:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attention(*arguments, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    model: Any = tiny_model()
+    decoder = Decoder(model.to("meta"), torch.bfloat16)
+    decoder.extend([1, 2, 3], 0)
+    decoder.step([4], [3], [0])
+    assert seen == [False] * 2 * len(decoder.blocks)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.mark.parametrize(
     "objective", [SftObjective(), OrpoObjective(0.1, "response"), OrpoObjective(0.1, "full")]
 )
-def test_a_step_of_training_asks_for_nothing(objective: Objective):
+def test_a_step_of_training_reads_no_value(objective: Objective):
     lengths, prompts = np.array([9, 8, 7, 6]), np.array([4, 4, 3, 3])
     row = lay_out_for(
         objective,

@@ -1,14 +1,14 @@
-"""How many compiled kernels PyTorch keeps on a CPU."""
+"""Bound the memory that PyTorch's compiled CPU kernels take."""
 
 import os
 
 
 def keep_kernels(count: int) -> None:
-    """Bound what oneDNN and PyTorch keep of shapes they have computed, unless the user does.
+    """Set how many kernels oneDNN and PyTorch keep, unless the environment sets it.
 
-    Each keeps a kernel for every shape, 1,024 of them, and nearly every prompt and every packed row
-    has a shape of its own: hundreds of MiB that nobody asks for again (docs/log.md). They read it
-    before their first product.
+    By default each keeps a kernel for the last 1,024 shapes of a matrix product. Nearly every
+    prompt and packed sequence has a shape of its own, so that is hundreds of MiB which nothing
+    uses again (docs/log.md, 2026-11-26). Both read the variables at their first product.
 
     Source:
         https://uxlfoundation.github.io/oneDNN/dev_guide_primitive_cache.html

@@ -1,19 +1,21 @@
-"""GPT-2's forward pass with keys and values in one fixed block of memory, on any device."""
+"""Run GPT-2's forward pass with keys and values in one fixed block of memory, on any device."""
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpt2chat.core.model.weights import GELUS, Model, Weights, weights_of
 
 
 class Linear(NamedTuple):
-    """A linear map, transposed as GPT-2 stores it."""
+    """A linear map, y = x @ weight + bias, with the weight transposed as GPT-2 stores it."""
 
     weight: Tensor
     """Shape (in, out)."""
@@ -25,7 +27,7 @@ class Linear(NamedTuple):
 
 
 class Block(NamedTuple):
-    """One layer."""
+    """The weights of one layer."""
 
     norm_1: tuple[Tensor, Tensor]
     qkv: Linear
@@ -46,22 +48,23 @@ class Block(NamedTuple):
         qkv = self.project(x)
         return qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
 
-    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Return the layer's result from its input and its attention, both (..., width)."""
-        x = x + self.out(mixed)
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return the layer's output from its input and its attention, both (..., width)."""
+        x = x + self.out(attended)
         inner = self.activation(self.up(normed(x, self.norm_2, self.eps)))
         return x + self.down(inner)
 
 
 class Decoder:
-    """Runs new tokens of one or more texts; each text has a slot for its keys and values.
+    """Computes the scores after tokens of one or more texts.
 
-    Matrix products and the cache have `dtype`, all else is float32. A slot's content up to where
-    the caller begins to write is what attention reads: going back is writing from there.
+    Each text has a slot in the cache for its keys and values. Attention reads a slot up to the
+    positions that the caller writes, so going back in a text means writing again from there.
+    Matrix products and the cache have `dtype`, all else is float32.
     """
 
     def __init__(self, model: Model, dtype: torch.dtype):
-        """Take over a model's weights, converted where they are not of `dtype`; one slot."""
+        """Take over a model's weights, converted to `dtype`. The cache has one slot."""
         weights = weights_of(model)
         self.dtype = dtype
         self.device = weights.device
@@ -76,7 +79,7 @@ class Decoder:
         self._layer = step_layer
 
     def compile(self) -> None:
-        """Let PyTorch compile the layer of a step: one graph serves all layers."""
+        """Let PyTorch compile the layer of a step. All layers share one graph."""
         self._layer = torch.compile(step_layer, fullgraph=True)
 
     def with_slots(self, slots: int, window: int) -> Self:
@@ -103,7 +106,9 @@ class Decoder:
 
     @torch.inference_mode()
     def along(self, ids: Sequence[int], slot: int = 0) -> Tensor:
-        """Run a text in a slot and return the scores after each token, as single steps have them.
+        """Run a text in a slot and return the scores after each token.
+
+        They are those of single steps, which in int8 are not those of a long prompt.
 
         Returns:
             Shape (tokens, vocab), float32.
@@ -111,49 +116,54 @@ class Decoder:
         return self.scores(self._hidden(ids, 0, slot))
 
     def _hidden(self, ids: Sequence[int], start: int, slot: int) -> Tensor:
-        """Return the hidden states of some tokens, shape (tokens, width)."""
+        """Return the hidden states of tokens of one text, shape (tokens, width)."""
         end = start + len(ids)
         x = self._embed(torch.tensor([ids], device=self.device), slice(start, end))
+        # A whole text needs no mask, since SDPA has a causal kernel, nor does a single token.
+        # Tokens that continue a text see all earlier positions: shape (tokens, positions).
         mask = None
         if start and len(ids) > 1:
-            every = torch.ones(len(ids), end, dtype=torch.bool, device=self.device)
-            mask = every.tril(start)
-        for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
-            query, key, value = block.split(x)
-            keys[slot, :, start:end], values[slot, :, start:end] = key[0], value[0]
-            mixed = F.scaled_dot_product_attention(
-                query,
-                keys[slot : slot + 1, :, :end].to(query.dtype),
-                values[slot : slot + 1, :, :end].to(query.dtype),
-                attn_mask=mask,
-                is_causal=not start and len(ids) > 1,
-            )
-            x = block.finish(x, mixed.transpose(1, 2).flatten(2))
+            mask = torch.ones(len(ids), end, dtype=torch.bool, device=self.device).tril(start)
+        with attention_kernels(self.device):
+            for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
+                query, key, value = block.split(x)
+                keys[slot, :, start:end], values[slot, :, start:end] = key[0], value[0]
+                attended = F.scaled_dot_product_attention(
+                    query,
+                    keys[slot : slot + 1, :, :end].to(query.dtype),
+                    values[slot : slot + 1, :, :end].to(query.dtype),
+                    attn_mask=mask,
+                    is_causal=not start and len(ids) > 1,
+                )
+                x = block.finish(x, attended.transpose(1, 2).flatten(2))
         return x[0]
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> Tensor:
-        """Run one token in each of some slots; return the scores after them.
+        """Run one token in each of some slots, and return the scores after them.
 
         Returns:
             Shape (slots, vocab), float32.
         """
-        ids = torch.tensor(tokens, device=self.device)
-        at = torch.tensor(positions, device=self.device)
-        rows = torch.tensor(slots, device=self.device)
-        return self.step_tensors(ids, at, rows, max(positions) + 1)
+        return self.step_tensors(
+            torch.tensor(tokens, device=self.device),
+            torch.tensor(positions, device=self.device),
+            torch.tensor(slots, device=self.device),
+            max(positions) + 1,
+        )
 
     def step_tensors(self, tokens: Tensor, positions: Tensor, slots: Tensor, length: int) -> Tensor:
-        """Do what `step` does, without a look at a value: a CUDA graph can hold it.
+        """Do what `step` does without reading a value on the CPU, so that a CUDA graph can hold it.
 
         Args:
             tokens: Shape (slots,), as are positions and slots.
-            length: How far attention looks; above all positions.
+            length: Number of positions that attention reads; above all of `positions`.
         """
         x = self._embed(tokens[:, None], positions[:, None])
         mask = (torch.arange(length, device=self.device) <= positions[:, None])[:, None, None]
-        for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
-            x = self._layer(block, x, keys, values, positions, slots, mask)
+        with attention_kernels(self.device):
+            for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
+                x = self._layer(block, x, keys, values, positions, slots, mask)
         return self.scores(x[:, -1])
 
     def _embed(self, ids: Tensor, positions: Tensor | slice) -> Tensor:
@@ -177,22 +187,37 @@ def step_layer(
     slots: Tensor,
     mask: Tensor,
 ) -> Tensor:
-    """Run one token in each of some slots through a layer; its key and value are kept.
+    """Run one token in each of some slots through a layer, and store its key and value.
 
     Args:
         x: Shape (slots, 1, width).
-        keys: Those of the layer, shape (all slots, heads, positions, head width), as are values.
+        keys: Keys of the layer, shape (all slots, heads, positions, head width), as are values.
         positions: Shape (slots,), as are slots.
-        mask: Which positions each token sees, shape (slots, 1, 1, length).
+        mask: True at the positions that each token sees, shape (slots, 1, 1, length).
     """
     query, key, value = block.split(x)
     keys[slots, :, positions], values[slots, :, positions] = key[:, :, 0], value[:, :, 0]
-    old_keys, old_values = keys[:, :, : mask.shape[-1]], values[:, :, : mask.shape[-1]]
-    if len(slots) < len(keys):
-        old_keys, old_values = old_keys[slots], old_values[slots]
-    old = old_keys.to(query.dtype), old_values.to(query.dtype)
-    mixed = F.scaled_dot_product_attention(query, *old, attn_mask=mask)
-    return block.finish(x, mixed.transpose(1, 2).flatten(2))
+    keys, values = keys[:, :, : mask.shape[-1]], values[:, :, : mask.shape[-1]]
+    if len(slots) < len(keys):  # selecting slots copies, and mostly all of them run
+        keys, values = keys[slots], values[slots]
+    attended = F.scaled_dot_product_attention(
+        query, keys.to(query.dtype), values.to(query.dtype), attn_mask=mask
+    )
+    return block.finish(x, attended.transpose(1, 2).flatten(2))
+
+
+def attention_kernels(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which a GPU's attention does not use cuDNN.
+
+    PyTorch prefers cuDNN on an H100. It builds a plan for each new length of the keys, which others
+    measured at 23 to 37 ms, and nearly every prompt has a length of its own. The setting is
+    PyTorch's, for the whole process: another thread's attention has it too for that time.
+    """
+    if device.type == "cpu":
+        return nullcontext()
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )
 
 
 def normed(x: Tensor, norm: tuple[Tensor, Tensor], eps: float) -> Tensor:
@@ -201,58 +226,53 @@ def normed(x: Tensor, norm: tuple[Tensor, Tensor], eps: float) -> Tensor:
 
 
 def blocks_of(weights: Weights, dtype: torch.dtype) -> list[Block]:
-    """Return a model's layers, converted where they are not of `dtype`."""
-    return [_block(weights, index, dtype) for index in range(weights.layers)]
+    """Return a model's layers, converted to `dtype` if they are not of that type."""
+
+    def linear(name: str) -> Linear:
+        weight, bias = weights.tensors[f"{name}.weight"], weights.tensors[f"{name}.bias"]
+        return Linear(weight.to(dtype), bias.to(dtype))
+
+    if weights.activation in GELUS:
+        activation = gelu
+    else:
+        from transformers.activations import ACT2FN
+
+        activation = ACT2FN[weights.activation]
+    blocks: list[Block] = []
+    for index in range(weights.layers):
+        layer = f"h.{index}"
+        qkv = linear(f"{layer}.attn.c_attn")
+        # Attention divides scores by √(head width). A model that does not, or that also divides by
+        # the layer's number, gets the correction in its query weights.
+        factor = 1.0
+        if not weights.scaled:
+            factor *= (weights.tensors["wte.weight"].shape[1] / weights.heads) ** 0.5
+        if weights.scaled_by_layer:
+            factor /= index + 1
+        if factor != 1:
+            scale = torch.ones_like(qkv.bias)
+            scale[: len(scale) // 3] = factor
+            qkv = Linear(qkv.weight * scale, qkv.bias * scale)
+        block = Block(
+            norm_1=norm_of(weights, f"{layer}.ln_1"),
+            qkv=qkv,
+            out=linear(f"{layer}.attn.c_proj"),
+            norm_2=norm_of(weights, f"{layer}.ln_2"),
+            up=linear(f"{layer}.mlp.c_fc"),
+            down=linear(f"{layer}.mlp.c_proj"),
+            heads=weights.heads,
+            eps=weights.eps,
+            activation=activation,
+        )
+        blocks.append(block)
+    return blocks
 
 
 def norm_of(weights: Weights, name: str) -> tuple[Tensor, Tensor]:
-    """Return gain and bias of a layer norm."""
+    """Return gain and bias of a layer norm, shape (width,) each, in float32."""
     return weights.tensors[f"{name}.weight"].float(), weights.tensors[f"{name}.bias"].float()
 
 
-def _block(weights: Weights, index: int, dtype: torch.dtype) -> Block:
-    def linear(name: str) -> Linear:
-        part = f"h.{index}.{name}"
-        return Linear(
-            weights.tensors[f"{part}.weight"].to(dtype), weights.tensors[f"{part}.bias"].to(dtype)
-        )
-
-    qkv = linear("attn.c_attn")
-    factor = _attention_factor(weights, index)
-    if factor != 1:
-        scale = torch.ones_like(qkv.bias)
-        scale[: len(scale) // 3] = factor
-        qkv = Linear(qkv.weight * scale, qkv.bias * scale)
-    return Block(
-        norm_1=norm_of(weights, f"h.{index}.ln_1"),
-        qkv=qkv,
-        out=linear("attn.c_proj"),
-        norm_2=norm_of(weights, f"h.{index}.ln_2"),
-        up=linear("mlp.c_fc"),
-        down=linear("mlp.c_proj"),
-        heads=weights.heads,
-        eps=weights.eps,
-        activation=_activation(weights.activation),
-    )
-
-
-def _activation(name: str) -> Callable[[Tensor], Tensor]:
-    if name in GELUS:
-        return _gelu
-    from transformers.activations import ACT2FN
-
-    return ACT2FN[name]
-
-
-def _gelu(x: Tensor) -> Tensor:
+def gelu(x: Tensor) -> Tensor:
+    """Apply GELU in the tanh form that GPT-2 uses."""
     return F.gelu(x, approximate="tanh")
-
-
-def _attention_factor(weights: Weights, index: int) -> float:
-    """Return by what a layer's queries are to be scaled for scores that are divided by √width."""
-    factor = 1.0
-    if not weights.scaled:
-        factor *= (weights.tensors["wte.weight"].shape[1] / weights.heads) ** 0.5
-    if weights.scaled_by_layer:
-        factor /= index + 1
-    return factor

@@ -1,4 +1,4 @@
-"""Which decoder a device and a precision have."""
+"""Choose the decoder for a device and a precision."""
 
 import torch
 
@@ -14,56 +14,72 @@ def make_decoder(
 ) -> tuple[ChatPrecision, Decoder]:
     """Return a decoder on the model's device, and its precision.
 
-    `auto` is int8 on a CPU where numba is to be had, bf16 on a GPU that has it, and else fp32.
+    `auto` means int8 on a CPU if numba can compile its kernels, bf16 on a GPU that supports it, and
+    fp32 otherwise.
 
     Args:
         compiled: Let PyTorch compile a step.
 
     Raises:
-        HardwareError: The device has not the precision, or int8 is to be compiled.
+        HardwareError: The device does not support the precision, or int8 is combined with
+            `compiled`.
     """
-    found, decoder = _pick(model, precision)
-    if compiled and found == "int8":
-        raise HardwareError("--compile on: int8 is compiled already. Leave it out.")
-    if compiled:
-        decoder.compile()
-    return found, decoder
-
-
-def _pick(model: Model, precision: ChatPrecision) -> tuple[ChatPrecision, Decoder]:
-    device = model.device
-    if precision == "auto":
-        return _best(model)
-    if precision == "int8":
-        if device.type != "cpu":
-            raise HardwareError(f"--precision int8 is for CPUs, not {device.type}. Use bf16.")
-        return "int8", _int8(model)
-    if precision == "bf16":
-        pick_autocast("bf16", device)
-    return precision, Decoder(model, torch.bfloat16 if precision == "bf16" else torch.float32)
-
-
-def _best(model: Model) -> tuple[ChatPrecision, Decoder]:
-    if model.device.type == "cpu":
+    if precision == "auto" and model.device.type == "cpu":
         try:
-            return _pick(model, "int8")
+            precision, decoder = "int8", make_int8_decoder(model)
         except HardwareError:
-            return _pick(model, "fp32")
-    return _pick(model, "bf16" if pick_autocast("auto", model.device) else "fp32")
+            precision, decoder = "fp32", Decoder(model, torch.float32)
+    elif precision == "int8":
+        decoder = make_int8_decoder(model)
+    else:
+        autocast = pick_autocast(precision, model.device)
+        if precision == "auto":
+            precision = "bf16" if autocast else "fp32"
+        decoder = Decoder(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+    if compiled:
+        if precision == "int8":
+            raise HardwareError(
+                'The int8 kernels are compiled already. Leave out `compile="on"`.',
+                setting="compile",
+            )
+        decoder.compile()
+    return precision, decoder
 
 
-def _int8(model: Model) -> Decoder:
+def make_int8_decoder(model: Model) -> Decoder:
+    """Return a decoder with int8 weights.
+
+    Raises:
+        HardwareError: The model is not on a CPU, its activation is not GPT-2's, or numba is
+            missing or cannot store what it compiles.
+    """
+    if model.device.type != "cpu":
+        raise HardwareError(
+            f'`precision="int8"` runs on CPUs, not on {model.device.type}. Use `precision="bf16"`.',
+            setting="precision",
+        )
     activation = weights_of(model).activation
     if activation not in GELUS:
-        raise HardwareError(f"--precision int8 has GPT-2's own GELU, not {activation}. Use fp32.")
+        raise HardwareError(
+            f'`precision="int8"` supports GPT-2\'s own GELU, not {activation}. '
+            'Use `precision="fp32"`.',
+            setting="precision",
+        )
     try:
         from gpt2chat.core.generation.int8 import Int8Decoder
     except ImportError as error:
-        raise HardwareError(f"--precision int8 needs numba ({error}). Use fp32.") from error
-    except RuntimeError as error:
-        # numba keeps what it has compiled beside the module, or in the user's folder for caches.
         raise HardwareError(
-            f"--precision int8: {error}. Set NUMBA_CACHE_DIR, or use fp32."
+            f'`precision="int8"` needs numba ({error}). Install it, or use `precision="fp32"`.',
+            setting="precision",
         ) from error
-    whole = torch.bfloat16 if pick_autocast("auto", model.device) else torch.float32
-    return Int8Decoder(model, whole)
+    except RuntimeError as error:
+        # numba stores what it compiles next to the module, or in the user's cache folder. If it
+        # can write to neither, the import fails.
+        raise HardwareError(
+            f'`precision="int8"` cannot store its compiled kernels: {error}. Set the environment '
+            'variable NUMBA_CACHE_DIR, or use `precision="fp32"`.',
+            setting="precision",
+        ) from error
+    # Long prompts are matrix products in a PyTorch type, which is bf16 if the CPU is fast at it.
+    dtype = torch.bfloat16 if pick_autocast("auto", model.device) else torch.float32
+    return Int8Decoder(model, dtype)

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,7 @@ from gpt2chat.core.config.chat import ChatPrecision
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.generation.decoder import Decoder
 from gpt2chat.core.generation.engine import make_decoder
-from gpt2chat.core.generation.graph import GraphLoop
+from gpt2chat.core.generation.graph import BUCKET, GraphLoop, draw_settings
 from gpt2chat.core.generation.reply import Reply, ReplyBuilder, ReplyStream
 from gpt2chat.core.generation.sampling import Choice, Sampler
 from gpt2chat.core.model.weights import Model
@@ -20,6 +19,8 @@ from gpt2chat.core.text.tokens import STOP_IDS
 
 PIECE = 128
 """Tokens that `warm` computes at a time; a reply that is asked for meanwhile waits for so many."""
+LOOPS = 4
+"""Most draw settings whose captured graphs a generator keeps."""
 TOGETHER = 64
 """Most prompts that `generate_batch` runs side by side."""
 
@@ -55,7 +56,10 @@ class Generator:
         self._cached: list[int] = []
         self._owner: Sampler | None = None
         """The sampler of the reply that the loop on the device continues."""
-        self._kept_loop: GraphLoop | None = None
+        self._loops: dict[Sampling, GraphLoop] = {}
+        """Loops of the device for single replies, by their draw settings."""
+        self._batch_loops: dict[tuple[int, int, Sampling], GraphLoop] = {}
+        """The loop of the latest batch, by its slots, window and draw settings."""
         self._lock = threading.Lock()
         self.turn = threading.RLock()
         """Held by whoever reads a whole reply: replies that alternate recompute their prompts."""
@@ -178,12 +182,12 @@ class Generator:
         with self._lock:
             if self._owner is not sampler or self._cached != ids[:-1]:
                 logits = self._run(ids)
-                loop = self._loop(self._decoder, sampling)
+                loop = self._loop(sampling)
                 seed = None if sampling.seed is None else sampling.seed + len(ids) - prompt
                 (token,) = loop.begin(logits[None], [len(ids)], seed, [ids[prompt:]])
                 self._owner = sampler
             else:
-                (token,) = self._loop(self._decoder, sampling).next()
+                (token,) = self._loop(sampling).next()
                 self._cached = ids
         return Choice(token)
 
@@ -192,15 +196,14 @@ class Generator:
         plain = sampler.top_logprobs is None and not sampler.sampling.no_repeat_ngram
         return self.device.type == "cuda" and plain
 
-    def _loop(self, decoder: Decoder, sampling: Sampling) -> GraphLoop:
-        """Return the loop for a sampling; its graphs are kept while the sampling is the same."""
-        wanted = replace(sampling, seed=None)
-        if self._kept_loop is None or (self._kept_loop.decoder, self._kept_loop.sampling) != (
-            decoder,
-            wanted,
-        ):
-            self._kept_loop = GraphLoop(decoder, wanted)
-        return self._kept_loop
+    def _loop(self, sampling: Sampling) -> GraphLoop:
+        """Return the device's loop for single replies, whose graphs later replies use again."""
+        settings = draw_settings(sampling)
+        if settings not in self._loops:
+            while len(self._loops) >= LOOPS:
+                del self._loops[next(iter(self._loops))]
+            self._loops[settings] = GraphLoop(self._decoder, settings)
+        return self._loops[settings]
 
     def _after(self, ids: list[int]) -> Tensor:
         with self._lock:
@@ -219,7 +222,19 @@ class Generator:
     def _together(self, prompts: Sequence[Sequence[int]], sampler: Sampler) -> Iterator[Reply]:
         sampling, lengths = sampler.sampling, list(map(len, prompts))
         limits = [min(sampling.max_new_tokens, self.window - length) for length in lengths]
-        decoder = self._decoder.with_slots(len(prompts), max(lengths) + sampling.max_new_tokens)
+        window = max(lengths) + sampling.max_new_tokens
+        if self._on_device(sampler):
+            # A batch of the same size uses the graphs of the one before. It takes the loop out of
+            # the dictionary, so that a batch in another thread makes its own.
+            window = min(-(-window // BUCKET) * BUCKET, self.window)
+            key = (len(prompts), window, draw_settings(sampling))
+            loop = self._batch_loops.pop(key, None) or GraphLoop(
+                self._decoder.with_slots(len(prompts), window), sampling
+            )
+            decoder = loop.decoder
+        else:
+            key, loop = None, None
+            decoder = self._decoder.with_slots(len(prompts), window)
         builders = [
             ReplyBuilder(
                 sampling.stop, prompt_tokens=len(prompt), limit=self._limit(prompt, sampling)
@@ -228,8 +243,8 @@ class Generator:
         ]
         active = list(range(len(prompts)))
         logits = torch.stack([decoder.extend(ids, 0, row) for row, ids in enumerate(prompts)])
-        if self._on_device(sampler):
-            steps = _on_device(GraphLoop(decoder, sampling), logits, lengths, sampling, active)
+        if loop:
+            steps = _on_device(loop, logits, lengths, sampling, active)
         else:
             steps = _on_host(decoder, logits, lengths, sampler, active)
         for choices in steps:
@@ -240,6 +255,8 @@ class Generator:
                 for row in active
                 if not builders[row].ended and len(builders[row].ids) < limits[row]
             ]
+        if loop and key:
+            self._batch_loops = {key: loop}
         for builder in builders:
             builder.end_at_limit()
             yield builder.reply

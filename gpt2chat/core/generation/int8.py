@@ -1,8 +1,8 @@
-"""The decoder with one-byte weights, on a CPU: what `chat` runs on by default."""
+"""Decode on a CPU with int8 weights, which is the default of a chat there."""
 
 import mmap
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from math import prod
 from threading import Lock
 from typing import Any
@@ -18,16 +18,20 @@ from gpt2chat.core.generation.decoder import Decoder, Linear, blocks_of
 from gpt2chat.core.generation.kernels import WEIGHT_TOP, Matrix, Norm
 from gpt2chat.core.model.weights import Model, weights_of
 
-FEW = 16
-"""So many tokens at once are run with int8 weights; more are faster as a matrix product."""
+INT8_TOKENS = 16
+"""Most tokens that a pass runs with int8 weights. More of them are faster as a matrix product in
+PyTorch, which is limited by arithmetic and not by memory (docs/generation.md)."""
 
 _ONE_AT_A_TIME = Lock()
+"""Held during a kernel if numba uses its own threads, which serve only one caller."""
 
 
 class Int8Decoder(Decoder):
-    """A decoder whose single steps read int8 weights; long beginnings are run in `dtype`.
+    """A decoder whose single steps read int8 weights; long prompts are computed in `dtype`.
 
-    Each row of a matrix has one scale, activations are int16, the cache is bfloat16.
+    Each row of a matrix has one scale, activations are int16, the cache is bfloat16. Rows of
+    weights have a KL divergence of 0.0013 nats from float32; groups of 32 weights had 0.0007, but
+    need a float product for each group (docs/generation.md).
     """
 
     def __init__(self, model: Model, dtype: torch.dtype):
@@ -44,11 +48,11 @@ class Int8Decoder(Decoder):
             head=_matrix([Linear(self.tokens.T, torch.zeros(len(self.tokens)))]),
             eps=self.eps,
         )
-        # As many threads as torch has, but numba cannot have more than it began with.
+        # As many threads as torch uses, but numba cannot use more than it started with.
         threads = torch.get_num_threads()
         self._threads = min(threads, numba.get_num_threads())
-        self.step([0], [0], [0])  # compiles, or loads what was compiled: better now than at a reply
-        # As its threads begin, numba gives OpenMP's other users all cores, whatever they had.
+        self.step([0], [0], [0])  # compile the kernels, or load them, now and not at a reply
+        # When its threads start, numba lets OpenMP's other users have all cores again.
         torch.set_num_threads(threads)
 
     def make_cache(self, slots: int) -> Tensor:
@@ -57,42 +61,48 @@ class Int8Decoder(Decoder):
         return torch.from_numpy(_zeros(shape, np.uint16)).view(torch.bfloat16)
 
     def extend(self, ids: Sequence[int], start: int, slot: int = 0) -> Tensor:
-        if len(ids) > FEW:
+        if len(ids) > INT8_TOKENS:
             return super().extend(ids, start, slot)
         positions = range(start, start + len(ids))
         return self.forward(ids, positions, [slot] * len(ids), [len(ids) - 1])[0]
 
     def step(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> Tensor:
-        if len(tokens) > FEW:
-            return self._products(tokens, positions, slots)
+        if len(tokens) > INT8_TOKENS:
+            return self._step_in_products(tokens, positions, slots)
         return self.forward(tokens, positions, slots, range(len(tokens)))
 
     @torch.inference_mode()
-    def _products(
+    def _step_in_products(
         self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]
     ) -> Tensor:
-        """Do what `step` does by matrix products, and attention by the kernel: many at once."""
+        """Do what `step` does, with matrix products in `dtype` and the kernel's attention.
+
+        For 64 single queries of 71 keys in bfloat16, PyTorch's SDPA takes 4.2 ms a layer, more than
+        all products of the layer; the kernel takes less than one (docs/log.md, 2026-11-25).
+        """
         x = self._embed(torch.tensor(tokens), torch.tensor(positions))
-        where, at = np.asarray(slots), np.asarray(positions)
+        slot_array, position_array = np.asarray(slots), np.asarray(positions)
         scratch = np.empty((len(tokens) * self.heads, max(positions) + 1), np.float32)
-        mixed = torch.empty_like(x)
+        attended = torch.empty_like(x)
+        out = attended.numpy()  # the same memory
         for block, keys, values in zip(self.blocks, *self._cache(), strict=True):
             qkv = block.project(x).float().numpy()
-            self._call(kernels.attend, qkv, keys, values, where, at, scratch, mixed.numpy())
-            x = block.finish(x, mixed)
+            self._call(kernels.attend, qkv, keys, values, slot_array, position_array, scratch, out)
+            x = block.finish(x, attended)
         return super().scores(x)
 
     def _cache(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """Return keys and values as the kernels read them."""
+        """Return keys and values in the type of the kernels: numpy has no bfloat16."""
         return self.keys.view(torch.uint16).numpy(), self.values.view(torch.uint16).numpy()
 
     def along(self, ids: Sequence[int], slot: int = 0) -> Tensor:
+        # Never as matrix products: the scores are those that single steps give.
         parts = [
             self.forward(
                 part, range(start, start + len(part)), [slot] * len(part), range(len(part))
             )
-            for start in range(0, len(ids), FEW)
-            for part in [ids[start : start + FEW]]
+            for start in range(0, len(ids), INT8_TOKENS)
+            for part in [ids[start : start + INT8_TOKENS]]
         ]
         return torch.cat(parts)
 
@@ -101,16 +111,18 @@ class Int8Decoder(Decoder):
         tokens: Sequence[int],
         positions: Sequence[int],
         slots: Sequence[int],
-        wanted: Sequence[int],
+        scored: Sequence[int],
     ) -> Tensor:
-        """Run tokens with int8 weights and return the scores after the wanted ones.
+        """Run tokens with int8 weights and return the scores after some of them.
+
+        Args:
+            scored: Indices of the tokens after which scores are needed.
 
         Returns:
-            Shape (wanted, vocab), float32.
+            Shape (scored, vocab), float32.
         """
-        ids, at = torch.tensor(tokens), torch.tensor(positions)
-        x: Any = self._embed(ids, at).numpy()
-        found = np.empty((len(wanted), len(self.tokens)), np.float32)
+        x: Any = self._embed(torch.tensor(tokens), torch.tensor(positions)).numpy()
+        logits = np.empty((len(scored), len(self.tokens)), np.float32)
         self._call(
             kernels.forward,
             self._weights,
@@ -118,46 +130,41 @@ class Int8Decoder(Decoder):
             x,
             np.asarray(slots),
             np.asarray(positions),
-            np.asarray(wanted),
-            found,
+            np.asarray(scored),
+            logits,
         )
-        return torch.from_numpy(found)
+        return torch.from_numpy(logits)
 
     def scores(self, x: Tensor) -> Tensor:
-        found = np.empty((len(x), len(self.tokens)), np.float32)
-        self._call(kernels.head, self._weights, x.numpy(), found)
-        return torch.from_numpy(found)
+        logits = np.empty((len(x), len(self.tokens)), np.float32)
+        self._call(kernels.head, self._weights, x.numpy(), logits)
+        return torch.from_numpy(logits)
 
-    def _call(self, kernel: Callable[..., None], *given: Any) -> None:
+    def _call(self, kernel: Callable[..., None], *arguments: Any) -> None:
         """Run a kernel on the decoder's threads."""
-        # The number is the calling thread's own, and a chat's threads come and go.
+        # numba's number of threads belongs to the calling thread, and a chat's threads come and go.
         numba.set_num_threads(self._threads)
-        with _shared_threads():
-            kernel(*given)
-
-
-def _shared_threads() -> AbstractContextManager[Any]:
-    """Return what a kernel has to hold: with numba's own threads a lock, with others nothing.
-
-    Where numba finds neither TBB nor OpenMP, it ends the process as two threads call it at once.
-    The layer is known once the number of threads has been set.
-    """
-    layer: str = numba.threading_layer()  # pyright: ignore[reportPrivateImportUsage]
-    return _ONE_AT_A_TIME if layer == "workqueue" else nullcontext()
+        # If numba finds neither TBB nor OpenMP, it aborts the process when two threads call it at
+        # once. The layer is known once the number of threads has been set.
+        layer: str = numba.threading_layer()  # pyright: ignore[reportPrivateImportUsage]
+        with _ONE_AT_A_TIME if layer == "workqueue" else nullcontext():
+            kernel(*arguments)
 
 
 def _norms(pairs: Sequence[tuple[Tensor, Tensor]]) -> Norm:
+    """Return the gains and biases of all layers' norms."""
     gains, biases = zip(*pairs, strict=True)
     return Norm(torch.stack(gains).numpy(), torch.stack(biases).numpy())
 
 
 def _matrix(layers: Sequence[Linear]) -> Matrix:
-    """Return a linear map of all layers in int8, each row rounded to its own scale."""
+    """Return a linear map of all layers in int8, with a scale for each row."""
     inputs, outputs = layers[0].weight.shape
     weight = _zeros((len(layers), outputs, inputs), np.int8)
     scale = np.zeros((len(layers), outputs), np.float32)
     for index, linear in enumerate(layers):
-        rows = linear.weight.T.float()
+        rows = linear.weight.T.float()  # GPT-2 stores (in, out), the kernels read (out, in)
+        # The largest weight of a row becomes ±127. A row of zeros gets a tiny scale, not 0.
         unit = (rows.abs().amax(1) / WEIGHT_TOP).clamp(min=torch.finfo(torch.float32).tiny)
         scale[index] = unit.numpy()
         torch.from_numpy(weight[index]).copy_((rows / unit[:, None]).round())
@@ -166,12 +173,16 @@ def _matrix(layers: Sequence[Linear]) -> Matrix:
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return zeros in memory that Linux maps by huge pages: a quarter faster to read through."""
+    """Return zeros in memory that Linux maps with huge pages.
+
+    Reading through them takes a quarter less time (docs/log.md, 2026-11-25).
+    """
     size = prod(shape)
     length = max(size * np.dtype(dtype).itemsize, 1)
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.zeros(shape, dtype)
-    # Shared memory, which mmap takes if it is not told, has small pages whatever is advised.
+    # Python's default is shared memory, which has small pages whatever is advised: a step took
+    # 4.3 ms with it, 3.1 to 3.4 with private memory.
     memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype, size).reshape(shape)

@@ -1,4 +1,4 @@
-"""Floating-point operations: what GPT-2 needs, and what a device reaches."""
+"""Count the floating-point operations that GPT-2 needs, and measure what a device reaches."""
 
 import time
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ import torch
 
 
 def parameters(model: torch.nn.Module) -> int:
-    """Return the number of weights; the head is the token embedding and counts once."""
+    """Return the number of weights. The head is the token embedding, so it counts once."""
     return sum(weight.numel() for weight in model.parameters())
 
 
 def flops_per_token(config: Any, context: float) -> float:
-    """Return the floating-point operations of one token's forward pass, its logits included.
+    """Return the floating-point operations of one token's forward pass, including its logits.
 
         2 · (layers · (4 · width² + 2 · width · inner) + vocab · width)    matrices, head included
         + 4 · layers · width · context                                     QKᵀ and AV
 
-    A multiplication and an addition are two. Embedding look-ups, norms, biases and activations
+    A multiplication and an addition count as two. Embedding look-ups, norms, biases and activations
     are left out. GPT-2 124M with a vocabulary of 50,264 at a context of 1,024: 284,823,552.
 
     Args:
         config: A GPT2Config.
-        context: Positions the token attends to, its own included.
+        context: Number of positions that the token attends to, including its own.
 
     Source:
         Kaplan et al. (2020), arXiv:2001.08361, table 1, with the head counted.
@@ -42,26 +42,28 @@ def _head_flops(config: Any) -> int:
 
 
 def row_flops(config: Any, lengths: Sequence[int], trained: int) -> float:
-    """Return what a training step on a packed row needs: three times its forward pass.
+    """Return the floating-point operations of a training step on a packed sequence.
 
-    A token attends to half of its sample on average. The head counts for trained tokens only,
-    which is all that is computed; padding counts for nothing.
+    They are three times those of the forward pass, because the backward pass computes two products
+    for each of its products: the gradients of input and weight. A token attends to half of its
+    sample on average. The head counts for trained tokens only, as only their logits are computed.
+    Padding counts as nothing.
 
     Args:
-        lengths: Tokens of each sample.
-        trained: Tokens that logits are computed for.
+        lengths: Number of tokens of each sample.
+        trained: Number of tokens whose logits are computed.
     """
     body = sum(length * _body_flops(config, (length + 1) / 2) for length in lengths)
     return 3 * (body + trained * _head_flops(config))
 
 
 def matmul_flops(device: torch.device, bf16: bool) -> float:
-    """Return the floating-point operations a second of one large matrix product, the best of some.
+    """Return the floating-point operations per second of a large matrix product, the best of four.
 
-    What a training step reaches is measured against it: a figure from a data sheet would need a
-    list of devices, and no program reaches it.
+    Utilisation is measured against it. A figure from a data sheet would need a list of devices,
+    and no program reaches it.
     """
-    size = 8192 if device.type == "cuda" else 2048
+    size = 8192 if device.type == "cuda" else 2048  # rows and columns
     factor = torch.randn(size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
     best = float("inf")
     for _ in range(4):
@@ -74,5 +76,6 @@ def matmul_flops(device: torch.device, bf16: bool) -> float:
 
 
 def _wait(device: torch.device) -> None:
+    """Wait until a GPU has computed what was started; a CPU never runs ahead."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
