@@ -50,7 +50,7 @@ from gpt2chat.core.inputs.sources import SAMPLE
 from gpt2chat.core.model.checkpoint import chat_tokenizer
 from gpt2chat.core.model.device import pick_autocast
 from gpt2chat.core.model.load import grow_positions, load_model
-from gpt2chat.core.model.packing import pack, pack_row
+from gpt2chat.core.model.packing import lay_out, pack
 from gpt2chat.core.text.conversations import Conversation, Message, parse_messages
 from gpt2chat.core.text.tokens import GPT2_VOCAB, WINDOW, Encoded, encode_conversation, fit_window
 from gpt2chat.core.training.arguments import arguments
@@ -274,7 +274,10 @@ def measure(trainer: PackedTrainer, texts: Sequence[Text]) -> list[FloatArray]:
     model.eval()
     losses: list[FloatArray] = []
     for text in texts:
-        rows = [pack_row([part]) for part in windows(text.sample.ids, model.config.n_positions)]
+        rows = [
+            lay_out(np.array(part.ids), np.array([len(part)]), np.array([part.prompt_length]))
+            for part in windows(text.sample.ids, model.config.n_positions)
+        ]
         logps = torch.cat([trainer.logps(model, vars(row)) for row in rows])
         losses.append(-logps.double().numpy())
     return losses

@@ -1,14 +1,9 @@
 """Attention inside each sample: as one operation of a compiled graph, and as many."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gpt2chat.core.model import attention
 from gpt2chat.core.model.attention import packed_attention, packed_sdpa
 
 STARTS = torch.tensor([0, 5, 5, 6, 19, 19], dtype=torch.int32)
@@ -70,33 +65,6 @@ def test_the_gradients_of_the_operation_are_on_the_queries_device():
     parts = torch.empty(4, 1, 2, 19, 4, device="meta").unbind()
     found = torch.ops.gpt2chat.packed_sdpa_backward(*parts, STARTS.to("meta"), None)
     assert {gradient.device.type for gradient in found} == {"meta"}
-
-
-@pytest.mark.parametrize(
-    ("dtype", "way"), [(torch.bfloat16, "_varlen"), (torch.float32, "_sample_by_sample")]
-)
-def test_a_gpu_attends_in_float32_where_that_is_asked_for(
-    dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
-):
-    """On tensors that only say that they are on a GPU."""
-    ways: list[str] = []
-
-    def spy(name: str) -> Callable[..., Tensor]:
-        def attend(query: Tensor, *_: Any) -> Tensor:
-            ways.append(name)
-            assert query.dtype == dtype
-            return query
-
-        return attend
-
-    for name in ("_varlen", "_sample_by_sample"):
-        monkeypatch.setattr(attention, name, spy(name))
-    with FakeTensorMode():
-        part = torch.empty(1, 2, 19, 4, dtype=dtype, device="cuda")
-        packed_attention(
-            torch.nn.Module(), part, part, part, None, cu_seq_lens_q=STARTS, max_length_q=13
-        )
-    assert ways == [way]
 
 
 @pytest.mark.gpu

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from gpt2chat.core.training.lineage import ALPACA, FREE, Ancestor, ancestors, hub_base, licence
+from gpt2chat.core.training.lineage import (
+    ALPACA,
+    PERMISSIVE_DATA,
+    Ancestor,
+    ancestors,
+    hub_base,
+    licence,
+)
 
 
 def run(folder: Path, model: str, data: str = "data") -> str:
@@ -33,10 +40,12 @@ def test_a_base_that_no_other_reader_has_is_not_named(base: str, tmp_path: Path)
 
 def test_the_licence_is_told_where_base_and_data_are_known(tmp_path: Path):
     data = Path("data")
-    assert licence("gpt2", data, FREE) == "mit"
-    assert licence("openai-community/gpt2-xl", data, FREE) == "mit"
-    assert licence(run(tmp_path / "sft", "gpt2"), data, [*FREE, ALPACA]) == "cc-by-nc-4.0"
-    assert licence(run(tmp_path / "other", "gpt2", "mine"), data, FREE) is None
+    assert licence("gpt2", data, PERMISSIVE_DATA) == "mit"
+    assert licence("openai-community/gpt2-xl", data, PERMISSIVE_DATA) == "mit"
+    assert (
+        licence(run(tmp_path / "sft", "gpt2"), data, [*PERMISSIVE_DATA, ALPACA]) == "cc-by-nc-4.0"
+    )
+    assert licence(run(tmp_path / "other", "gpt2", "mine"), data, PERMISSIVE_DATA) is None
     assert licence("gpt2", data, ["own.jsonl"]) is None
-    assert licence("someone/gpt2-of-theirs", data, FREE) is None
-    assert licence("starter", data, FREE) is None
+    assert licence("someone/gpt2-of-theirs", data, PERMISSIVE_DATA) is None
+    assert licence("starter", data, PERMISSIVE_DATA) is None

@@ -1,12 +1,13 @@
 """Packed rows: every sample whole, none seen by another."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2chat.core.model.losses import token_logps
-from gpt2chat.core.model.packing import pack, pack_row
+from gpt2chat.core.model.packing import PackedRow, lay_out, pack
 from gpt2chat.core.text.tokens import Encoded
 from tests.helpers import tiny_model
 
@@ -15,6 +16,12 @@ SAMPLES = [
     Encoded([11, 12, 13], 1),
     Encoded(list(range(100, 140)), 30),
 ]
+
+
+def pack_row(samples: list[Encoded]) -> PackedRow:
+    ids = np.concatenate([sample.ids for sample in samples])
+    lengths = np.array([len(sample) for sample in samples])
+    return lay_out(ids, lengths, np.array([sample.prompt_length for sample in samples]))
 
 
 def packed_logits(samples: list[Encoded]) -> torch.Tensor:

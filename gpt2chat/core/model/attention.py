@@ -12,9 +12,9 @@ from transformers import AttentionInterface
 
 PACKED = "packed"
 """The attention's name in transformers."""
-HALF = (torch.bfloat16, torch.float16)
-"""What varlen attention has kernels for: on GPUs from Ampere on, the first to compute in bf16, so
-that autocast gives no other these types."""
+VARLEN_TYPES = (torch.bfloat16, torch.float16)
+"""Types that varlen attention has kernels for, on GPUs from Ampere on. Those are also the first to
+compute in bf16, so autocast gives these types to no older GPU."""
 
 
 def packed_attention(
@@ -31,9 +31,10 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Return causal attention inside each sample of a packed row.
 
-    On a GPU in 16 bits it is PyTorch's varlen attention. In float32, for which that has no kernel,
-    and on a CPU it is causal SDPA sample by sample: measured twice as fast there as one block mask
-    over the row. Neither has dropout on the attention weights, so training sets `attn_pdrop` to 0.
+    On a GPU in 16 bits this is PyTorch's varlen attention, which has no kernel for float32. In
+    float32 and on a CPU it is causal SDPA sample by sample, measured twice as fast on a CPU as one
+    block mask over the row. Neither has dropout on the attention weights, so training sets
+    `attn_pdrop` to 0.
 
     Args:
         query: Shape (1, heads, tokens, width), as are key and value.
@@ -43,8 +44,17 @@ def packed_attention(
     Returns:
         Shape (1, tokens, heads, width), and no weights.
     """
-    if query.is_cuda and query.dtype in HALF:
-        return _varlen(query, key, value, scaling, cu_seq_lens_q, max_length_q), None
+    if query.is_cuda and query.dtype in VARLEN_TYPES:
+        from torch.nn.attention.varlen import varlen_attn
+
+        q, k, v = (part.transpose(1, 2)[0] for part in (query, key, value))
+        starts, longest = cu_seq_lens_q, max_length_q
+        # A window of -1 before and 0 after a token is causal attention.
+        varlen = varlen_attn(
+            q, k, v, starts, starts, longest, longest, scale=scaling, window_size=(-1, 0)
+        )
+        assert isinstance(varlen, Tensor)  # a tuple only with log-sum-exps, which nobody asked for
+        return varlen[None], None
     if torch.compiler.is_compiling():
         attended = packed_sdpa(query, key, value, cu_seq_lens_q, scaling)
     else:
@@ -70,7 +80,10 @@ def _sample_by_sample(
 def packed_sdpa(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scaling: float | None
 ) -> Tensor:
-    """Attend sample by sample as one operation, which a compiled graph does not look into."""
+    """Attend sample by sample as one operation of a compiled graph.
+
+    Without it the graph would break at `tolist`, or be compiled again for each row's lengths.
+    """
     return _sample_by_sample(query, key, value, starts, scaling).contiguous()
 
 
@@ -88,34 +101,28 @@ def _packed_sdpa_backward(
     starts: Tensor,
     scaling: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    lengths: Any = starts.diff().tolist()
-    g, q, k, v = (part.split(lengths, 2) for part in (gradient, query, key, value))
-    found = [_sdpa_backward(*sample, scaling) for sample in zip(g, q, k, v, strict=True)]
-    dq, dk, dv = (torch.cat(part, dim=2) for part in zip(*found, strict=True))
-    return dq, dk, dv
-
-
-def _sdpa_backward(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value: autograd cannot be had inside an operation.
+    """Return the gradients of query, key and value. Autograd does not run inside an operation, so
+    they are derived by hand, for each sample:
 
     P = softmax(s · QKᵀ),  dV = Pᵀ dO,  dP = dO Vᵀ,  dS = P ⊙ (dP - rowsum(dP ⊙ P)),
     dQ = s · dS K,  dK = s · dSᵀ Q
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    ahead = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
-    future = ahead.triu(1)
-    scores = (scale * query @ key.transpose(-1, -2)).masked_fill(future, float("-inf"))
-    weights = torch.softmax(scores, -1, dtype=torch.promote_types(query.dtype, torch.float32))
-    from_values = (gradient @ value.transpose(-1, -2)).to(weights.dtype)
-    shares = weights * (from_values - (from_values * weights).sum(-1, keepdim=True))
-    shares, weights = shares.to(query.dtype), weights.to(query.dtype)
-    return (
-        scale * shares @ key,
-        scale * shares.transpose(-1, -2) @ query,
-        weights.transpose(-1, -2) @ gradient,
-    )
+    wide = torch.promote_types(query.dtype, torch.float32)
+    lengths: Any = starts.diff().tolist()
+    samples = zip(*(part.split(lengths, 2) for part in (gradient, query, key, value)), strict=True)
+    gradients: list[tuple[Tensor, Tensor, Tensor]] = []
+    for g, q, k, v in samples:
+        future = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
+        scores = (scale * q @ k.transpose(-1, -2)).masked_fill(future, float("-inf"))
+        weights = torch.softmax(scores, -1, dtype=wide)
+        from_values = (g @ v.transpose(-1, -2)).to(wide)
+        shares = weights * (from_values - (from_values * weights).sum(-1, keepdim=True))
+        shares, weights = shares.to(q.dtype), weights.to(q.dtype)
+        dq, dk = scale * shares @ k, scale * shares.transpose(-1, -2) @ q
+        gradients.append((dq, dk, weights.transpose(-1, -2) @ g))
+    dq, dk, dv = (torch.cat(parts, dim=2) for parts in zip(*gradients, strict=True))
+    return dq, dk, dv
 
 
 @_packed_sdpa_backward.register_fake
@@ -146,19 +153,6 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 packed_sdpa.register_autograd(_backward, setup_context=_keep)
 
 
-def _varlen(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, starts: Tensor, longest: int
-) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    q, k, v = (part.transpose(1, 2)[0] for part in (query, key, value))
-    attended = varlen_attn(
-        q, k, v, starts, starts, longest, longest, scale=scaling, window_size=(-1, 0)
-    )
-    assert isinstance(attended, Tensor)  # a tuple only where log-sum-exps are asked for
-    return attended[None]
-
-
-# No mask is registered with it: transformers then makes none. For a registered one it looks for
-# packed samples in the position ids first, which waits for the device.
+# No mask function is registered under this name. If one were, transformers would first look for
+# packed samples in the position ids, which waits for the device.
 AttentionInterface.register(PACKED, packed_attention)

@@ -1,4 +1,4 @@
-"""Whether to compile the model, and how many graphs that made."""
+"""Decide whether to compile the model, and count the graphs that PyTorch compiled."""
 
 import shutil
 
@@ -8,20 +8,20 @@ from gpt2chat.core.config.settings import Compile
 from gpt2chat.core.errors import HardwareError
 
 WORTH = 20_000_000
-"""Tokens from which compiling is worth its wait: it takes 25 to 50 s on an H100, in which GPT-2
-124M reads 12 to 23 million tokens compiled. What it reads without is not measured yet."""
+"""Tokens from which compiling is worth the wait. It takes 25 to 50 s on an H100, in which compiled
+GPT-2 124M reads 12 to 23 million tokens. Its speed there without compiling is not measured yet."""
 
 
 def pick_compile(name: Compile, device: torch.device, tokens: int) -> bool:
-    """Return whether to compile; `auto` does on a GPU where the run is long enough.
+    """Return whether to compile; `auto` compiles on a GPU if the run is long enough.
 
-    On a CPU `auto` never does: measured, it gains nothing there (docs/measurements.md).
+    On a CPU `auto` never compiles: measured, that makes steps slower (docs/measurements.md).
 
     Args:
-        tokens: Of the whole run; 0 where somebody waits for each.
+        tokens: Tokens of the whole run; 0 in a chat, where somebody waits for each.
 
     Raises:
-        HardwareError: It is asked for, and there is no compiler for this device.
+        HardwareError: `name` is "on", and there is no compiler for this device.
     """
     if name == "off":
         return False
@@ -30,7 +30,11 @@ def pick_compile(name: Compile, device: torch.device, tokens: int) -> bool:
         return able and device.type == "cuda" and tokens >= WORTH
     if not able:
         needed = "Triton" if device.type == "cuda" else "a C++ compiler such as g++"
-        raise HardwareError(f"--compile on needs {needed}, which is not there. Leave it out.")
+        raise HardwareError(
+            f'`compile="on"` needs {needed}, which is not installed. Install it, or leave out '
+            "`compile`.",
+            setting="compile",
+        )
     return True
 
 

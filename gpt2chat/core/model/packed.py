@@ -1,4 +1,4 @@
-"""GPT-2 on packed rows: what training runs, and what `--compile` compiles."""
+"""GPT-2 on packed rows: the model that training runs, and that `compile` compiles."""
 
 from typing import Any
 

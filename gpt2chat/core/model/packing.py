@@ -5,7 +5,7 @@ it (attention.py): `cu_seq_lens_q` holds where each sample begins, and the end o
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2chat.core.text.template import PAD
-from gpt2chat.core.text.tokens import SPECIAL_IDS, Encoded
+from gpt2chat.core.text.tokens import SPECIAL_IDS
 
 Ints = NDArray[np.integer[Any]]
 
@@ -103,14 +103,6 @@ class PackedRow:
     """1 for a trained token, 0 for padding; float32. Shape (K,)."""
 
 
-def pack_row(samples: Sequence[Encoded], shape: RowShape | None = None) -> PackedRow:
-    """Lay encoded samples end to end; see `lay_out`."""
-    ids = np.fromiter((token for sample in samples for token in sample.ids), np.int64)
-    lengths = np.array([len(sample) for sample in samples], np.int64)
-    prompts = np.array([sample.prompt_length for sample in samples], np.int64)
-    return lay_out(ids, lengths, prompts, shape)
-
-
 def lay_out(
     ids: Ints, lengths: Ints, prompt_lengths: Ints, shape: RowShape | None = None
 ) -> PackedRow:
@@ -130,14 +122,21 @@ def lay_out(
     weights = np.ones(len(at), np.float32)
     kept, targets, longest = at - 1, ids[at], int(lengths.max(initial=1))
     if shape is None and len(ids) == 0:
-        shape = EMPTY
+        # A row without samples, which a process gets if there are fewer rows than processes.
+        shape = RowShape(tokens=1, samples=2, kept=0, longest=1)
     if shape is not None:
         spare = shape.kept - len(kept)
         kept, targets, segments, weights = (
             np.pad(part, (0, spare)) for part in (kept, targets, segments, weights)
         )
-        ids = np.pad(ids, (0, shape.tokens - len(ids)), constant_values=SPECIAL_IDS[PAD])
-        lengths, longest = _padded(lengths, shape), shape.longest
+        padding = shape.tokens - len(ids)
+        ids = np.pad(ids, (0, padding), constant_values=SPECIAL_IDS[PAD])
+        # Padding becomes samples of its own, none over `longest`, which bounds varlen attention.
+        pieces, rest = divmod(padding, shape.longest)
+        slots = np.zeros(shape.samples - len(lengths), np.int64)
+        slots[:pieces] = shape.longest
+        slots[pieces : pieces + 1] = rest
+        lengths, longest = np.concatenate([lengths, slots]), shape.longest
     starts = np.concatenate([[0], lengths.cumsum()])
     return PackedRow(
         input_ids=torch.from_numpy(ids.astype(np.int64))[None],
@@ -151,42 +150,7 @@ def lay_out(
     )
 
 
-EMPTY = RowShape(tokens=1, samples=2, kept=0, longest=1)
-"""Of a row without samples, which a process gets where there are fewer rows than processes."""
-
-
-def row_shape(rows: Iterable[tuple[Ints, Ints]], longest: int, multiple: int = 128) -> RowShape:
-    """Return the smallest shape that holds all rows, in multiples of `multiple`.
-
-    Args:
-        rows: Lengths and prompt lengths of each row's samples.
-        longest: Most tokens of a sample.
-    """
-    sizes = [
-        (int(lengths.sum()), len(lengths), int((lengths - np.maximum(prompts, 1)).sum()))
-        for lengths, prompts in rows
-    ]
-    tokens = _round_up(max((size[0] for size in sizes), default=1), multiple)
-    samples = max((n + -(-(tokens - used) // longest) for used, n, _ in sizes), default=2)
-    kept = max((size[2] for size in sizes), default=0)
-    return RowShape(tokens, _round_up(samples, 2), _round_up(kept, multiple), longest)
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
 def _positions(lengths: Ints) -> Ints:
     """Return 0, 1, 2 … for each length."""
     ends = lengths.cumsum()
     return np.arange(int(lengths.sum())) - (ends - lengths).repeat(lengths)
-
-
-def _padded(lengths: Ints, shape: RowShape) -> Ints:
-    """Return the lengths with those of the padding: attention looks at no piece over `longest`."""
-    left = shape.tokens - int(lengths.sum())
-    whole, rest = divmod(left, shape.longest)
-    slots = np.zeros(shape.samples - len(lengths), np.int64)
-    slots[:whole] = shape.longest
-    slots[whole : whole + 1] = rest
-    return np.concatenate([lengths, slots])

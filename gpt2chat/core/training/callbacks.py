@@ -22,16 +22,16 @@ from gpt2chat.core.training.arguments import process_count
 from gpt2chat.core.training.metrics import json_line, read_lines
 from gpt2chat.core.training.trainer import PackedTrainer, Votes
 
-PACE = 10
-"""Logged steps that the live speed and the time left are averaged over."""
-COMMON = {
+SPEED_STEPS = 10
+"""Number of logged steps over which live speed and time left are averaged."""
+COMMON_METRICS = {
     *("step", "epoch", "loss", "grad_norm", "learning_rate"),
     *("tokens", "seconds", "threads"),
 }
-"""What a line of metrics holds for every objective."""
-STOPPING = [signal.SIGINT, signal.SIGTERM]
+"""Metrics that are the same for every objective."""
+STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP"):  # not on Windows
-    STOPPING.append(signal.SIGHUP)
+    STOP_SIGNALS.append(signal.SIGHUP)
 """Signals that save and stop a run."""
 SAME_SIGNAL = 3.0
 """Seconds within which torchrun forwards a Ctrl-C that its processes have already received."""
@@ -147,24 +147,20 @@ class Watch(TrainerCallback):
         self._started = time.perf_counter()
         self.first: _Mark | None = None
         """The first logged step since this start. Whatever came before it counts as warm-up."""
-        self._trainer: PackedTrainer | None = None
+        self.trainer: PackedTrainer | None = None
+        """The trainer whose tokens and operations are counted."""
         self._seconds = 0.0
         self._since: float | None = None
         self._saved_at = time.monotonic()
-        self._marks: deque[_Mark] = deque(maxlen=PACE + 1)
-
-    def attach(self, trainer: PackedTrainer) -> None:
-        """Count the tokens of a trainer, and let its processes agree on stopping and saving."""
-        self._trainer = trainer
-        trainer.votes = self.votes
+        self._marks: deque[_Mark] = deque(maxlen=SPEED_STEPS + 1)
 
     @contextmanager
     def stopping_on_signals(self, on_interrupt: Callable[[], None]) -> Generator[None]:
-        """Let the first of STOPPING save after the current step, and a second one end the run.
+        """Let the first of STOP_SIGNALS save after the current step, and a second one end the run.
 
         Python runs a signal handler between two instructions of the main thread, which may be
-        inside PyTorch for seconds. So that the user is told at once, a thread of its own waits for
-        the byte that Python writes to a socket the moment a signal arrives.
+        inside PyTorch for seconds. To answer the user at once, a separate thread waits for the byte
+        that Python writes to a socket the moment a signal arrives.
 
         Args:
             on_interrupt: Called in that thread, on the first signal.
@@ -179,23 +175,23 @@ class Watch(TrainerCallback):
             elif not self.stopped:
                 self.stopped, asked_at = True, now
 
-        def tell() -> None:
+        def await_signal() -> None:
             while number := reader.recv(1):
-                if number[0] in STOPPING:
+                if number[0] in STOP_SIGNALS:
                     on_interrupt()
                     return
 
         reader, writer = socket.socketpair()
         writer.setblocking(False)
-        handlers = {number: signal.getsignal(number) for number in STOPPING}
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         hangup = getattr(signal, "SIGHUP", None)
         if hangup is not None and handlers[hangup] is signal.SIG_IGN:
             del handlers[hangup]  # the user started the run with nohup, to survive this
         for number in handlers:
             signal.signal(number, stop)
         wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        teller = threading.Thread(target=tell, daemon=True)
-        teller.start()
+        waiter = threading.Thread(target=await_signal, daemon=True)
+        waiter.start()
         try:
             yield
         finally:
@@ -203,7 +199,7 @@ class Watch(TrainerCallback):
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             writer.close()
-            teller.join()
+            waiter.join()
             reader.close()
 
     def _wishes(self) -> list[float]:
@@ -213,9 +209,24 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._mark(state)
-        _restore_best(state, Path(args.output_dir))
+        if state.best_global_step is not None:
+            # transformers saves the path of the best checkpoint. If the run folder has moved since,
+            # it would find nothing there, and end with the last weights and the best loss.
+            folder = Path(args.output_dir)
+            losses = {
+                line["step"]: line["eval_loss"]
+                for line in state.log_history
+                if "eval_loss" in line and line["step"]
+            }
+            saved = [step for step in losses if (folder / f"checkpoint-{step}").is_dir()]
+            best: int | None = state.best_global_step
+            if best not in saved:  # it was damaged, or removed by hand
+                best = min(saved, key=lambda step: losses[step], default=None)
+                state.best_global_step, state.best_metric = best, losses.get(best)
+            path = None if best is None else str(folder / f"checkpoint-{best}")
+            state.best_model_checkpoint = path
         # A run that was killed after patience ran out, before it finished, takes one more step.
-        self._lose_patience(state, control)
+        self._check_patience(state, control)
         self._started = time.perf_counter()
         if state.is_world_process_zero:
             lines = read_lines(self.metrics)
@@ -227,7 +238,7 @@ class Watch(TrainerCallback):
 
     def totals(self) -> tuple[int, float]:
         """Return the tokens of all processes and the seconds of the run, over all its starts."""
-        tokens = self._trainer.tokens_of_all() if self._trainer else 0
+        tokens = self.trainer.tokens_of_all() if self.trainer else 0
         return self.earlier[0] + tokens, self.earlier[1] + time.perf_counter() - self._started
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -251,12 +262,12 @@ class Watch(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._since = None
-        self._lose_patience(state, control)
+        self._check_patience(state, control)
 
-    def _lose_patience(self, state: Any, control: Any) -> None:
-        """End the run if the loss has not fallen for too long. The log of validations that this
-        reads is part of a checkpoint, so a resumed run counts the earlier ones too."""
-        # The validation before the first step has no weights to keep.
+    def _check_patience(self, state: Any, control: Any) -> None:
+        """End the run after `patience` validations without a lower loss. The log that this reads is
+        part of a checkpoint, so a resumed run counts earlier validations too."""
+        # The validation before the first step does not count: no checkpoint has its weights.
         losses = [
             line["eval_loss"] for line in state.log_history if "eval_loss" in line and line["step"]
         ]
@@ -290,11 +301,28 @@ class Watch(TrainerCallback):
         self.lines.append(line)
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json_line(line))
-        if "loss" in logs and self.on_step is not None:
-            self.on_step(self._step(state, line))
+        if "loss" not in logs or self.on_step is None:
+            return
+        validations = [line["eval_loss"] for line in self.lines if "eval_loss" in line]
+        first, last = self._marks[0], self._marks[-1]
+        speed, utilisation = self._between(first, last)
+        pace = (last.seconds - first.seconds) / max(1, last.step - first.step)
+        self.on_step(
+            Step(
+                step=state.global_step,
+                steps=state.max_steps,
+                epoch=state.epoch,
+                loss=line["loss"],
+                validation_loss=validations[-1] if validations else None,
+                tokens_per_second=speed,
+                utilisation=utilisation,
+                seconds_left=pace * (state.max_steps - state.global_step),
+                metrics={name: line[name] for name in line if name not in COMMON_METRICS},
+            )
+        )
 
     def _mark(self, state: Any) -> _Mark:
-        trainer = self._trainer
+        trainer = self.trainer
         world = trainer.args.world_size if trainer else 1
         tokens, flops = (trainer.tokens_seen, trainer.flops_seen) if trainer else (0, 0.0)
         mark = _Mark(self._seconds, state.global_step, world * tokens, world * flops)
@@ -310,56 +338,6 @@ class Watch(TrainerCallback):
 
     def _between(self, first: _Mark, last: _Mark) -> tuple[float, float]:
         seconds = max(last.seconds - first.seconds, 1e-9)
-        processes = self._trainer.args.world_size if self._trainer else 1
+        processes = self.trainer.args.world_size if self.trainer else 1
         pace = (last.flops - first.flops) / seconds / processes
         return (last.tokens - first.tokens) / seconds, pace / self.peak
-
-    def last_loss(self) -> float:
-        """Return the mean training loss of the last tenth of the steps."""
-        losses = [line["loss"] for line in self.lines if "loss" in line]
-        tail = losses[-max(1, len(losses) // 10) :]
-        return math.fsum(tail) / max(1, len(tail))
-
-    def validation_at(self, step: int | None) -> dict[str, float]:
-        """Return the metrics of the validation after a step; empty if there was none."""
-        lines = [line for line in self.lines if line["step"] == step and "eval_loss" in line]
-        values = lines[-1].items() if lines else ()
-        return {name[5:]: value for name, value in values if name.startswith("eval_")}
-
-    def _step(self, state: Any, line: dict[str, Any]) -> Step:
-        validations = [line["eval_loss"] for line in self.lines if "eval_loss" in line]
-        first, last = self._marks[0], self._marks[-1]
-        speed, utilisation = self._between(first, last)
-        pace = (last.seconds - first.seconds) / max(1, last.step - first.step)
-        return Step(
-            step=state.global_step,
-            steps=state.max_steps,
-            epoch=state.epoch,
-            loss=line["loss"],
-            validation_loss=validations[-1] if validations else None,
-            tokens_per_second=speed,
-            utilisation=utilisation,
-            seconds_left=pace * (state.max_steps - state.global_step),
-            metrics={name: line[name] for name in line if name not in COMMON},
-        )
-
-
-def _restore_best(state: Any, checkpoints: Path) -> None:
-    """Point a resumed run to its best checkpoint that is still there.
-
-    transformers keeps the path that the folder had before, and where nothing is at that path ends
-    with the last weights and the best loss.
-    """
-    if state.best_global_step is None:
-        return
-    losses = {
-        line["step"]: line["eval_loss"]
-        for line in state.log_history
-        if "eval_loss" in line and line["step"]
-    }
-    left = [step for step in losses if (checkpoints / f"checkpoint-{step}").is_dir()]
-    if state.best_global_step not in left:  # it was damaged, or removed by hand
-        best = min(left, key=lambda step: losses[step], default=None)
-        state.best_global_step, state.best_metric = best, losses.get(best)
-    best = state.best_global_step
-    state.best_model_checkpoint = None if best is None else str(checkpoints / f"checkpoint-{best}")

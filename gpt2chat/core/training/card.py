@@ -1,4 +1,4 @@
-"""The model card of a run: a README.md that a reader on the Hub expects."""
+"""Write the model card of a run, a README.md in the form that the Hub expects."""
 
 import json
 from pathlib import Path
@@ -14,59 +14,7 @@ from gpt2chat.core.model.names import adapter_base
 from gpt2chat.core.text.wording import plural
 from gpt2chat.core.training.lineage import hub_base, licence
 
-_CARD = """\
----
-{metadata}
----
-
-# {name}
-
-A chat model of GPT-2's architecture, made from `{model}` with gpt2chat {version} by
-{method}.
-
-| | |
-|---|---|
-| training data | {samples:,} {unit}, {passes}, {tokens:,} tokens, of {sources} |
-| optimizer steps | {steps:,}; the weights are those of step {best_step:,} |
-| training loss | {loss:.4f} {loss_unit} (mean of the last tenth of the steps) |
-| validation | {validation} |
-| device | {device}, {shared}, {precision}, {seconds:,.0f} s |
-| speed | {tokens_per_second:,.0f} tokens/s, {utilisation:.0%} of what a matrix product reaches |
-| finished | {finished} |
-
-## Use
-
-`{name}` stands for this folder, wherever it is put, or for its name on the Hub.
-
-```python
-{loading}
-messages = [{{"role": "user", "content": "What is a comet?"}}]
-inputs = tokenizer.apply_chat_template(
-    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-)
-reply = model.generate(**inputs, max_new_tokens=200, do_sample=True, temperature=0.72, top_k=36)
-print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-```
-
-Loads in transformers 4.57 and 5. In the terminal: `gpt2chat chat --model {name}`.
-
-The template is Llama 3's instruct template with the earlier turns between `<|start_context|>` and
-`<|end_context|>`; a reply ends with `<|eot_id|>`.
-
-## Limits
-
-A model of this size states false things fluently, repeats itself, cannot calculate, and has what
-its data has of bias and offence. Do not let it decide or advise. {licences}
-
-## Settings
-
-`gpt2chat {command} --config run.toml` repeats the run.
-
-```toml
-{settings}```
-
-![curves of the run](loss.png)
-"""
+CARD_TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def model_card(settings: TrainConfig, result: dict[str, Any], manifest: Manifest) -> str:
@@ -74,77 +22,54 @@ def model_card(settings: TrainConfig, result: dict[str, Any], manifest: Manifest
 
     Args:
         result: The fields of its TrainResult.
-        manifest: Of the data it was trained on.
+        manifest: The manifest of the data that it was trained on.
     """
     command: str = result["command"]
+    figures: dict[str, float] = result["validation"]
+    if isinstance(settings, SftConfig):
+        trained = {"reply": "the reply only", "all": "prompts and replies"}[settings.train_on]
+        replies = " on the chosen replies of preference pairs" * settings.chosen
+        method = f"instruction fine-tuning (SFT){replies}, the loss on the tokens of {trained}"
+        pairs = "preference pairs (the rejected replies left out)"
+        unit = pairs if settings.chosen else "conversations"
+        kind = "preference" if settings.chosen else "sft"
+        loss_unit, validation = "nats per token", ""
+    else:
+        assert isinstance(settings, OrpoConfig)
+        paper = "[arXiv:2403.07691](https://arxiv.org/abs/2403.07691)"
+        method = f"preference alignment with ORPO ({paper})"
+        unit, kind = "preference pairs", "preference"
+        loss_unit = f"(negative log-likelihood + {settings.beta:g} · odds ratio loss)"
+        validation = (
+            f", negative log-likelihood {figures['nll']:.4f} nats per token"
+            f", reward accuracy {figures['accuracy']:.3f}"
+            f", margin {figures['margin']:+.3f} nats per token"
+        ) if figures else ""  # fmt: skip
+    loss: float | None = result["validation_loss"]
     names = ("model", "samples", "steps", "best_step", "loss", "device", "precision", "seconds")
     names += ("tokens", "tokens_per_second", "utilisation", "finished")
-    kind = "preference" if command == "orpo" or _chosen(settings) else "sft"
-    sources = sorted(manifest.counts.get(kind, {}))
-    card = _CARD.format(
+    card = CARD_TEMPLATE.read_text("utf-8").format(
         **{name: result[name] for name in names},
         command=command,
         metadata=_metadata(settings, command, result, manifest),
         name=settings.out.name,
         version=__version__,
-        method=_method(settings),
-        unit=_unit(settings),
+        method=method,
+        unit=unit,
         passes=plural(result["epochs"], "epoch"),
         shared="1 process" if result["processes"] == 1 else f"{result['processes']} processes",
-        sources=", ".join(sources),
-        loss_unit=_loss_unit(settings),
-        validation=_validation(settings, result),
+        sources=", ".join(sorted(manifest.counts.get(kind, {}))),
+        loss_unit=loss_unit,
+        validation="not measured" if loss is None else f"loss {loss:.4f} {loss_unit}{validation}",
         loading=loading(settings),
-        licences=(
-            "Which licence the weights may carry depends on the training data: Stanford Alpaca, "
-            "for one, is CC BY-NC 4.0."
-        ),
         settings=to_toml(settings),
     )
-    # Names of files may hold what acts on a terminal, or is not valid UTF-8.
+    # File names may contain control characters, which act on a terminal, or invalid UTF-8.
     return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in card)
 
 
-def _chosen(settings: TrainConfig) -> bool:
-    return isinstance(settings, SftConfig) and settings.chosen
-
-
-def _method(settings: TrainConfig) -> str:
-    if not isinstance(settings, SftConfig):
-        paper = "[arXiv:2403.07691](https://arxiv.org/abs/2403.07691)"
-        return f"preference alignment with ORPO ({paper})"
-    trained = {"reply": "the reply only", "all": "prompts and replies"}[settings.train_on]
-    replies = " on the chosen replies of preference pairs" * settings.chosen
-    return f"instruction fine-tuning (SFT){replies}, the loss on the tokens of {trained}"
-
-
-def _unit(settings: TrainConfig) -> str:
-    if _chosen(settings):
-        return "preference pairs (the rejected replies left out)"
-    return "conversations" if isinstance(settings, SftConfig) else "preference pairs"
-
-
-def _loss_unit(settings: TrainConfig) -> str:
-    if isinstance(settings, OrpoConfig):
-        return f"(negative log-likelihood + {settings.beta:g} · odds ratio loss)"
-    return "nats per token"
-
-
-def _validation(settings: TrainConfig, result: dict[str, Any]) -> str:
-    loss: float | None = result["validation_loss"]
-    if loss is None:
-        return "not measured"
-    parts = [f"loss {loss:.4f} {_loss_unit(settings)}"]
-    measured: dict[str, float] = result["validation"]
-    if isinstance(settings, OrpoConfig):
-        parts.append(f"negative log-likelihood {measured['nll']:.4f} nats per token")
-        parts.append(f"reward accuracy {measured['accuracy']:.3f}")
-        parts.append(f"margin {measured['margin']:+.3f} nats per token")
-    return ", ".join(parts)
-
-
 def loading(settings: TrainConfig) -> str:
-    """Return the lines of Python that load a run, by peft on its base where it is an adapter."""
+    """Return the lines of Python that load a run; an adapter is loaded with peft onto its base."""
     name = json.dumps(settings.out.name)
     tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({name})"
     if settings.merge:
@@ -174,7 +99,7 @@ def loading(settings: TrainConfig) -> str:
 def _metadata(
     settings: TrainConfig, command: str, result: dict[str, Any], manifest: Manifest
 ) -> str:
-    """Return the card's head in YAML."""
+    """Return the card's metadata in YAML, as the Hub reads it."""
     hub = {entry.name.partition(":")[0] for entry in manifest.inputs if entry.revision}
     names = [entry.name.partition(":")[0] for entry in manifest.inputs]
     measured = result["validation"] if result["validation_loss"] is not None else {}
@@ -196,7 +121,7 @@ def _metadata(
         language="en",
         license=licence(settings.model, settings.data, names),
         tags=["gpt2", "chat", command, "trl", "gpt2chat"],
-        # Only what another reader can find: a name on the Hub, not a folder.
+        # Only a name on the Hub, which another reader can find; not a folder.
         base_model=hub_base(settings.model),
         datasets=sorted(hub) or None,
         model_name=settings.out.resolve().name or "model",

@@ -1,16 +1,17 @@
-"""Choose the model of a run, and refuse what it cannot start with, before torch is loaded."""
+"""Choose the model of a run and check its settings on disk, before torch is loaded."""
 
+import importlib.util
 from dataclasses import replace
 
 from gpt2chat.core.config.training import TrainConfig
 from gpt2chat.core.data.shards import read_manifest
+from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.model.names import local_folder, pick_model
 from gpt2chat.core.runs import Start
-from gpt2chat.core.training.trackers import require_trackers
 
 
 def choose_model(start: Start) -> tuple[Start, str]:
-    """Return an open run with its model, and for the user which it is and why.
+    """Return an open run with its model, and a text for the user: which model, and why.
 
     A run that names no model starts from the newest finished SFT run.
 
@@ -29,6 +30,10 @@ def check_inputs(settings: TrainConfig) -> None:
         CheckpointError: The model is a path that does not lead to a folder.
         DataError: There is no data folder.
     """
-    require_trackers(settings.report_to)
+    for name in settings.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"The tracker {name} is not installed. Run pip install {name}.", setting="report_to"
+            )
     local_folder(settings.model)
     read_manifest(settings.data)

@@ -1,13 +1,14 @@
-"""Draw the curves of a run: the loss, and for ORPO what it does to the pairs."""
+"""Draw the curves of a run: the loss and, for ORPO, preference accuracy and margin."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
 from gpt2chat.core.files import storage
 from gpt2chat.core.training.metrics import read_lines
 
-TRAINING, VALIDATION, SAVED = "tab:blue", "tab:orange", "tab:green"
-LABELS = {
+TRAINING_COLOUR, VALIDATION_COLOUR, SAVED_COLOUR = "tab:blue", "tab:orange", "tab:green"
+AXIS_LABELS = {
     "loss": "loss (nats per token)",
     "orpo loss": "NLL + β · odds ratio loss\n(nats)",
     "accuracy": "preference accuracy\n(share of pairs)",
@@ -15,19 +16,19 @@ LABELS = {
 }
 """Names and units of the axes."""
 NOTE = (
-    "Training is measured with dropout, on rows as they come, before each step learns from them. "
+    "Training is measured with dropout, on each batch before the step learns from it. "
     "Validation is\nmeasured without dropout, on the same held-out samples each time. So the two "
     "differ from the first step on."
 )
 
 
 def draw(metrics: Path, picture: Path, *, title: str, saved_step: int | None) -> None:
-    """Draw a metrics.jsonl over its steps: training, and validation if there was any.
+    """Draw the training and validation metrics of a metrics.jsonl over the steps.
 
     A thin line is each step; the thick one is a running mean over a twentieth of the run.
 
     Args:
-        saved_step: Step whose weights are saved, to be marked; None to mark none.
+        saved_step: Mark this step as the one whose weights are saved; None draws no mark.
 
     Raises:
         StorageError: The picture cannot be written.
@@ -43,17 +44,19 @@ def draw(metrics: Path, picture: Path, *, title: str, saved_step: int | None) ->
     for axes, name in zip(grid[:, 0], panels, strict=True):
         steps = [line["step"] for line in lines if name in line]
         values = [line[name] for line in lines if name in line]
-        axes.plot(steps, values, color=TRAINING, alpha=0.3, linewidth=0.8)
-        smooth = running_mean(values, max(1, len(values) // 20))
-        axes.plot(steps, smooth, color=TRAINING, label="training")
+        axes.plot(steps, values, color=TRAINING_COLOUR, alpha=0.3, linewidth=0.8)
+        width = max(1, len(values) // 20)
+        ends = range(1, len(values) + 1)
+        smooth = [statistics.fmean(values[max(0, end - width) : end]) for end in ends]
+        axes.plot(steps, smooth, color=TRAINING_COLOUR, label="training")
         held_out = {line["step"]: line[f"eval_{name}"] for line in lines if f"eval_{name}" in line}
         if held_out:
-            axes.plot(*zip(*held_out.items(), strict=True), "o-", color=VALIDATION,
+            axes.plot(*zip(*held_out.items(), strict=True), "o-", color=VALIDATION_COLOUR,
                       label="validation")  # fmt: skip
         if saved_step is not None:
-            axes.axvline(saved_step, color=SAVED, linestyle="--", linewidth=1,
+            axes.axvline(saved_step, color=SAVED_COLOUR, linestyle="--", linewidth=1,
                          label=f"saved weights: step {saved_step}")  # fmt: skip
-        axes.set_ylabel(LABELS["orpo loss" if name == "loss" and len(panels) > 1 else name])
+        axes.set_ylabel(AXIS_LABELS["orpo loss" if name == "loss" and len(panels) > 1 else name])
         axes.grid(alpha=0.3)
     # The font lacks most other letters, and matplotlib would warn about each.
     figure.suptitle(title.encode("ascii", "replace").decode(), parse_math=False)
@@ -63,12 +66,3 @@ def draw(metrics: Path, picture: Path, *, title: str, saved_step: int | None) ->
         figure.supxlabel(NOTE, fontsize=8, color="0.4", ha="left", x=0.02)
     with storage(picture):
         figure.savefig(picture, dpi=120)
-
-
-def running_mean(values: list[float], width: int) -> list[float]:
-    """Return the mean of each value and up to `width` - 1 before it."""
-    means: list[float] = []
-    for end in range(1, len(values) + 1):
-        window = values[max(0, end - width) : end]
-        means.append(sum(window) / len(window))
-    return means

@@ -1,4 +1,4 @@
-"""Keep every step whose loss or gradient is not finite away from the weights."""
+"""Keep the weights as they are when the loss or gradient of a step is not finite."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpt2chat.core.errors import DataError
 
-NAMED = 20
+MOST_NAMES = 20
 """Most samples that an error names."""
 
 
@@ -24,9 +24,8 @@ class _Step:
 class Guard:
     """Checks each step's loss and gradient norm before the optimizer uses them.
 
-    Reading a number from a GPU waits for all its work. So fused AdamW itself is told, on the
-    device, to change nothing from the first bad step on; `check`, which waits, is called only now
-    and then.
+    Reading a number from a GPU waits for all its work. So a flag on the device makes fused AdamW
+    skip its update from the first bad step on; `check`, which waits, runs only now and then.
 
     Args:
         blame: Returns the ids of a row's samples whose log-probabilities are not finite.
@@ -49,8 +48,8 @@ class Guard:
         self._steps: list[_Step] = []
         self._sticky: Tensor | None = None
 
-    def see(self, number: int, loss: Tensor, row: Any) -> None:
-        """Note the loss of one row of the step `number`."""
+    def add_loss(self, number: int, loss: Tensor, row: Any) -> None:
+        """Add the loss of one sequence of step `number`."""
         if not self._steps or self._steps[-1].number != number:
             self._steps.append(_Step(number))
         self._steps[-1].rows.append((loss.detach(), row))
@@ -98,5 +97,5 @@ class Guard:
 
 def _listed(names: Sequence[str]) -> str:
     names = list(dict.fromkeys(names))
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,12 +12,12 @@ import torch
 from gpt2chat.core.errors import HardwareError
 from gpt2chat.core.training.job import Job
 
-SAVED = {True: 75, False: 115}
-"""Bytes that a layer saves for its backward pass, per token and unit of width: in bf16 autocast,
-and in float32. Measured on a CPU (docs/log.md); a compiled model on a GPU saves less."""
-SURE = 0.75
+ACTIVATION_BYTES = {True: 75, False: 115}
+"""Bytes that a layer saves for its backward pass, per token and unit of width: True in bf16
+autocast, False in float32. Measured on a CPU (docs/log.md); compiled on a GPU, less."""
+CERTAIN_FAILURE = 0.75
 """Share of the estimate below which a run certainly fails."""
-LIMITS = (
+GROUP_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
@@ -26,7 +26,7 @@ with the part of the usage that the system frees on demand."""
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the free bytes of the GPU, or those that the machine and its container have free."""
+    """Return the free memory in bytes: the GPU's, or what the machine and its container allow."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)
@@ -35,47 +35,45 @@ def available_memory(device: torch.device) -> int:
 
 
 def group_memory(root: Path, groups: Path) -> int | None:
-    """Return the bytes that this process's control groups may still take; None without a limit.
+    """Return how many bytes the control groups of this process may still use; None without a limit.
 
-    A container has such a limit, and the machine's own figures do not show it.
+    A container has such a limit, which the machine's own figures do not show.
 
     Args:
-        root: Folder that the groups are mounted in.
+        root: Folder in which the groups are mounted.
         groups: File that names the groups of the process.
     """
-    free = [_free_in(folder) for folder in _groups(root, groups)]
-    return min((bytes_ for bytes_ in free if bytes_ is not None), default=None)
-
-
-def _groups(root: Path, groups: Path) -> Iterator[Path]:
-    """Yield the folders of the process's groups, and of the groups around them."""
     try:
         lines = groups.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
+    except OSError:  # not Linux
+        return None
+    free: list[int] = []
     for line in lines:
+        # Version 2 has one line, `0::/name`; version 1 has one line for each set of controllers.
         _, controllers, name = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
         top = root / "memory" if controllers else root
-        folder = top / name.lstrip("/")
-        yield from (group for group in (folder, *folder.parents) if group.is_relative_to(top))
-
-
-def _free_in(group: Path) -> int | None:
-    for limit, taken, given_back in LIMITS:
-        try:
-            most, now = (int((group / file).read_text()) for file in (limit, taken))
-            lines = map(str.split, (group / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # no such file, or the limit is the word "max"
-            continue
-        return max(0, most - now + sum(int(line[1]) for line in lines if line[0] == given_back))
-    return None
+        group = top / name.lstrip("/")
+        # The groups around this one limit it too.
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(top):
+                break
+            for limit, usage, reclaimable in GROUP_FILES:
+                try:
+                    most, used = (int((folder / file).read_text()) for file in (limit, usage))
+                    stat = map(str.split, (folder / "memory.stat").read_text().splitlines())
+                except (OSError, ValueError):  # no such file, or the limit is the word "max"
+                    continue
+                cache = sum(int(entry[1]) for entry in stat if entry[0] == reclaimable)
+                free.append(max(0, most - used + cache))
+                break
+    return min(free, default=None)
 
 
 @contextmanager
 def model_fits() -> Generator[None]:
-    """Turn running out of memory for the model itself into one line.
+    """Turn a lack of memory for the model itself into an error that says what to change.
 
     Raises:
         HardwareError: The device has too little memory.
@@ -108,15 +106,15 @@ def trainable(job: Job) -> int:
 
 
 def needed_memory(job: Job) -> int:
-    """Return an estimate of the bytes that steps on the largest row take in addition to the loaded
-    model, in all processes that share the memory.
+    """Estimate the bytes that a step on the largest sequence adds to those of the loaded model, in
+    all processes that share the memory.
 
     gradients and AdamW's two moments, in float32   12 · trained weights (a GPU: + 4 · all)
-    activations saved by the layers                 tokens · layers · width · SAVED
+    activations saved by the layers                 tokens · layers · width · ACTIVATION_BYTES
     the logits, overwritten by their gradient       trained tokens · vocab · bytes
     """
     config = job.model.config
-    layers = _row_tokens(job) * config.n_layer * config.n_embd * SAVED[job.autocast]
+    layers = _row_tokens(job) * config.n_layer * config.n_embd * ACTIVATION_BYTES[job.autocast]
     logits = max(job.trained_tokens()) * config.vocab_size * (2 if job.autocast else 4)
     return _sharing(job) * (_fixed(job) + layers + logits)
 
@@ -132,12 +130,12 @@ def _row_tokens(job: Job) -> int:
 
 
 def _sharing(job: Job) -> int:
-    """Return how many processes of the run share the memory: on a CPU all those of the machine."""
+    """Return how many processes share the memory: on a CPU, all of the run on this machine."""
     return 1 if job.device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def check_fits(job: Job, available: int, share: float = 1.0) -> None:
-    """Refuse a job that does not fit the memory of a CPU: the system would kill it without a word.
+    """Refuse a job that does not fit a CPU's memory: the system would kill it without a message.
 
     Args:
         available: Free bytes.
@@ -157,7 +155,7 @@ def too_large(job: Job, available: int, needed: int) -> HardwareError:
     fitting = int(0.9 * (available - fixed) / max(needed - fixed, 1) * tokens) // 256 * 256
     longest = max(int(job.tokens.longest[list(row)].max(initial=0)) for row in job.rows)
     if fitting >= job.tokens.sides * longest:
-        # A row must have room for the longest sample that is allowed, or for both of a pair.
+        # A sequence must have room for the longest sample, or for both samples of a pair.
         length = fitting // job.tokens.sides
         lower = f", max_length={length}" * (length < job.settings.max_length)
         setting, change = (

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from gpt2chat.core.config.training import NllScope, TrainOn
 from gpt2chat.core.model.losses import log_odds, odds_ratio_losses, segment_means
-from gpt2chat.core.model.packing import Ints, PackedRow, RowShape, lay_out, row_shape
+from gpt2chat.core.model.packing import Ints, PackedRow, RowShape, lay_out
+
+SHAPE_MULTIPLE = 128
+"""Tokens, and trained tokens, of a padded row are a multiple of this."""
 
 
 class Objective(Protocol):
@@ -64,9 +67,24 @@ def shape_for(objective: Objective, rows: Iterable[tuple[Ints, Ints]]) -> RowSha
     Args:
         rows: Lengths and prompt lengths of each row's samples.
     """
-    sizes = [(lengths, objective.untrained_prefix(prompts, True)) for lengths, prompts in rows]
-    longest = max((int(lengths.max(initial=1)) for lengths, _ in sizes), default=1)
-    return row_shape(sizes, longest)
+    longest, most_tokens, most_trained = 1, 1, 0
+    tokens_and_samples: list[tuple[int, int]] = []
+    for lengths, prompts in rows:
+        untrained = np.maximum(objective.untrained_prefix(prompts, True), 1)
+        tokens_and_samples.append((int(lengths.sum()), len(lengths)))
+        longest = max(longest, int(lengths.max(initial=1)))
+        most_tokens = max(most_tokens, int(lengths.sum()))
+        most_trained = max(most_trained, int((lengths - untrained).sum()))
+    tokens = -(-most_tokens // SHAPE_MULTIPLE) * SHAPE_MULTIPLE
+    # A row has its samples, and as many pieces of padding as fill it up; pairs need an even number.
+    slots = [count - (used - tokens) // longest for used, count in tokens_and_samples]
+    samples = max(slots, default=2)
+    return RowShape(
+        tokens=tokens,
+        samples=samples + samples % 2,
+        kept=-(-most_trained // SHAPE_MULTIPLE) * SHAPE_MULTIPLE,
+        longest=longest,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +98,7 @@ class SftObjective:
     """Train the reply or all tokens. Validation uses the reply either way, so that runs compare."""
 
     def untrained_prefix(self, prompt_lengths: Ints, training: bool) -> Ints:
-        """See Objective."""
+        """Leave the prompts untrained, unless all tokens are trained."""
         everything = training and self.train_on == "all"
         return np.zeros_like(prompt_lengths) if everything else prompt_lengths
 
@@ -91,7 +109,7 @@ class SftObjective:
     def loss(
         self, logps: Tensor, row: Mapping[str, Any], counts: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See Objective."""
+        """Return the row's share of the loss; there are no other metrics."""
         return -(logps * row["weights"]).sum() / counts[0], {}
 
 
@@ -109,7 +127,7 @@ class OrpoObjective:
     nll_scope: NllScope
 
     def untrained_prefix(self, prompt_lengths: Ints, training: bool) -> Ints:
-        """See Objective."""
+        """Leave the prompts untrained, except those of chosen replies if `nll_scope` is "full"."""
         if self.nll_scope == "response":
             return prompt_lengths
         chosen = np.arange(len(prompt_lengths)) % 2 == 0
@@ -127,7 +145,7 @@ class OrpoObjective:
     def loss(
         self, logps: Tensor, row: Mapping[str, Any], counts: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See Objective."""
+        """Return the row's share of the loss and of the metrics that docs/training.md lists."""
         segments, slots = row["segments"], len(row["cu_seq_lens_q"]) - 1
         means, sizes = segment_means(logps, row["reply_weights"], segments, slots)
         real = sizes[0::2] > 0

@@ -1,4 +1,4 @@
-"""Encode the samples of a split once, and keep the ids next to the shards for later runs.
+"""Encode the samples of a split once, and save the ids next to the shards for later runs.
 
 data/.tokens/reply-train-0123456789abcdef.safetensors
 
@@ -24,15 +24,15 @@ from gpt2chat.core.inputs.datafiles import Split
 from gpt2chat.core.text.conversations import Conversation
 from gpt2chat.core.text.tokens import Encoded, encode_conversation
 
-VERSION = 2
-
+TOKENS_VERSION = 2
+"""Version of the file's format, which is part of the fingerprint."""
 Side = Literal["reply", "pair", "chosen"]
 """What a row of a shard becomes: its one reply, the two replies of a pair, or the chosen one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """Samples end to end. An item, which is never parted, is one of them, or the two of a pair."""
+    """Samples end to end. An item, which packing never splits, is a sample or the two of a pair."""
 
     ids: NDArray[np.uint16]
     """All tokens; GPT-2's vocabulary fits 16 bits. Shape (tokens,)."""
@@ -45,13 +45,13 @@ class Tokenized:
     starts: NDArray[np.int64]
     """First token of each sample. Shape (samples,)."""
     sides: int
-    """Samples of an item: 1, or 2 where each is a chosen and a rejected reply."""
+    """Samples of an item: 1, or 2 for the chosen and the rejected reply of a pair."""
     fingerprint: str = ""
-    """Hash of the shards, the template and the tokenizer that they come of."""
+    """Hash of the shards, the template and the tokenizer that they come from."""
 
     @classmethod
     def of(cls, samples: Iterable[Encoded], names: Sequence[str], sides: int) -> "Tokenized":
-        """Return encoded samples, those of an item one after the other."""
+        """Return encoded samples. The samples of an item follow each other."""
         parts, prompts = [np.zeros(0, np.uint16)], list[int]()
         for sample in samples:
             parts.append(np.array(sample.ids, np.uint16))
@@ -88,28 +88,23 @@ class Tokenized:
 
 
 def load_tokenized(data: Path, split: Split, side: Side) -> Tokenized:
-    """Return the samples of a split as ids, from the file that an earlier run kept, if it is there.
+    """Return the samples of a split as ids, from the file of an earlier run if there is one.
 
     Raises:
         DataError: There is no training sample, or the shards are not what `prepare` wrote.
-        StorageError: The folder of the kept ids is a link.
+        StorageError: The folder of the saved ids is a link.
     """
     kind = "sft" if side == "reply" else "preference"
     manifest = check_shards(data, kind, split)
     hashes = [s.sha256 for s in manifest.shards if (s.kind, s.split) == (kind, split)]
-    parts = (str(VERSION), *hashes, manifest.template, manifest.tokenizer)
+    parts = (str(TOKENS_VERSION), *hashes, manifest.template, manifest.tokenizer)
     fingerprint = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     file = data / TOKENS / f"{side}-{split}-{fingerprint}.safetensors"
     if file.parent.is_symlink():  # files are written and removed there
         raise StorageError(f"{file.parent} is a link. Remove it.", setting="data")
     tokenized = _read(file)
-    if tokenized is None:
-        tokenized = _encode(data, split, side)
-        _write(file, tokenized)
-    return replace(tokenized, fingerprint=fingerprint)
-
-
-def _encode(data: Path, split: Split, side: Side) -> Tokenized:
+    if tokenized is not None:
+        return replace(tokenized, fingerprint=fingerprint)
     conversations: list[Conversation] = []
     if side == "reply":
         samples = read_samples(data, split)
@@ -128,11 +123,13 @@ def _encode(data: Path, split: Split, side: Side) -> Tokenized:
             f"{data} has no rows to train on. Write some with `prepare()`.", setting="data"
         )
     encoded = map(encode_conversation, conversations)
-    return Tokenized.of(encoded, names, 2 if side == "pair" else 1)
+    tokenized = Tokenized.of(encoded, names, 2 if side == "pair" else 1)
+    _write(file, tokenized)
+    return replace(tokenized, fingerprint=fingerprint)
 
 
 def _read(file: Path) -> Tokenized | None:
-    """Return what a file holds; None where it is missing or damaged."""
+    """Return the content of a file; None if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -148,15 +145,14 @@ def _read(file: Path) -> Tokenized | None:
 
 
 def _write(file: Path, tokenized: Tokenized) -> None:
-    """Write the file, in place of those of other shards. A folder that is full or read-only will
-    do without."""
+    """Write the file and remove those of other shards. On a full or read-only disk, do nothing."""
     from safetensors.numpy import save
 
     arrays: dict[str, NDArray[Any]] = {
         "ids": tokenized.ids,
         "lengths": tokenized.lengths,
         "prompt_lengths": tokenized.prompt_lengths,
-        # A file name within may hold line breaks, and bytes that are not UTF-8.
+        # An id contains its source's file name, which may have line breaks and invalid UTF-8.
         "names": np.frombuffer(json.dumps(list(tokenized.names)).encode(), np.uint8),
         "sides": np.array([tokenized.sides]),
     }
@@ -171,7 +167,7 @@ def _write(file: Path, tokenized: Tokenized) -> None:
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return the SHA-256 of named arrays, of their shapes and types too."""
+    """Return the SHA-256 of named arrays: of their content, shapes and types."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())

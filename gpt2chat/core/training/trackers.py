@@ -3,32 +3,16 @@
 The callbacks are transformers' own; the packages come with `pip install gpt2chat[trackers]`.
 """
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
-from gpt2chat.core.errors import ConfigError
-
-
-def require_trackers(names: tuple[str, ...]) -> None:
-    """Refuse a tracker that is not installed.
-
-    Raises:
-        ConfigError: A package is missing.
-    """
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(
-                f"The tracker {name} is not installed. Run pip install {name}.", setting="report_to"
-            )
-
 
 def tracker_callbacks(names: tuple[str, ...], out: Path, leader: bool) -> list[Any]:
-    """Return the callbacks of the trackers. TensorBoard's files go into the run folder.
+    """Return the trackers' callbacks. TensorBoard's files go into the run folder.
 
     Args:
-        leader: Whether this is the process of the run that writes.
+        leader: This is the process of the run that writes. The others get no callbacks.
     """
     from transformers.integrations.integration_utils import (
         TensorBoardCallback,

@@ -1,6 +1,7 @@
 """Train a model on shards, and write a finished run folder."""
 
 import datetime
+import math
 import sys
 import threading
 from collections.abc import Callable
@@ -109,12 +110,13 @@ def train_opened(
     """Train in a run folder that `open_run` has locked, to the end of the run.
 
     Raises:
-        As `train`.
+        Gpt2ChatError: Any of the errors that `train` lists.
     """
     try:
         return _train(start, on_step, on_interrupt)
     finally:
-        # With a process lost the group's threads are still at work, and leaving it would abort.
+        # If another process is lost, the group's threads still wait for it: destroying the group
+        # would abort this one.
         if dist.is_initialized() and not isinstance(sys.exception(), WorkerError):
             dist.destroy_process_group()
 
@@ -127,11 +129,11 @@ def _train(
     settings, run, checkpoint = start.settings, start.run, start.checkpoint
     check_inputs(settings)
     job = make_job(settings)
-    # The card needs it at the end, when the data folder may be gone or prepared anew.
+    # The model card needs it at the end, when the data folder may be gone or prepared again.
     manifest = read_manifest(settings.data)
     if checkpoint is not None:
         run.require_same(job.conditions, settings.data)
-    memory.check_fits(job, memory.available_memory(job.device), memory.SURE)
+    memory.check_fits(job, memory.available_memory(job.device), memory.CERTAIN_FAILURE)
     with memory.model_fits():
         peak = matmul_flops(job.device, job.autocast)
     watch = Watch(
@@ -144,13 +146,13 @@ def _train(
         on_step=on_step,
     )
     _wait_for_all(job)
-    # The folder is about to change: from here on an interrupt saves.
+    # The run folder is about to change: from here on, an interrupt saves a checkpoint.
     signals = nullcontext()
     if on_interrupt is not None and threading.current_thread() is threading.main_thread():
         signals = watch.stopping_on_signals(on_interrupt)
     try:
         with signals, no_bars():
-            # One process changes the folder, once all have seen it as it was.
+            # Only the leader changes the folder, after all processes have read it.
             if is_leader() and checkpoint is not None:
                 with storage(settings.out):
                     run.remove_damaged()
@@ -159,19 +161,19 @@ def _train(
             _wait_for_all(job)
             graphs = compiled_graphs()
             try:
-                # A full disk is recognised before broken checkpoints free some of it.
+                # `storage` must look at the disk before unsealed checkpoints are removed: they
+                # free the space that was missing.
                 with storage(settings.out):
                     with memory.model_fits():
                         trainer = job.trainer([watch])
                     trainer.args.eval_on_start = checkpoint is None and watch.validated
-                    watch.attach(trainer)
+                    # The processes vote on what the watch wants: to stop, and to save.
+                    watch.trainer, trainer.votes = trainer, watch.votes
                     _run(trainer, watch, start, job)
             finally:
                 if process_count() == 1:
                     run.remove_unsealed()
-            result = _result(job, trainer, watch, compiled_graphs() - graphs)
-            _finish(trainer, run, job, result, manifest)
-            return result
+            return _finish(trainer, watch, run, job, manifest, compiled_graphs() - graphs)
     except KeyboardInterrupt as error:
         raise Interrupted(
             f"Ended at once. Steps after the newest checkpoint in {settings.out} are lost."
@@ -179,38 +181,9 @@ def _train(
 
 
 def _wait_for_all(job: Job) -> None:
-    """Wait until every process of the run is here."""
+    """Wait until every process of the run has come to this call."""
     if process_count() > 1:
         PartialState(cpu=job.device.type == "cpu").wait_for_everyone()
-
-
-def _result(job: Job, trainer: PackedTrainer, watch: Watch, graphs: int) -> TrainResult:
-    state, settings = trainer.state, job.settings
-    speed, utilisation = watch.speed()
-    tokens, seconds = watch.totals()
-    return TrainResult(
-        command=settings.command,
-        out=settings.out,
-        model=settings.model,
-        samples=job.samples,
-        left_out=job.left_out,
-        steps=state.global_step,
-        planned_steps=state.max_steps,
-        epochs=round(state.epoch or 0.0, 4),
-        loss=watch.last_loss(),
-        validation_loss=state.best_metric,
-        best_step=state.best_global_step or state.global_step,
-        tokens=tokens,
-        seconds=seconds,
-        tokens_per_second=speed,
-        utilisation=utilisation,
-        device=device_name(job.device),
-        processes=process_count(),
-        precision="bf16 autocast" if job.autocast else "fp32",
-        graphs=graphs,
-        validation=watch.validation_at(state.best_global_step),
-        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
 
 
 def _run(trainer: PackedTrainer, watch: Watch, start: Start, job: Job) -> None:
@@ -224,14 +197,19 @@ def _run(trainer: PackedTrainer, watch: Watch, start: Start, job: Job) -> None:
             setting="batch_tokens",
         ) from error
     except RuntimeError as error:
-        if process_count() > 1 and _is_lost_peer(error):
-            saved = start.run.newest_checkpoint()
-            state = f"{saved.name} is whole" if saved else "No checkpoint had been saved"
-            raise WorkerError(
-                f"Another process of this run ended. {state}: start the same command again with "
-                '`resume="auto"`.'
-            ) from error
-        raise
+        # gloo raises a plain RuntimeError if a process is gone, so its words have to do.
+        signs = ("gloo", "connection closed", "connection reset", "broken pipe", "socket")
+        is_lost = isinstance(error, dist.DistError) or any(
+            sign in str(error).lower() for sign in signs
+        )
+        if process_count() == 1 or not is_lost:
+            raise
+        saved = start.run.newest_checkpoint()
+        state = f"{saved.name} is complete" if saved else "No checkpoint had been saved"
+        raise WorkerError(
+            f"Another process of this run ended. {state}: start the same command again with "
+            '`resume="auto"`.'
+        ) from error
     ended = watch.ran_out or trainer.state.global_step >= trainer.state.max_steps
     if watch.stopped and not ended:
         raise Interrupted(
@@ -240,27 +218,56 @@ def _run(trainer: PackedTrainer, watch: Watch, start: Start, job: Job) -> None:
         )
 
 
-def _is_lost_peer(error: RuntimeError) -> bool:
-    """Say whether a collective operation failed because a process is gone.
-
-    gloo raises a plain RuntimeError, so its words have to do.
-    """
-    signs = ("gloo", "connection closed", "connection reset", "broken pipe", "socket")
-    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in signs)
-
-
 def _finish(
-    trainer: PackedTrainer, run: Run, job: Job, result: TrainResult, manifest: Manifest
-) -> None:
+    trainer: PackedTrainer, watch: Watch, run: Run, job: Job, manifest: Manifest, graphs: int
+) -> TrainResult:
     """Write the weights, the curve and the card, and last result.json: the run is finished."""
-    settings = job.settings
-    state = trainer.whole_state()
+    settings, state = job.settings, trainer.state
+    losses = [line["loss"] for line in watch.lines if "loss" in line]
+    tail = losses[-max(1, len(losses) // 10) :]
+    best = [
+        line
+        for line in watch.lines
+        if line["step"] == state.best_global_step and "eval_loss" in line
+    ]
+    speed, utilisation = watch.speed()
+    tokens, seconds = watch.totals()
+    result = TrainResult(
+        command=settings.command,
+        out=settings.out,
+        model=settings.model,
+        samples=job.samples,
+        left_out=job.left_out,
+        steps=state.global_step,
+        planned_steps=state.max_steps,
+        epochs=round(state.epoch or 0.0, 4),
+        loss=math.fsum(tail) / max(1, len(tail)),
+        validation_loss=state.best_metric,
+        best_step=state.best_global_step or state.global_step,
+        tokens=tokens,
+        seconds=seconds,
+        tokens_per_second=speed,
+        utilisation=utilisation,
+        device=device_name(job.device),
+        processes=process_count(),
+        precision="bf16 autocast" if job.autocast else "fp32",
+        graphs=graphs,
+        validation={
+            name.removeprefix("eval_"): value
+            for name, value in (best[-1] if best else {}).items()
+            if name.startswith("eval_")
+        },
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    # FSDP: all processes gather the weights that they share; then the first one writes them.
+    sharded: Any = trainer.is_fsdp_enabled
+    weights: Any = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     if trainer.is_world_process_zero():
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
         if settings.lora_r:
             save_adapted(model, settings.out, merge=settings.merge)
         else:
-            save_model(model, settings.out, state)
+            save_model(model, settings.out, weights)
         curve.draw(
             settings.out / METRICS,
             settings.out / CURVE,
@@ -270,3 +277,4 @@ def _finish(
         write_text(settings.out / CARD, card.model_card(settings, asdict(result), manifest))
         run.finish(asdict(result))
     trainer.accelerator.wait_for_everyone()
+    return result

@@ -229,7 +229,7 @@ class PackedTrainer(SFTTrainer):
     ) -> Any:
         logps = self.logps(model, inputs)
         loss, shares = self.objective.loss(logps, inputs, num_items_in_batch)
-        self.guard.see(self.state.global_step + 1, loss, inputs["items"])
+        self.guard.add_loss(self.state.global_step + 1, loss, inputs["items"])
         self.tokens_seen += sum(inputs["lengths"])
         self.flops_seen += row_flops(self._config, inputs["lengths"], inputs["trained"])
         if not self._sums:
@@ -403,11 +403,6 @@ class PackedTrainer(SFTTrainer):
         """Return the tokens that all processes have trained on since they started."""
         seen = torch.tensor(self.tokens_seen, device=self.args.device)
         return int(self._over_processes(seen).item())
-
-    def whole_state(self) -> dict[str, Tensor] | None:
-        """Return all weights, gathered from the processes that share them by FSDP; else None."""
-        state: Any = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
-        return state
 
     def _names(self, items: Sequence[int]) -> list[str]:
         return [self.tokens.names[item] for item in items]
