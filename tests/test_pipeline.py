@@ -86,4 +86,4 @@ def test_without_network_sft_names_the_offline_way(tiny_data: Path, tmp_path: Pa
 def test_a_model_that_the_hub_has_not_is_one_line(hub: Hub, tiny_data: Path, tmp_path: Path):
     process = sft("nobody/nothing", tiny_data, tmp_path, hub.env(tmp_path))
     assert process.returncode == 7
-    assert "no such folder, nor name on the Hub" in process.stderr
+    assert "nor a model of this name on the Hugging Face Hub" in process.stderr

@@ -297,7 +297,7 @@ def download(name: str) -> Path:
                 setting="model",
             ) from error
         raise NetworkError(
-            f"Cannot reach the Hugging Face Hub for {name}. Check the network, or choose a model "
-            f"on this machine. {_suggestion(name)}",
+            f"Cannot reach the Hugging Face Hub for {name}. Check the network, or use "
+            f'`model="starter"` or a folder. {_suggestion(name)}',
             setting="model",
         ) from error
