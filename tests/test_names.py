@@ -23,7 +23,6 @@ from gpt2chat.core.model.names import (
 )
 from gpt2chat.core.text.tokens import gpt2_vocabulary
 from tests.helpers import tiny_model
-from tests.hub_server import Hub
 from tests.test_runs import finished, unfinished
 
 
@@ -243,11 +242,3 @@ def test_a_base_model_is_known_without_a_download(tiny_folder: Path):
     assert is_base_model("openai-community/gpt2")
     assert not is_base_model(str(tiny_folder))
     assert not is_base_model("someone/gpt2-chat")
-
-
-@pytest.fixture
-def hub_here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """The loopback Hub, asked by this process."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    return hub
