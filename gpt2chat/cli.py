@@ -24,6 +24,8 @@ from gpt2chat.core.errors import ConfigError, Gpt2ChatError, Interrupted, Storag
 from gpt2chat.options import Command, command
 from gpt2chat.threads import end_beside_work
 
+DELETED = "The working directory was deleted. Change to another one."
+
 
 class Subcommands(TyperGroup):
     """Turns an error that the user can act on into one line and an exit code."""
@@ -37,19 +39,12 @@ class Subcommands(TyperGroup):
             return super().invoke(ctx)
 
 
-def require_working_directory() -> None:
-    """Raise ConfigError if the working directory was deleted: no relative path leads anywhere."""
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        raise ConfigError("The working directory was deleted. Change to another one.") from None
-
-
 @contextmanager
 def errors_in_one_line() -> Generator[None]:
     """Print an error that the user can act on, and leave with its exit code."""
     try:
-        require_working_directory()
+        if not working_directory_exists():
+            raise ConfigError(DELETED)
         yield
         return
     except KeyboardInterrupt:
@@ -59,8 +54,8 @@ def errors_in_one_line() -> Generator[None]:
     except Gpt2ChatError as raised:
         error = raised
     except OSError as problem:
-        if not current_folder_exists():
-            error = StorageError("The current folder was removed. Change to another one.")
+        if not working_directory_exists():
+            error = StorageError(DELETED)
         # What the core writes has a name and an error of its own: this is our own output.
         elif problem.filename is None and problem.errno in (errno.ENOSPC, errno.EDQUOT):
             error = StorageError(f"Cannot write the output: {problem.strerror}.")
@@ -75,8 +70,8 @@ def errors_in_one_line() -> Generator[None]:
     raise typer.Exit(error.exit_code) from error
 
 
-def current_folder_exists() -> bool:
-    """Say whether the folder that the program runs in is still there."""
+def working_directory_exists() -> bool:
+    """Say whether the working directory was not deleted: else no relative path leads anywhere."""
     try:
         os.getcwd()
     except FileNotFoundError:

@@ -1,6 +1,5 @@
 """The program as a whole: help, version, exit codes, and what it does not load."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +118,26 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     assert isinstance(result.exception, RuntimeError)
 
 
+IN_AN_IMPORT = """
+import signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "gpt2chat.cli":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from gpt2chat.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_while_the_program_is_imported_is_one_line_and_exit_code_130():
+    process = subprocess.run(
+        [sys.executable, "-c", IN_AN_IMPORT], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 130
+    assert process.stderr == "Interrupted; nothing was changed.\n"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize(
     "arguments", [("--version",), ("--help",), ("prepare", "--only", "--chat", "a.jsonl")]
@@ -135,21 +154,32 @@ def test_an_output_that_is_full_is_one_line(arguments: tuple[str, ...], tmp_path
     assert "Traceback" not in process.stderr
 
 
-def test_a_working_directory_that_was_deleted_is_one_line(tmp_path: Path):
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    script = f"rmdir {gone}; exec {sys.executable} -m gpt2chat prepare --sample"
-    process = subprocess.run(
-        ["sh", "-c", script], cwd=gone, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-    )  # fmt: skip
-    assert process.returncode == 2
-    assert process.stderr.count("\n") == 1, process.stderr
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(("command", "written"), [
+    ("sft --epochs 1 --out run", "run/result.json"), ("orpo --json --out run", "run/result.json"),
+    ("eval --limit 2 --out eval.html", "eval.html"), ("chat -p Hi", "."),
+])  # fmt: skip
+def test_what_was_computed_is_saved_although_the_output_is_full(
+    command: str, written: str, tiny_folder: Path, tiny_data: Path, tmp_path: Path
+):
+    arguments = [*command.split(), "--model", str(tiny_folder)]
+    if not command.startswith("chat"):
+        arguments += ["--data", str(tiny_data)]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "gpt2chat", *arguments], cwd=tmp_path, text=True, check=False,
+            stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    assert process.returncode == 6, process.stderr
+    assert process.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in process.stderr
+    assert (tmp_path / written).exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps the folder")
-@pytest.mark.parametrize("command", ["sft", "orpo"])
-def test_a_current_folder_that_was_removed_is_one_line(command: str, tmp_path: Path):
+@pytest.mark.parametrize("command", ["prepare --sample", "sft", "orpo"])
+def test_a_working_directory_that_was_deleted_is_one_line(command: str, tmp_path: Path):
     program = (
         f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && {sys.executable} -m gpt2chat {command}"
     )

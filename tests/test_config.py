@@ -208,3 +208,9 @@ def test_a_strange_text_survives_a_file(tmp_path: Path, text: str):
     file.write_text(to_toml(SftConfig(model=text)), "utf-8", "surrogateescape", newline="")
     read = tomllib.loads(file.read_text("utf-8", "surrogateescape"))
     assert settings_from(SftConfig, read).model == text
+
+
+def test_a_run_folder_whose_name_is_not_utf_8_is_refused():
+    with pytest.raises(ConfigError) as error:
+        SftConfig(out=Path("runs/\udcff"))
+    assert error.value.setting == "out"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,14 @@ def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name: str):
 def test_a_name_that_cannot_be_a_path_is_an_error_of_ours(name: str):
     with pytest.raises(CheckpointError):
         resolve_model(name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file system takes only UTF-8")
+def test_a_folder_whose_name_is_not_utf_8_is_refused(here: Path, tiny_folder: Path):
+    shutil.copytree(tiny_folder, "model\udcff")
+    with pytest.raises(CheckpointError) as error:
+        resolve_model("model\udcff")
+    assert error.value.setting == "model"
 
 
 def test_a_mistyped_run_is_told_the_nearest_and_all_there_are(here: Path, tiny_folder: Path):

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import threading
 import tomllib
 from collections.abc import Callable
@@ -153,6 +154,16 @@ def test_the_settings_that_are_written_repeat_the_run(unbroken: TrainResult, tmp
     values |= {"data": Path(values["data"]), "out": tmp_path / "again"}
     again = train(SftConfig(**values))
     assert losses_of(again.out) == losses_of(unbroken.out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file system takes only UTF-8")
+def test_data_whose_name_is_not_utf_8_is_trained_on_and_named_in_the_settings(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    data = tmp_path / "data\udcff"
+    shutil.copytree(tiny_data, data)
+    train(config(model, data, tmp_path / "run", epochs=1, eval_samples=0))
+    assert Run(tmp_path / "run").settings()["data"] == str(data)
 
 
 def losses_of(run: Path) -> list[tuple[int, float]]:

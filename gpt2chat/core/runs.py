@@ -120,7 +120,8 @@ class Run:
             result = json.loads((self.folder / RESULT).read_text("utf-8"))
         except (OSError, ValueError, RecursionError):
             return None
-        return result if isinstance(result, dict) and "finished" in result else None
+        is_result = isinstance(result, dict) and isinstance(result.get("finished"), str)
+        return result if is_result else None
 
     def conditions(self) -> Conditions | None:
         """Return the conditions that a resume must share; None where an old version kept none.
@@ -224,12 +225,14 @@ class Run:
             return None
         sealed = self.sealed_checkpoints()
         if resume != "off" and sealed:
-            damage = {path: damaged_file(path) for path in sealed}
-            for path in sealed:
-                if damage[path] is None:
+            newest_damage = damaged_file(sealed[0])
+            if newest_damage is None:
+                return sealed[0]
+            for path in sealed[1:]:
+                if damaged_file(path) is None:
                     return path
             raise CheckpointError(
-                f"{damage[sealed[0]]} is damaged, and {folder} has no older checkpoint. "
+                f"{newest_damage} is damaged, and {folder} has no older checkpoint. "
                 "Start over with `overwrite=True`."
             )
         if resume == "on":
@@ -385,11 +388,17 @@ class Run:
             if not (path / SEAL).exists():
                 _remove_checkpoint(path)
 
-    def remove_damaged(self) -> None:
-        """Remove every checkpoint that cannot be resumed from."""
+    def remove_damaged(self, resumed: Path) -> None:
+        """Remove every checkpoint that cannot be resumed from.
+
+        Args:
+            resumed: What `checkpoint_to_resume` returned: it has read this one and those after it,
+                and reading takes seconds.
+        """
         self.remove_unsealed()
         for path in self.sealed_checkpoints():
-            if damaged_file(path) is not None:
+            later = _step_of(path) > _step_of(resumed)
+            if later or (path != resumed and damaged_file(path) is not None):
                 _remove_checkpoint(path)
 
     def remove_checkpoints(self) -> None:

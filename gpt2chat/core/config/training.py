@@ -210,6 +210,13 @@ class TrainConfig(Settings):
     )
 
     def check_together(self) -> None:
+        try:
+            str(self.out).encode()
+        except UnicodeEncodeError:  # safetensors and tokenizers write to no such path
+            raise ConfigError(
+                f"`out` must be valid UTF-8, not {str(self.out)!r}. Give another folder.",
+                setting="out",
+            ) from None
         is_share_or_steps = self.warmup < 1 or self.warmup == int(self.warmup)
         self.require("warmup", is_share_or_steps, "below 1, or a whole number of steps")
         if self.lora_r == 0 and (self.dora or not self.merge or self.lora_alpha is not None):

@@ -95,7 +95,7 @@ def read_part(stem: Path) -> Part | None:
         rows, sizes = values.pop("rows"), values.pop("sizes")
         # A kill while parts are removed, or a crash of the machine, may leave some of the files.
         whole = all(stem.with_suffix(end).stat().st_size == size for end, size in sizes.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, RecursionError):
         return None
     if not whole:
         return None

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 
 from gpt2chat.core.errors import DataError, Gpt2ChatError, RowError
 from gpt2chat.core.inputs.datafiles import Input, Split
+from gpt2chat.core.text.bounded_json import NestedTooDeep, parse_json
 from gpt2chat.core.text.conversations import Conversation, Preference, parse_messages
 from gpt2chat.core.text.template import END_OF_TURN
 from gpt2chat.core.text.tokens import template_fingerprint, tokenizer_fingerprint
@@ -181,7 +182,7 @@ def read_manifest(data: Path) -> Manifest:
     path = data / MANIFEST
     try:
         with damage(path):
-            manifest = _parsed(json.loads(path.read_text(encoding="utf-8")))
+            manifest = _parsed(parse_json(path.read_text(encoding="utf-8")))
     except DataError as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             raise DataError(
@@ -220,8 +221,8 @@ def damage(path: Path, place: str = "") -> Generator[None]:
             cause = error.reason
         elif isinstance(error, KeyError):
             cause = f"no field {error}"
-        elif isinstance(error, RecursionError):
-            cause = "nested too deep"
+        elif isinstance(error, NestedTooDeep):
+            cause = str(error)
         raise DataError(
             f"{path}{place}: not as prepare wrote it ({cause.splitlines()[0]}). "
             "Run `prepare()` again."
@@ -284,7 +285,7 @@ def _rows(
             with path.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
                     with damage(path, f", row {number}"):
-                        yield parse(json.loads(line))
+                        yield parse(parse_json(line.decode()))
 
 
 def _check(path: Path, shard: Shard) -> None:

@@ -17,6 +17,7 @@ from gpt2chat.core.evaluation.replies import Replies
 from gpt2chat.core.evaluation.speed import Speed
 from gpt2chat.core.evaluation.statistics import Estimate
 from gpt2chat.core.files import json_text, write_text
+from gpt2chat.core.text.bounded_json import parse_json
 
 RESULT_FILE = "eval.json"
 
@@ -129,13 +130,13 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         StorageError: The content is not the results of an evaluation.
     """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = parse_json(path.read_text(encoding="utf-8"))
         if "models" in content:  # earlier versions wrote a single result, not a list
             return [content]
         return [dict(entry) for entry in content["evaluations"]]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise StorageError(
             f"{path} exists, but its content is not the results of `evaluate()`. Choose another "
             "file with `out`, or move that one away.",

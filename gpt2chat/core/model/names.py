@@ -164,6 +164,12 @@ def local_folder(name: str) -> Path | None:
         raise CheckpointError(
             f"{name} is a file. Choose the folder that it is in.", setting="model"
         )
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # safetensors and tokenizers read from no such path
+        raise CheckpointError(
+            f"The name of the folder {name!r} is not valid UTF-8. Rename it.", setting="model"
+        ) from None
     if not os.access(folder, os.R_OK | os.X_OK):
         raise CheckpointError(f"Cannot read {name}: {os.strerror(errno.EACCES)}.", setting="model")
     return folder

@@ -155,7 +155,7 @@ def _train(
             # Only the leader changes the folder, after all processes have read it.
             if is_leader() and checkpoint is not None:
                 with storage(settings.out):
-                    run.remove_damaged()
+                    run.remove_damaged(checkpoint)
             elif is_leader():
                 run.start(settings, job.conditions)
             _wait_for_all(job)
