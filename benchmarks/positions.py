@@ -241,7 +241,7 @@ def trainer_of(
         args=arguments(settings, validated=False, device=DEVICE, max_steps=len(rows)),
         objective=SftObjective(),
         tokens=Tokenized.of(samples, [str(n) for n in range(len(samples))], 1),
-        rows=rows,
+        sequences=rows,
         processing_class=chat_tokenizer(model.config.n_positions),
         callbacks=[FasterTokens(settings.token_lr, embedding_rows)],
         autocast=pick_autocast("auto", DEVICE),

@@ -160,7 +160,7 @@ def measure(trainer: Any, sizes: Callable[[Any], Sizes], job: Job, limit: int) -
         return collate(rows)
 
     read = sum(sum(sizes(row)[0]) for row in trainer.train_dataset)
-    same = sum(int(job.tokens.sizes[list(row)].sum()) for row in job.rows)
+    same = sum(int(job.tokens.sizes[list(row)].sum()) for row in job.sequences)
     if abs(read - same) > same / 1000:
         raise ValueError(f"it reads {read:,} tokens where gpt2chat reads {same:,}")
     clock = Clock(job.device, limit)
@@ -267,7 +267,7 @@ def texts(data: Path, objective: str, job: Job, batch: int | None) -> Dataset:
     shards = [s for s in read_manifest(data).shards if (s.kind, s.split) == (kind, "train")]
     lines = [line for s in shards for line in (data / s.path).read_bytes().splitlines()]
     # An item of the job is a row of the shards.
-    items = sorted(item for row in job.rows for item in row)
+    items = sorted(item for row in job.sequences for item in row)
     if batch:
         items.sort(key=lambda item: -job.tokens.longest[item])
         batches = [items[first : first + batch] for first in range(0, len(items), batch)]

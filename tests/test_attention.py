@@ -24,7 +24,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> 
 
 
 def masked(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """Attend with a block mask over the whole row."""
+    """Attend with a block mask over the whole sequence."""
     sample = torch.searchsorted(STARTS, torch.arange(19), right=True)
     mask = (sample[:, None] == sample[None, :]).tril()
     return torch.nn.functional.scaled_dot_product_attention(

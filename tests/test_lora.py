@@ -66,7 +66,9 @@ def test_the_matrices_of_the_blocks_and_the_templates_rows_are_trained_and_nothi
 def test_before_training_the_loss_is_that_of_the_model_without_lora(tmp_path: Path):
     first: list[float] = []
     for model in (tiny_model(packed=True), add_lora(tiny_model(packed=True), LORA)):
-        trainer = make([[0]], tmp_path, model=model, held_out=TOKENS, held_rows=[[0, 1, 2]])
+        trainer = make(
+            [[0]], tmp_path, model=model, held_out=TOKENS, held_out_sequences=[[0, 1, 2]]
+        )
         first.append(trainer.evaluate()["eval_loss"])
     assert first[0] == pytest.approx(first[1], rel=1e-6)
 

@@ -1,4 +1,4 @@
-"""Packed rows: every sample whole, none seen by another."""
+"""Packed sequences: every sample whole, none seen by another."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2chat.core.model.losses import token_logps
-from gpt2chat.core.model.packing import PackedRow, lay_out, pack
+from gpt2chat.core.model.packing import PackedSequence, lay_out, pack
 from gpt2chat.core.text.tokens import Encoded
 from tests.helpers import tiny_model
 
@@ -18,21 +18,21 @@ SAMPLES = [
 ]
 
 
-def pack_row(samples: list[Encoded]) -> PackedRow:
+def pack_samples(samples: list[Encoded]) -> PackedSequence:
     ids = np.concatenate([sample.ids for sample in samples])
     lengths = np.array([len(sample) for sample in samples])
     return lay_out(ids, lengths, np.array([sample.prompt_length for sample in samples]))
 
 
 def packed_logits(samples: list[Encoded]) -> torch.Tensor:
-    row = pack_row(samples)
+    sequence = pack_samples(samples)
     model = tiny_model(packed=True).double()
     with torch.no_grad():
         hidden = model.transformer(
-            row.input_ids,
-            position_ids=row.position_ids,
-            cu_seq_lens_q=row.cu_seq_lens_q,
-            max_length_q=row.max_length_q,
+            sequence.input_ids,
+            position_ids=sequence.position_ids,
+            cu_seq_lens_q=sequence.cu_seq_lens_q,
+            max_length_q=sequence.max_length_q,
             use_cache=False,
         ).last_hidden_state[0]
         return model.lm_head(hidden)
@@ -46,16 +46,16 @@ def test_packed_logits_equal_those_of_each_sample_alone():
 
 
 def test_the_model_returns_the_log_probabilities_of_the_trained_tokens():
-    row = pack_row(SAMPLES)
+    sequence = pack_samples(SAMPLES)
     logps = tiny_model(packed=True).double()(
-        row.input_ids,
-        row.position_ids,
-        row.cu_seq_lens_q,
-        row.max_length_q,
-        row.kept,
-        row.targets,
+        sequence.input_ids,
+        sequence.position_ids,
+        sequence.cu_seq_lens_q,
+        sequence.max_length_q,
+        sequence.logit_positions,
+        sequence.targets,
     )
-    expected = token_logps(packed_logits(SAMPLES)[row.kept], row.targets)
+    expected = token_logps(packed_logits(SAMPLES)[sequence.logit_positions], sequence.targets)
     torch.testing.assert_close(logps, expected, rtol=0, atol=1e-12)
 
 
@@ -65,17 +65,24 @@ def test_changing_one_sample_leaves_the_logits_of_the_others_as_they_were():
 
 
 def test_a_row_trains_exactly_the_replies():
-    row = pack_row(SAMPLES)
-    assert row.targets.tolist() == [7, 8, 9, 12, 13, *range(130, 140)]
-    assert row.input_ids[0, row.kept].tolist() == [6, 7, 8, 11, 12, *range(129, 139)]
-    assert row.segments.tolist() == [0] * 3 + [1] * 2 + [2] * 10
+    sequence = pack_samples(SAMPLES)
+    assert sequence.targets.tolist() == [7, 8, 9, 12, 13, *range(130, 140)]
+    assert sequence.input_ids[0, sequence.logit_positions].tolist() == [
+        6,
+        7,
+        8,
+        11,
+        12,
+        *range(129, 139),
+    ]
+    assert sequence.segments.tolist() == [0] * 3 + [1] * 2 + [2] * 10
 
 
 def test_positions_restart_at_each_sample():
-    row = pack_row(SAMPLES)
-    assert row.position_ids[0].tolist() == [*range(5), *range(3), *range(40)]
-    assert row.cu_seq_lens_q.tolist() == [0, 5, 8, 48]
-    assert row.max_length_q == 40
+    sequence = pack_samples(SAMPLES)
+    assert sequence.position_ids[0].tolist() == [*range(5), *range(3), *range(40)]
+    assert sequence.cu_seq_lens_q.tolist() == [0, 5, 8, 48]
+    assert sequence.max_length_q == 40
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -88,19 +95,19 @@ def test_positions_restart_at_each_sample():
 def test_packing_keeps_every_item_once_and_the_limits(
     sizes: list[int], capacity: int, most: int | None, seed: int
 ):
-    rows = pack(sizes, capacity, most, seed)
-    assert sorted(item for row in rows for item in row) == list(range(len(sizes)))
-    assert all(sum(sizes[item] for item in row) <= capacity for row in rows)
-    assert all(len(row) <= (most or len(row)) for row in rows)
-    assert rows == pack(sizes, capacity, most, seed)
+    sequences = pack(sizes, capacity, most, seed)
+    assert sorted(item for sequence in sequences for item in sequence) == list(range(len(sizes)))
+    assert all(sum(sizes[item] for item in sequence) <= capacity for sequence in sequences)
+    assert all(len(sequence) <= (most or len(sequence)) for sequence in sequences)
+    assert sequences == pack(sizes, capacity, most, seed)
 
 
 def test_rows_of_real_lengths_are_nearly_full():
     sizes = [30 + (index * 7919) % 700 for index in range(1000)]
-    rows = pack(sizes, 4096, None, 0)
-    assert sum(sizes) / (4096 * len(rows)) > 0.95
+    sequences = pack(sizes, 4096, None, 0)
+    assert sum(sizes) / (4096 * len(sequences)) > 0.95
 
 
 def test_an_item_larger_than_a_row_is_refused():
-    with pytest.raises(ValueError, match="60 tokens in rows of 50"):
+    with pytest.raises(ValueError, match="60 tokens in sequences of 50"):
         pack([10, 60], 50, None, 0)

@@ -19,7 +19,7 @@ from gpt2chat.core.text.template import render, to_text
 from gpt2chat.core.text.tokens import EOT_ID, GPT2_VOCAB, WINDOW, encode_conversation
 from gpt2chat.core.training.arguments import arguments
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
-from gpt2chat.core.training.job import row_lengths
+from gpt2chat.core.training.job import sequence_lengths
 from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
 from gpt2chat.core.training.tokenized import Tokenized
 from gpt2chat.core.training.trainer import PackedTrainer
@@ -54,7 +54,7 @@ CHOSEN_TOKENS = Tokenized.of(
 
 
 def make(
-    rows: Sequence[Sequence[int]],
+    sequences: Sequence[Sequence[int]],
     folder: Path,
     settings: TrainConfig | None = None,
     objective: Objective = SFT,
@@ -70,13 +70,13 @@ def make(
         args=arguments(settings, validated=False, device=torch.device("cpu")),
         objective=objective,
         tokens=tokens,
-        rows=rows,
+        sequences=sequences,
         processing_class=chat_tokenizer(WINDOW),
         autocast=False,
         **extra,
     )
     if padded:
-        trainer.shape = shape_for(objective, row_lengths(tokens, rows))
+        trainer.shape = shape_for(objective, sequence_lengths(tokens, sequences))
     return trainer
 
 
@@ -106,9 +106,9 @@ def test_accumulated_rows_give_the_loss_and_gradient_of_one_row(tmp_path: Path):
 
 
 def test_the_validation_loss_weighs_tokens_and_not_rows(tmp_path: Path):
-    trainer = make([[0]], tmp_path, held_out=TOKENS, held_rows=[[0, 1, 2]])
+    trainer = make([[0]], tmp_path, held_out=TOKENS, held_out_sequences=[[0, 1, 2]])
     together = trainer.evaluate()["eval_loss"]
-    trainer.held_rows = [[0], [1, 2]]
+    trainer.held_out_sequences = [[0], [1, 2]]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(together, rel=1e-6)
 
 
@@ -144,7 +144,7 @@ def trl_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[float, di
 
     model = tiny_model()
     prompts = [to_text(render(pair.prompt)) for pair in PAIRS]
-    rows = {
+    sequences = {
         "prompt": prompts,
         "chosen": [f"{pair.chosen}<|eot_id|>" for pair in PAIRS],
         "rejected": [f"{pair.rejected}<|eot_id|>" for pair in PAIRS],
@@ -164,7 +164,7 @@ def trl_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[float, di
     trainer = TrlOrpoTrainer(
         model=model,
         args=args,
-        train_dataset=Dataset.from_dict(rows),
+        train_dataset=Dataset.from_dict(sequences),
         processing_class=chat_tokenizer(WINDOW),
     )
     batch = next(iter(trainer.get_train_dataloader()))
@@ -223,7 +223,7 @@ def test_rows_padded_to_one_size_give_the_losses_of_those_that_are_not(
 
 def test_training_on_all_tokens_is_validated_on_the_replies(tmp_path: Path):
     whole = SftObjective("all")
-    held: dict[str, Any] = {"held_out": TOKENS, "held_rows": [[0, 1, 2]]}
+    held: dict[str, Any] = {"held_out": TOKENS, "held_out_sequences": [[0, 1, 2]]}
     reply, everything = (
         make([[0, 1, 2]], tmp_path, objective=objective, **held) for objective in (SFT, whole)
     )

@@ -81,7 +81,7 @@ def test_attention_off_the_cpu_leaves_cudnn_out(monkeypatch: pytest.MonkeyPatch)
 )
 def test_a_step_of_training_reads_no_value(objective: Objective):
     lengths, prompts = np.array([9, 8, 7, 6]), np.array([4, 4, 3, 3])
-    row = lay_out_for(
+    sequence = lay_out_for(
         objective,
         np.zeros(lengths.sum(), dtype=np.int64),
         lengths,
@@ -91,17 +91,17 @@ def test_a_step_of_training_reads_no_value(objective: Objective):
     )
     there = {
         name: value.to("meta") if isinstance(value, Tensor) else value
-        for name, value in row.items()
+        for name, value in sequence.items()
     }
     logps = torch.empty(there["targets"].shape, device="meta", requires_grad=True)
     loss, _ = objective.loss(logps, there, there["counts"])
     loss.backward()
     optimizer: Any = torch.optim.AdamW([logps])
     guard = Guard(names_of, names_of, lambda value: value, list)
-    guard.see(1, loss, row)
+    guard.add_loss(1, loss, sequence)
     guard.stop(torch.empty((), device="meta"), optimizer)
     assert optimizer.found_inf.device.type == "meta"
 
 
 def names_of(_: Any) -> list[str]:
-    raise AssertionError("no row is asked for before the guard checks")
+    raise AssertionError("no sequence is asked for before the guard checks")

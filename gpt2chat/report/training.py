@@ -105,8 +105,9 @@ def show_plan(plan: "Plan", *, json: bool) -> None:
     table.add_row("data", f"{plan.samples:,} {unit}{left_out}")
     tokens = f"{plan.epoch_tokens:,} in an epoch, {plan.trained_tokens:,} of them trained"
     table.add_row("tokens", tokens)
-    fill = plan.epoch_tokens / plan.rows / plan.row_tokens
-    table.add_row("rows", f"{plan.rows:,}, at most {plan.row_tokens:,} tokens, {fill:.0%} full")
+    fill = plan.epoch_tokens / plan.sequences / plan.sequence_tokens
+    size = f"at most {plan.sequence_tokens:,} tokens, {fill:.0%} full"
+    table.add_row("sequences", f"{plan.sequences:,}, {size}")
     processes = f", {plan.processes} processes" * (plan.processes > 1)
     table.add_row("steps", f"{plan.steps:,} on {plan.device}{processes}")
     memory = f"{plan.memory / 2**30:.1f} GiB at the highest, {plan.available / 2**30:.1f} were free"

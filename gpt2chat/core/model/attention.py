@@ -1,4 +1,4 @@
-"""Causal attention inside each sample of a packed row, on any device.
+"""Causal attention inside each sample of a packed sequence, on any device.
 
 Importing this module registers it with transformers, under the name PACKED.
 """
@@ -29,11 +29,11 @@ def packed_attention(
     max_length_q: int,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Return causal attention inside each sample of a packed row.
+    """Return causal attention inside each sample of a packed sequence.
 
     On a GPU in 16 bits this is PyTorch's varlen attention, which has no kernel for float32. In
     float32 and on a CPU it is causal SDPA sample by sample, measured twice as fast on a CPU as one
-    block mask over the row. Neither has dropout on the attention weights, so training sets
+    block mask over the sequence. Neither has dropout on the attention weights, so training sets
     `attn_pdrop` to 0.
 
     Args:
@@ -82,7 +82,7 @@ def packed_sdpa(
 ) -> Tensor:
     """Attend sample by sample as one operation of a compiled graph.
 
-    Without it the graph would break at `tolist`, or be compiled again for each row's lengths.
+    Without it the graph would break at `tolist`, or be compiled again for each sequence's lengths.
     """
     return _sample_by_sample(query, key, value, starts, scaling).contiguous()
 

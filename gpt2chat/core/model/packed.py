@@ -1,4 +1,4 @@
-"""GPT-2 on packed rows: the model that training runs, and that `compile` compiles."""
+"""GPT-2 on packed sequences: the model that training runs, and that `compile` compiles."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from gpt2chat.core.model.losses import head_logps, token_logps
 
 
 class PackedGPT2(GPT2LMHeadModel):
-    """GPT-2 whose forward takes a packed row and returns what a loss needs of it.
+    """GPT-2 whose forward takes a packed sequence and returns what a loss needs of it.
 
-    The head belongs into the forward: there DDP and FSDP see its gradient, and transformer, head
-    and log-softmax compile into one graph.
+    The head is part of the forward so that DDP and FSDP see its gradient, and so that transformer,
+    head and log-softmax compile into one graph.
     """
 
     attention = PACKED
-    """What `attn_implementation` has to be; importing it has registered it."""
+    """The value for `attn_implementation`; importing attention.py registered it."""
     noise = 0.0
     """NEFTune's α: how much noise the embeddings get in training; 0 for none."""
 
@@ -28,12 +28,12 @@ class PackedGPT2(GPT2LMHeadModel):
         position_ids: Tensor,
         cu_seq_lens_q: Tensor,
         max_length_q: int,
-        kept: Tensor,
+        logit_positions: Tensor,
         targets: Tensor,
     ) -> Tensor:
-        """Return the log-probabilities of a row's trained tokens, in nats. Shape (K,), float32.
+        """Return the log-probabilities of the trained tokens, in nats. Shape (K,), float32.
 
-        Args: as in PackedRow.
+        The arguments are fields of PackedSequence.
         """
         embeddings: Tensor = self.transformer.wte(input_ids)
         if self.training and self.noise:
@@ -48,17 +48,16 @@ class PackedGPT2(GPT2LMHeadModel):
         weight: Any = self.lm_head.weight
         if torch.compiler.is_compiling():
             # Inductor fuses the log-softmax into few kernels by itself.
-            return token_logps(hidden[0, kept] @ weight.t(), targets)
-        return head_logps(hidden[0, kept], weight, targets)
+            return token_logps(hidden[0, logit_positions] @ weight.t(), targets)
+        return head_logps(hidden[0, logit_positions], weight, targets)
 
 
 def neftune(embeddings: Tensor, starts: Tensor) -> Tensor:
-    """Return uniform noise, in each sample as strong as NEFTune has it for one of its length.
+    """Return uniform noise, in each sample as strong as NEFTune defines it for that length.
 
         noise ~ U(-1, 1) / √(tokens of the sample · width)
 
-    transformers' own hook takes the length of the whole row, which in packed rows is many times
-    a sample's.
+    transformers' own hook takes the length of the whole sequence, which is many times a sample's.
 
     Args:
         embeddings: Shape (1, tokens, width).

@@ -1,7 +1,7 @@
-"""Padding-free rows: whole samples laid end to end, none of which sees another.
+"""Pack whole samples end to end into sequences without padding; no sample sees another.
 
-A packed row has shape (1, tokens). Positions restart at each sample, and attention stays inside
-it (attention.py): `cu_seq_lens_q` holds where each sample begins, and the end of the last.
+A sequence has shape (1, tokens). Positions restart at each sample, and attention stays inside it
+(attention.py): `cu_seq_lens_q` holds where each sample begins, and where the last one ends.
 """
 
 import random
@@ -19,70 +19,71 @@ from gpt2chat.core.text.tokens import SPECIAL_IDS
 
 Ints = NDArray[np.integer[Any]]
 
-OPEN_ROWS = 32
-"""Rows that are filled at the same time. More fill better, and mix long samples less evenly."""
+OPEN_SEQUENCES = 32
+"""Number of sequences that are filled at the same time. More would be fuller, but would spread the
+long samples less evenly."""
 
 
 def pack(sizes: Sequence[int], capacity: int, most: int | None, seed: int) -> list[list[int]]:
-    """Return which items stand in which row, in a drawn order.
+    """Return the items of each sequence, in a random order drawn from the seed.
 
-    Each item goes to the first open row that has room; where none has, the fullest is closed.
+    Each item goes to the first open sequence with room. If none has room, the fullest is closed.
 
     Args:
         sizes: Tokens of each item.
-        capacity: Most tokens in a row.
-        most: Most items in a row.
+        capacity: Most tokens in a sequence.
+        most: Most items in a sequence.
 
     Raises:
-        ValueError: An item is larger than a row.
+        ValueError: An item is larger than a sequence.
     """
     order = list(range(len(sizes)))
     random.Random(seed).shuffle(order)
     closed: list[list[int]] = []
-    rows: list[list[int]] = []
+    sequences: list[list[int]] = []
     used: list[int] = []
     for item in order:
         size = sizes[item]
         if size > capacity:
-            raise ValueError(f"an item of {size} tokens in rows of {capacity}")
+            raise ValueError(f"an item of {size} tokens in sequences of {capacity}")
         room = (
             index
             for index, tokens in enumerate(used)
-            if tokens + size <= capacity and (most is None or len(rows[index]) < most)
+            if tokens + size <= capacity and (most is None or len(sequences[index]) < most)
         )
         index = next(room, None)
         if index is None:
-            if len(rows) == OPEN_ROWS:
-                full = max(range(OPEN_ROWS), key=used.__getitem__)
-                closed.append(rows.pop(full))
+            if len(sequences) == OPEN_SEQUENCES:
+                full = max(range(OPEN_SEQUENCES), key=used.__getitem__)
+                closed.append(sequences.pop(full))
                 used.pop(full)
-            rows.append([])
+            sequences.append([])
             used.append(0)
-            index = len(rows) - 1
-        rows[index].append(item)
+            index = len(sequences) - 1
+        sequences[index].append(item)
         used[index] += size
-    return closed + rows
+    return closed + sequences
 
 
 @dataclass(frozen=True, slots=True)
-class RowShape:
-    """Sizes that every row of a run is padded to, so that one compiled graph serves all of them."""
+class SequenceShape:
+    """Sizes that all sequences of a run are padded to, so that one compiled graph serves them."""
 
     tokens: int
     samples: int
-    """Slots for samples, those that hold padding included; even, to hold pairs."""
-    kept: int
+    """Slots for samples and for pieces of padding; an even number, to fit pairs."""
+    trained_tokens: int
     """Slots for trained tokens."""
     longest: int
     """Most tokens of a sample, and of a piece of padding."""
 
 
 @dataclass(frozen=True)
-class PackedRow:
-    """Tensors of one packed row. N tokens, K of them followed by a trained one, S samples.
+class PackedSequence:
+    """Tensors of one packed sequence. N tokens, K of them followed by a trained one, S samples.
 
-    With a RowShape, N, K and S are its sizes: the samples are followed by pieces of padding, and
-    what of K is left over has weight 0.
+    With a SequenceShape, N, K and S are its sizes: pieces of padding follow the samples, and unused
+    slots of K have weight 0.
     """
 
     input_ids: Tensor
@@ -93,8 +94,8 @@ class PackedRow:
     """First token of each sample, then N; int32. Shape (S + 1,)."""
     max_length_q: int
     """Tokens of the longest sample."""
-    kept: Tensor
-    """Where the next token is trained: only there logits are computed. Shape (K,)."""
+    logit_positions: Tensor
+    """Positions whose next token is trained: only there are logits computed. Shape (K,)."""
     targets: Tensor
     """The trained tokens. Shape (K,)."""
     segments: Tensor
@@ -104,9 +105,9 @@ class PackedRow:
 
 
 def lay_out(
-    ids: Ints, lengths: Ints, prompt_lengths: Ints, shape: RowShape | None = None
-) -> PackedRow:
-    """Return the packed row of samples that lie end to end in `ids`.
+    ids: Ints, lengths: Ints, prompt_lengths: Ints, shape: SequenceShape | None = None
+) -> PackedSequence:
+    """Return the packed sequence of samples that lie end to end in `ids`.
 
     A sample's first token is never trained, so no token is predicted from another sample.
 
@@ -120,14 +121,14 @@ def lay_out(
     at = np.flatnonzero(trained)
     segments = np.arange(len(lengths)).repeat(lengths)[at]
     weights = np.ones(len(at), np.float32)
-    kept, targets, longest = at - 1, ids[at], int(lengths.max(initial=1))
+    logit_positions, targets, longest = at - 1, ids[at], int(lengths.max(initial=1))
     if shape is None and len(ids) == 0:
-        # A row without samples, which a process gets if there are fewer rows than processes.
-        shape = RowShape(tokens=1, samples=2, kept=0, longest=1)
+        # No samples: a process gets such a sequence if there are fewer of them than processes.
+        shape = SequenceShape(tokens=1, samples=2, trained_tokens=0, longest=1)
     if shape is not None:
-        spare = shape.kept - len(kept)
-        kept, targets, segments, weights = (
-            np.pad(part, (0, spare)) for part in (kept, targets, segments, weights)
+        spare = shape.trained_tokens - len(logit_positions)
+        logit_positions, targets, segments, weights = (
+            np.pad(part, (0, spare)) for part in (logit_positions, targets, segments, weights)
         )
         padding = shape.tokens - len(ids)
         ids = np.pad(ids, (0, padding), constant_values=SPECIAL_IDS[PAD])
@@ -138,12 +139,12 @@ def lay_out(
         slots[pieces : pieces + 1] = rest
         lengths, longest = np.concatenate([lengths, slots]), shape.longest
     starts = np.concatenate([[0], lengths.cumsum()])
-    return PackedRow(
+    return PackedSequence(
         input_ids=torch.from_numpy(ids.astype(np.int64))[None],
         position_ids=torch.from_numpy(_positions(lengths))[None],
         cu_seq_lens_q=torch.from_numpy(starts.astype(np.int32)),
         max_length_q=longest,
-        kept=torch.from_numpy(kept),
+        logit_positions=torch.from_numpy(logit_positions),
         targets=torch.from_numpy(targets.astype(np.int64)),
         segments=torch.from_numpy(segments),
         weights=torch.from_numpy(weights),

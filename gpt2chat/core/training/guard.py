@@ -16,8 +16,8 @@ MOST_NAMES = 20
 @dataclass(slots=True)
 class _Step:
     number: int
-    rows: list[tuple[Tensor, Any]] = field(default_factory=list[tuple[Tensor, Any]])
-    """Each row's loss, and the items in it."""
+    sequences: list[tuple[Tensor, Any]] = field(default_factory=list[tuple[Tensor, Any]])
+    """Each sequence's loss, and the items in it."""
     bad: Tensor | None = None
 
 
@@ -28,8 +28,8 @@ class Guard:
     skip its update from the first bad step on; `check`, which waits, runs only now and then.
 
     Args:
-        blame: Returns the ids of a row's samples whose log-probabilities are not finite.
-        names: Returns the ids of all samples of a row.
+        blame: Returns the ids of a sequence's samples whose log-probabilities are not finite.
+        names: Returns the ids of all samples of a sequence.
         over_processes: Sums a tensor over the processes of the run.
         of_all: Concatenates the lists of all processes. All of them call it at the same step.
     """
@@ -48,11 +48,11 @@ class Guard:
         self._steps: list[_Step] = []
         self._sticky: Tensor | None = None
 
-    def add_loss(self, number: int, loss: Tensor, row: Any) -> None:
+    def add_loss(self, number: int, loss: Tensor, sequence: Any) -> None:
         """Add the loss of one sequence of step `number`."""
         if not self._steps or self._steps[-1].number != number:
             self._steps.append(_Step(number))
-        self._steps[-1].rows.append((loss.detach(), row))
+        self._steps[-1].sequences.append((loss.detach(), sequence))
 
     def stop(self, norm: Tensor, optimizer: Any) -> None:
         """Make the optimizer leave the weights alone if this step, or an earlier one, is bad.
@@ -63,7 +63,7 @@ class Guard:
                 torch.amp.GradScaler stops it too.
         """
         step = self._steps[-1]
-        losses = torch.stack([loss for loss, _ in step.rows])
+        losses = torch.stack([loss for loss, _ in step.sequences])
         bad = (~(torch.isfinite(losses).all() & torch.isfinite(norm))).float()
         step.bad = self._over_processes(bad).clamp(max=1)
         self._sticky = step.bad if self._sticky is None else torch.maximum(self._sticky, step.bad)
@@ -80,12 +80,21 @@ class Guard:
         if not flags or not torch.stack(flags).any():
             return
         step = next(step for step in steps if step.bad is not None and step.bad > 0)
-        rows = [(loss.item(), row) for loss, row in step.rows if not torch.isfinite(loss)]
-        # One row of each process is enough: finding its bad samples runs them all again.
-        bad = self._of_all([(loss, self._blame(row) or self._names(row)) for loss, row in rows[:1]])
+        sequences = [
+            (loss.item(), sequence) for loss, sequence in step.sequences if not torch.isfinite(loss)
+        ]
+        # One sequence of each process is enough: finding its bad samples runs them all again.
+        bad = self._of_all(
+            [
+                (loss, self._blame(sequence) or self._names(sequence))
+                for loss, sequence in sequences[:1]
+            ]
+        )
         where = f"at step {step.number}; the weights are as they were"
         if not bad:
-            names = self._of_all([name for _, row in step.rows for name in self._names(row)])
+            names = self._of_all(
+                [name for _, sequence in step.sequences for name in self._names(sequence)]
+            )
             raise DataError(
                 f"The gradient is not finite {where}. Samples of that step: {_listed(names)}. "
                 'Try a lower `lr`, or `precision="fp32"`.',

@@ -1,4 +1,4 @@
-"""Prepare a training run: data in rows, a model, a trainer."""
+"""Prepare a training run: pack its samples, load its model and build its trainer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from gpt2chat.core.model.compiling import pick_compile
 from gpt2chat.core.model.device import own_device, pick_autocast, pick_device
 from gpt2chat.core.model.load import grow_positions, load_model, lora
 from gpt2chat.core.model.names import find_model
-from gpt2chat.core.model.packing import Ints, RowShape, pack
+from gpt2chat.core.model.packing import Ints, SequenceShape, pack
 from gpt2chat.core.runs import Conditions
 from gpt2chat.core.training.arguments import arguments, is_leader, is_sharded, process_count
 from gpt2chat.core.training.callbacks import FasterTokens, embedding_rows
@@ -23,32 +23,32 @@ from gpt2chat.core.training.cores import SpareCores
 from gpt2chat.core.training.objectives import Objective, OrpoObjective, SftObjective, shape_for
 from gpt2chat.core.training.tokenized import Side, Tokenized, load_tokenized
 from gpt2chat.core.training.trackers import tracker_callbacks
-from gpt2chat.core.training.trainer import PackedTrainer, Rows
+from gpt2chat.core.training.trainer import PackedTrainer, Sequences
 
-GPU_ROW_TOKENS, CPU_ROW_TOKENS = 32_768, 4_096
-"""Most tokens in a packed row, unless `batch_tokens` says otherwise."""
+GPU_SEQUENCE_TOKENS, CPU_SEQUENCE_TOKENS = 32_768, 4_096
+"""Most tokens in a packed sequence, unless `batch_tokens` says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run before its first step: everything that training or planning it needs."""
+    """A run before its first step, with all that training or planning needs."""
 
     settings: TrainConfig
     objective: Objective
     device: torch.device
     autocast: bool
     tokens: Tokenized
-    rows: Rows
+    sequences: Sequences
     held_out: Tokenized
-    held_rows: Rows
+    held_out_sequences: Sequences
     model: Any
     """A PackedGPT2, or a PeftModel of one."""
     samples: int
     """Training samples (pairs, for ORPO)."""
     left_out: int
     """Samples (pairs) dropped because they are longer than `max_length`."""
-    shape: RowShape | None
-    """Sizes that every row is padded to if the model is compiled; None if it is not."""
+    shape: SequenceShape | None
+    """Sizes that every sequence is padded to if the model is compiled; None if it is not."""
 
     @property
     def conditions(self) -> Conditions:
@@ -63,26 +63,26 @@ class Job:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return -(-len(self.rows) // (process_count() * self.settings.grad_accum))
+        return -(-len(self.sequences) // (process_count() * self.settings.grad_accum))
 
     def trained_tokens(self) -> list[int]:
-        """Return the number of tokens of each row that the loss covers."""
+        """Return the number of tokens of each sequence that the loss covers."""
         return [
             int((lengths - self.objective.untrained_prefix(prompts, True).clip(min=1)).sum())
-            for lengths, prompts in row_lengths(self.tokens, self.rows)
+            for lengths, prompts in sequence_lengths(self.tokens, self.sequences)
         ]
 
     def trainer(
-        self, callbacks: Sequence[Any], rows: Rows | None = None, **changes: Any
+        self, callbacks: Sequence[Any], sequences: Sequences | None = None, **changes: Any
     ) -> PackedTrainer:
         """Return a trainer of the job's model.
 
         Args:
             callbacks: In addition to those that the settings ask for.
-            rows: Train on these rows only.
+            sequences: Train on these sequences only.
             changes: Keyword arguments of `arguments`.
         """
-        settings, validated = self.settings, len(self.held_rows) > 0
+        settings, validated = self.settings, len(self.held_out_sequences) > 0
         faster = FasterTokens(
             settings.token_lr, lora.adapter_rows if settings.lora_r else embedding_rows
         )
@@ -91,9 +91,9 @@ class Job:
         return PackedTrainer(
             objective=self.objective,
             tokens=self.tokens,
-            rows=self.rows if rows is None else rows,
+            sequences=self.sequences if sequences is None else sequences,
             held_out=self.held_out,
-            held_rows=self.held_rows,
+            held_out_sequences=self.held_out_sequences,
             autocast=self.autocast,
             shape=self.shape,
             model=self.model,
@@ -160,24 +160,25 @@ def make_job(settings: TrainConfig) -> Job:
             setting="patience",
         )
     model = _load(settings)
-    usual = GPU_ROW_TOKENS if device.type == "cuda" else CPU_ROW_TOKENS
+    usual = GPU_SEQUENCE_TOKENS if device.type == "cuda" else CPU_SEQUENCE_TOKENS
     capacity = settings.batch_tokens or usual
-    rows = _pack_rows(tokens, items, capacity, settings.batch_size, settings.seed)
-    held_rows = _pack_rows(held_out, held_items, capacity, None, settings.seed)
+    sequences = _pack_sequences(tokens, items, capacity, settings.batch_size, settings.seed)
+    held_out_sequences = _pack_sequences(held_out, held_items, capacity, None, settings.seed)
     total = settings.epochs * int(tokens.sizes[items].sum())
     compiled = not is_sharded() and pick_compile(settings.compile, device, int(total))
-    shape = shape_for(objective, row_lengths(tokens, rows)) if compiled else None
+    shape = shape_for(objective, sequence_lengths(tokens, sequences)) if compiled else None
     return Job(
         settings=settings, objective=objective, device=device, autocast=autocast,
-        tokens=tokens, rows=rows, held_out=held_out, held_rows=held_rows, model=model,
-        samples=len(items), left_out=left_out, shape=shape,
+        tokens=tokens, sequences=sequences,
+        held_out=held_out, held_out_sequences=held_out_sequences,
+        model=model, samples=len(items), left_out=left_out, shape=shape,
     )  # fmt: skip
 
 
-def row_lengths(tokens: Tokenized, rows: Rows) -> Iterator[tuple[Ints, Ints]]:
-    """Yield the lengths and prompt lengths of each row's samples."""
-    for row in rows:
-        samples = tokens.samples_of(row)
+def sequence_lengths(tokens: Tokenized, sequences: Sequences) -> Iterator[tuple[Ints, Ints]]:
+    """Yield the lengths and prompt lengths of each sequence's samples."""
+    for sequence in sequences:
+        samples = tokens.samples_of(sequence)
         yield tokens.lengths[samples], tokens.prompt_lengths[samples]
 
 
@@ -191,14 +192,14 @@ def _pick_items(tokens: Tokenized, longest: int, most: int | None) -> tuple[list
     return fitting, left_out
 
 
-def _pack_rows(
+def _pack_sequences(
     tokens: Tokenized, items: list[int], capacity: int, most: int | None, seed: int
-) -> Rows:
-    """Return rows of whole items. Empty rows make their number a multiple of the processes'."""
+) -> Sequences:
+    """Pack whole items. Empty sequences make the number a multiple of the number of processes."""
     sizes: list[int] = tokens.sizes[items].tolist()
     packed = pack(sizes, max([capacity, *sizes]), most, seed)
-    rows = [[items[index] for index in row] for row in packed]
-    return rows + [[] for _ in range(-len(rows) % process_count())]
+    sequences = [[items[index] for index in sequence] for sequence in packed]
+    return sequences + [[] for _ in range(-len(sequences) % process_count())]
 
 
 def _load(settings: TrainConfig) -> Any:

@@ -114,19 +114,19 @@ def needed_memory(job: Job) -> int:
     the logits, overwritten by their gradient       trained tokens · vocab · bytes
     """
     config = job.model.config
-    layers = _row_tokens(job) * config.n_layer * config.n_embd * ACTIVATION_BYTES[job.autocast]
+    layers = _sequence_tokens(job) * config.n_layer * config.n_embd * ACTIVATION_BYTES[job.autocast]
     logits = max(job.trained_tokens()) * config.vocab_size * (2 if job.autocast else 4)
     return _sharing(job) * (_fixed(job) + layers + logits)
 
 
 def _fixed(job: Job) -> int:
-    """Return the bytes of one process that do not depend on the row."""
+    """Return the bytes of one process that do not depend on the sequence."""
     weights = sum(weight.numel() for weight in job.model.parameters())
     return 12 * trainable(job) + 4 * weights * (job.device.type == "cuda")
 
 
-def _row_tokens(job: Job) -> int:
-    return max(int(job.tokens.sizes[list(row)].sum()) for row in job.rows)
+def _sequence_tokens(job: Job) -> int:
+    return max(int(job.tokens.sizes[list(sequence)].sum()) for sequence in job.sequences)
 
 
 def _sharing(job: Job) -> int:
@@ -151,9 +151,11 @@ def check_fits(job: Job, available: int, share: float = 1.0) -> None:
 
 def too_large(job: Job, available: int, needed: int) -> HardwareError:
     """Return the error that names the setting to change so that a job fits."""
-    fixed, tokens = _sharing(job) * _fixed(job), _row_tokens(job)
+    fixed, tokens = _sharing(job) * _fixed(job), _sequence_tokens(job)
     fitting = int(0.9 * (available - fixed) / max(needed - fixed, 1) * tokens) // 256 * 256
-    longest = max(int(job.tokens.longest[list(row)].max(initial=0)) for row in job.rows)
+    longest = max(
+        int(job.tokens.longest[list(sequence)].max(initial=0)) for sequence in job.sequences
+    )
     if fitting >= job.tokens.sides * longest:
         # A sequence must have room for the longest sample, or for both samples of a pair.
         length = fitting // job.tokens.sides

@@ -1,7 +1,7 @@
-"""The losses of SFT and ORPO on packed rows.
+"""Compute the losses of SFT and ORPO on packed sequences.
 
-The loss of an optimizer step is a mean over all its rows, on all processes. So each row's sum is
-divided by the counts of the whole step, and the results are added up.
+The loss of an optimizer step is a mean over all its sequences, on all processes. So the sum of each
+sequence is divided by the counts of the whole step, and the results are added up.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,35 +14,35 @@ from torch import Tensor
 
 from gpt2chat.core.config.training import NllScope, TrainOn
 from gpt2chat.core.model.losses import log_odds, odds_ratio_losses, segment_means
-from gpt2chat.core.model.packing import Ints, PackedRow, RowShape, lay_out
+from gpt2chat.core.model.packing import Ints, PackedSequence, SequenceShape, lay_out
 
 SHAPE_MULTIPLE = 128
-"""Tokens, and trained tokens, of a padded row are a multiple of this."""
+"""Tokens, and trained tokens, of a padded sequence are a multiple of this."""
 
 
 class Objective(Protocol):
-    """Decides which tokens of a row are trained, and computes the loss."""
+    """Decides which tokens of a sequence are trained, and computes the loss."""
 
     def untrained_prefix(self, prompt_lengths: Ints, training: bool) -> Ints:
         """Return how many tokens at the start of each sample are not trained. Shape (samples,)."""
         ...
 
-    def loss_inputs(self, row: PackedRow, prompt_lengths: Ints) -> dict[str, Tensor]:
-        """Return the tensors that `loss` needs in addition to the row.
+    def loss_inputs(self, sequence: PackedSequence, prompt_lengths: Ints) -> dict[str, Tensor]:
+        """Return the tensors that `loss` needs in addition to the sequence.
 
-        One of them is `counts`: the number of things that the loss is a mean over, in this row.
+        One of them is `counts`: how many tokens, or pairs, of this sequence a mean is taken over.
         """
         ...
 
     def loss(
-        self, logps: Tensor, row: Mapping[str, Any], counts: Tensor
+        self, logps: Tensor, sequence: Mapping[str, Any], counts: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what a row adds to the step's loss, and to the step's other metrics.
+        """Return what a sequence adds to the step's loss, and to the step's other metrics.
 
         Args:
-            logps: Log-probabilities of the row's trained tokens, float32. Shape (tokens,).
-            row: Fields of PackedRow, and what `loss_inputs` returned.
-            counts: Sum of `counts` over all rows of the step.
+            logps: Log-probabilities of the sequence's trained tokens, float32. Shape (tokens,).
+            sequence: Fields of PackedSequence, and what `loss_inputs` returned.
+            counts: Sum of `counts` over all sequences of the step.
         """
         ...
 
@@ -52,37 +52,37 @@ def lay_out_for(
     ids: Ints,
     lengths: Ints,
     prompt_lengths: Ints,
-    shape: RowShape | None,
+    shape: SequenceShape | None,
     *,
     training: bool,
 ) -> dict[str, Any]:
-    """Return the fields of a packed row and what the objective adds to them."""
-    row = lay_out(ids, lengths, objective.untrained_prefix(prompt_lengths, training), shape)
-    return {**vars(row), **objective.loss_inputs(row, prompt_lengths)}
+    """Return the fields of a packed sequence and what the objective adds to them."""
+    sequence = lay_out(ids, lengths, objective.untrained_prefix(prompt_lengths, training), shape)
+    return {**vars(sequence), **objective.loss_inputs(sequence, prompt_lengths)}
 
 
-def shape_for(objective: Objective, rows: Iterable[tuple[Ints, Ints]]) -> RowShape:
-    """Return the smallest shape that all rows of a run fit in.
+def shape_for(objective: Objective, sequences: Iterable[tuple[Ints, Ints]]) -> SequenceShape:
+    """Return the smallest shape that all sequences of a run fit in.
 
     Args:
-        rows: Lengths and prompt lengths of each row's samples.
+        sequences: Lengths and prompt lengths of each sequence's samples.
     """
     longest, most_tokens, most_trained = 1, 1, 0
     tokens_and_samples: list[tuple[int, int]] = []
-    for lengths, prompts in rows:
+    for lengths, prompts in sequences:
         untrained = np.maximum(objective.untrained_prefix(prompts, True), 1)
         tokens_and_samples.append((int(lengths.sum()), len(lengths)))
         longest = max(longest, int(lengths.max(initial=1)))
         most_tokens = max(most_tokens, int(lengths.sum()))
         most_trained = max(most_trained, int((lengths - untrained).sum()))
     tokens = -(-most_tokens // SHAPE_MULTIPLE) * SHAPE_MULTIPLE
-    # A row has its samples, and as many pieces of padding as fill it up; pairs need an even number.
+    # Slots for the samples and for pieces of padding, an even number because pairs take two.
     slots = [count - (used - tokens) // longest for used, count in tokens_and_samples]
     samples = max(slots, default=2)
-    return RowShape(
+    return SequenceShape(
         tokens=tokens,
         samples=samples + samples % 2,
-        kept=-(-most_trained // SHAPE_MULTIPLE) * SHAPE_MULTIPLE,
+        trained_tokens=-(-most_trained // SHAPE_MULTIPLE) * SHAPE_MULTIPLE,
         longest=longest,
     )
 
@@ -102,20 +102,20 @@ class SftObjective:
         everything = training and self.train_on == "all"
         return np.zeros_like(prompt_lengths) if everything else prompt_lengths
 
-    def loss_inputs(self, row: PackedRow, prompt_lengths: Ints) -> dict[str, Tensor]:
+    def loss_inputs(self, sequence: PackedSequence, prompt_lengths: Ints) -> dict[str, Tensor]:
         """Return the number of trained tokens."""
-        return {"counts": row.weights.sum()[None]}
+        return {"counts": sequence.weights.sum()[None]}
 
     def loss(
-        self, logps: Tensor, row: Mapping[str, Any], counts: Tensor
+        self, logps: Tensor, sequence: Mapping[str, Any], counts: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the row's share of the loss; there are no other metrics."""
-        return -(logps * row["weights"]).sum() / counts[0], {}
+        """Return the sequence's share of the loss; there are no other metrics."""
+        return -(logps * sequence["weights"]).sum() / counts[0], {}
 
 
 @dataclass(frozen=True, slots=True)
 class OrpoObjective:
-    """ORPO. Samples 2i and 2i + 1 of a row are chosen and rejected.
+    """ORPO. Samples 2i and 2i + 1 of a sequence are chosen and rejected.
 
         L = NLL(chosen) + β · mean over pairs of -log σ(log odds(chosen) - log odds(rejected))
 
@@ -133,21 +133,26 @@ class OrpoObjective:
         chosen = np.arange(len(prompt_lengths)) % 2 == 0
         return np.where(chosen, 0, prompt_lengths)
 
-    def loss_inputs(self, row: PackedRow, prompt_lengths: Ints) -> dict[str, Tensor]:
+    def loss_inputs(self, sequence: PackedSequence, prompt_lengths: Ints) -> dict[str, Tensor]:
         """Return the counts (chosen tokens, then pairs) and the weights without prompt tokens."""
         prompts = torch.from_numpy(np.append(prompt_lengths, 0))
-        # `kept` holds where logits are taken: one position before the token that they predict.
-        in_reply = row.position_ids[0, row.kept] + 1 >= prompts[row.segments]
+        # A position in `logit_positions` is one before the token that its logits predict.
+        in_reply = (
+            sequence.position_ids[0, sequence.logit_positions] + 1 >= prompts[sequence.segments]
+        )
         pairs = torch.tensor(float(len(prompt_lengths) // 2))
-        chosen = row.weights[row.segments % 2 == 0].sum()
-        return {"reply_weights": row.weights * in_reply, "counts": torch.stack([chosen, pairs])}
+        chosen = sequence.weights[sequence.segments % 2 == 0].sum()
+        return {
+            "reply_weights": sequence.weights * in_reply,
+            "counts": torch.stack([chosen, pairs]),
+        }
 
     def loss(
-        self, logps: Tensor, row: Mapping[str, Any], counts: Tensor
+        self, logps: Tensor, sequence: Mapping[str, Any], counts: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the row's share of the loss and of the metrics that docs/training.md lists."""
-        segments, slots = row["segments"], len(row["cu_seq_lens_q"]) - 1
-        means, sizes = segment_means(logps, row["reply_weights"], segments, slots)
+        """Return the sequence's share of the loss and of the metrics in docs/training.md."""
+        segments, slots = sequence["segments"], len(sequence["cu_seq_lens_q"]) - 1
+        means, sizes = segment_means(logps, sequence["reply_weights"], segments, slots)
         real = sizes[0::2] > 0
         # An empty slot gets a value whose loss and gradient are finite, and weight 0.
         chosen, rejected = (torch.where(real, means[side::2], -1.0) for side in (0, 1))
@@ -155,7 +160,7 @@ class OrpoObjective:
         def mean(values: Tensor) -> Tensor:
             return torch.where(real, values, 0.0).sum() / counts[1]
 
-        nll = -(logps * row["weights"] * (segments % 2 == 0)).sum() / counts[0]
+        nll = -(logps * sequence["weights"] * (segments % 2 == 0)).sum() / counts[0]
         odds = mean(odds_ratio_losses(chosen, rejected))
         return nll + self.beta * odds, {
             "nll": nll,

@@ -1,4 +1,4 @@
-"""Plan a run: measure real steps on its largest rows, and write nothing."""
+"""Plan a run: measure real steps on its largest sequences, and write nothing."""
 
 import math
 import tempfile
@@ -17,11 +17,11 @@ from gpt2chat.core.model.flops import matmul_flops
 from gpt2chat.core.training import memory
 from gpt2chat.core.training.arguments import process_count
 from gpt2chat.core.training.checks import check_inputs
-from gpt2chat.core.training.job import Job, make_job, row_lengths
+from gpt2chat.core.training.job import Job, make_job, sequence_lengths
 from gpt2chat.core.training.trainer import PackedTrainer
 
-TIMED = 2
-"""Timed steps. They follow one that is not timed: it warms up, and compiles."""
+TIMED_STEPS = 2
+"""Timed steps, after one untimed step that warms up and compiles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ class Plan:
     """Tokens in an epoch, prompts included."""
     trained_tokens: int
     """Tokens in an epoch that the loss covers."""
-    rows: int
-    row_tokens: int
-    """Tokens in the fullest row."""
+    sequences: int
+    sequence_tokens: int
+    """Tokens in the fullest sequence."""
     steps: int
     """Optimizer steps of the whole run."""
     seconds: float
@@ -65,10 +65,11 @@ class Plan:
 
 
 def plan(settings: TrainConfig) -> Plan:
-    """Return what a run would take. Only the encoded samples are kept, next to the shards.
+    """Measure what a run would take. It writes only the encoded samples, next to the shards.
 
     Raises:
-        As `train`; HardwareError says which setting to change if the run does not fit.
+        HardwareError: The run does not fit; the error says which setting to change.
+        Gpt2ChatError: Any other error that `train` lists for data, model and settings.
     """
     check_inputs(settings)
     job = make_job(settings)
@@ -79,10 +80,10 @@ def plan(settings: TrainConfig) -> Plan:
         peak = matmul_flops(job.device, job.autocast)
     with tempfile.TemporaryDirectory() as folder:
         trainer, ends = _steps(job, Path(folder), available)
-    share = TIMED / (1 + TIMED) / (ends[-1] - ends[-1 - TIMED])
+    share = TIMED_STEPS / (1 + TIMED_STEPS) / (ends[-1] - ends[-1 - TIMED_STEPS])
     speed = process_count() * trainer.tokens_seen * share
     trained = job.trained_tokens()
-    tokens = [int(lengths.sum()) for lengths, _ in row_lengths(job.tokens, job.rows)]
+    tokens = [int(lengths.sum()) for lengths, _ in sequence_lengths(job.tokens, job.sequences)]
     return Plan(
         command=settings.command,
         model=settings.model,
@@ -92,8 +93,8 @@ def plan(settings: TrainConfig) -> Plan:
         left_out=job.left_out,
         epoch_tokens=sum(tokens),
         trained_tokens=sum(trained),
-        rows=len(job.rows),
-        row_tokens=max(tokens),
+        sequences=len(job.sequences),
+        sequence_tokens=max(tokens),
         steps=math.ceil(settings.epochs * job.steps_per_epoch),
         seconds=settings.epochs * sum(tokens) / speed,
         warm_up=ends[1] - ends[0],
@@ -124,17 +125,21 @@ class _Clock(TrainerCallback):
 
 
 def _steps(job: Job, folder: Path, available: int) -> tuple[PackedTrainer, list[float]]:
-    """Train a few steps on the largest rows, and save nothing."""
-    largest = sorted(job.rows, key=lambda row: -int(job.tokens.sizes[list(row)].sum()))
-    count = (1 + TIMED) * job.settings.grad_accum * process_count()
-    aside = replace(job, settings=replace(job.settings, out=folder, report_to=()), held_rows=())
+    """Train a few steps on the largest sequences, and save nothing."""
+    largest = sorted(
+        job.sequences, key=lambda sequence: -int(job.tokens.sizes[list(sequence)].sum())
+    )
+    count = (1 + TIMED_STEPS) * job.settings.grad_accum * process_count()
+    trial = replace(
+        job, settings=replace(job.settings, out=folder, report_to=()), held_out_sequences=()
+    )
     clock = _Clock(job.device)
     with memory.model_fits():
-        trainer = aside.trainer([clock], (largest * count)[:count], max_steps=1 + TIMED)
+        trainer = trial.trainer([clock], (largest * count)[:count], max_steps=1 + TIMED_STEPS)
     try:
         trainer.train()
     except torch.OutOfMemoryError as error:
-        # The step needed more than there is, even if the estimate says less.
+        # The step needed more than is free, even if the estimate is lower.
         needed = max(memory.needed_memory(job), 5 * available // 4)
         raise memory.too_large(job, available, needed) from error
     return trainer, clock.ends

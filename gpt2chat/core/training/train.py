@@ -139,7 +139,7 @@ def _train(
     watch = Watch(
         settings.out / METRICS,
         evals=settings.evals,
-        validated=len(job.held_rows) > 0,
+        validated=len(job.held_out_sequences) > 0,
         patience=settings.patience,
         save_minutes=settings.save_minutes,
         peak=peak,

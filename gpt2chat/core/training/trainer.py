@@ -1,8 +1,8 @@
-"""Train on packed rows, for SFT and ORPO, with transformers' Trainer by way of TRL's SFTTrainer.
+"""Train on packed sequences with transformers' Trainer, by way of TRL's SFTTrainer.
 
-Optimizer, accumulation, checkpoints, resuming and several processes are transformers' own. Ours is
-the rest: a batch is one packed row, logits are computed only where a token is trained, and a step
-whose loss or gradient is not finite never reaches the weights.
+Optimizer, accumulation, checkpoints, resuming and several processes are transformers' own. This
+module adds the rest: a batch is one sequence, logits are computed only where a token is trained,
+and a step whose loss or gradient is not finite never reaches the weights.
 """
 
 import math
@@ -26,42 +26,42 @@ from trl.trainer.sft_trainer import SFTTrainer
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.files import reading
 from gpt2chat.core.model.flops import row_flops
-from gpt2chat.core.model.packing import RowShape
+from gpt2chat.core.model.packing import SequenceShape
 from gpt2chat.core.runs import Run
 from gpt2chat.core.training.guard import Guard
 from gpt2chat.core.training.objectives import Objective, lay_out_for
 from gpt2chat.core.training.tokenized import Tokenized
 
-Rows = Sequence[Sequence[int]]
-"""The numbers of the items of a Tokenized that each packed row holds."""
+Sequences = Sequence[Sequence[int]]
+"""The numbers of the items of a Tokenized that each packed sequence holds."""
 
 
-SHORT = 20
-"""Steps up to which a run cannot afford an idle one: at the default warm-up, which is a share of
-0.05 rounded up, all warm-ups of a single step."""
+SHORT_RUN = 20
+"""Up to this number of steps, a run cannot afford a step that trains nothing. With the default
+warm-up, a share of 0.05 rounded up, these are the runs whose warm-up is a single step."""
 
 
-class RowSampler(Sampler[int]):
-    """Draws the order of the rows in an epoch.
+class SequenceSampler(Sampler[int]):
+    """Draws the order of the sequences in an epoch.
 
     The order depends only on the seed and the epoch, not on the number of processes or the step a
-    run resumes from. Empty rows come last.
+    run resumes from. Empty sequences come last.
 
     Args:
         epoch: Returns the number of the epoch that begins.
     """
 
-    def __init__(self, rows: Rows, seed: int, epoch: Callable[[], int]):
-        self.rows, self.seed, self.epoch = rows, seed, epoch
+    def __init__(self, sequences: Sequences, seed: int, epoch: Callable[[], int]):
+        self.sequences, self.seed, self.epoch = sequences, seed, epoch
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.sequences)
 
     def __iter__(self) -> Iterator[int]:
-        full = [index for index, row in enumerate(self.rows) if row]
+        full = [index for index, sequence in enumerate(self.sequences) if sequence]
         random.Random(f"{self.seed} {self.epoch()}").shuffle(full)
         yield from full
-        yield from (index for index, row in enumerate(self.rows) if not row)
+        yield from (index for index, sequence in enumerate(self.sequences) if not sequence)
 
 
 class Votes:
@@ -95,10 +95,11 @@ class PackedTrainer(SFTTrainer):
     Args:
         objective: The loss: SFT's or ORPO's.
         tokens: The training samples.
-        rows: The items of `tokens` in each row. Their number is a multiple of the processes'.
-        held_out, held_rows: The same for validation.
+        sequences: The items of `tokens` in each sequence. The number of sequences is a multiple of
+            the number of processes.
+        held_out, held_out_sequences: The same for validation.
         autocast: Compute in bf16.
-        shape: Pad every row of training to these sizes, and compile transformer, head and
+        shape: Pad every sequence of training to these sizes, and compile transformer, head and
             log-softmax into one graph for them.
         lag: Check for bad steps only at the next line of metrics, so that no step waits for the
             device. Default: on a GPU.
@@ -112,17 +113,17 @@ class PackedTrainer(SFTTrainer):
         *,
         objective: Objective,
         tokens: Tokenized,
-        rows: Rows,
+        sequences: Sequences,
         held_out: Tokenized | None = None,
-        held_rows: Rows = (),
+        held_out_sequences: Sequences = (),
         autocast: bool,
-        shape: RowShape | None = None,
+        shape: SequenceShape | None = None,
         lag: bool | None = None,
         **kwargs: Any,
     ):
         self.objective = objective
-        self.rows = rows
-        self.tokens, self.held_out, self.held_rows = tokens, held_out, held_rows
+        self.sequences = sequences
+        self.tokens, self.held_out, self.held_out_sequences = tokens, held_out, held_out_sequences
         self.autocast = autocast
         self.shape = shape
         self.tokens_seen = 0
@@ -137,9 +138,9 @@ class PackedTrainer(SFTTrainer):
             kwargs["model"].compile(fullgraph=True, dynamic=False)
         super().__init__(
             data_collator=self.collate,
-            train_dataset=Dataset.from_dict({"items": [list(row) for row in rows]}),
-            # transformers insists on one; `evaluate` below does not read it.
-            eval_dataset=Dataset.from_dict({"items": [[0]]}) if len(held_rows) else None,
+            train_dataset=Dataset.from_dict({"items": [list(sequence) for sequence in sequences]}),
+            # transformers requires an evaluation set; `evaluate` below does not read it.
+            eval_dataset=Dataset.from_dict({"items": [[0]]}) if len(held_out_sequences) else None,
             **kwargs,
         )
         self.lag = self.args.device.type == "cuda" if lag is None else lag
@@ -150,10 +151,11 @@ class PackedTrainer(SFTTrainer):
         """Return transformers' schedule, in which every step of a short run trains.
 
         A warm-up starts at a rate of 0: its first step fills AdamW's moments and changes no weight.
-        Of many steps that is one; a run of one step would train nothing. So in runs of up to SHORT
-        steps the first one gets half the rate of the second, and the last one is past the warm-up.
+        In a long run that hardly matters, but a run of one step would train nothing. So in a run of
+        up to SHORT_RUN steps the first one gets half the rate of the second, and the warm-up ends
+        before the last one.
         """
-        if num_training_steps > SHORT:
+        if num_training_steps > SHORT_RUN:
             return super().create_scheduler(num_training_steps, optimizer)
         args: Any = self.args
         optimizer = optimizer or self.optimizer
@@ -184,17 +186,21 @@ class PackedTrainer(SFTTrainer):
             torch.set_num_threads(threads)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        # The last step of an epoch ends at a whole number, but for rounding.
-        return RowSampler(self.rows, self.args.seed, lambda: int((self.state.epoch or 0.0) + 1e-6))
+        # At the end of an epoch `epoch` is a whole number, except for rounding.
+        return SequenceSampler(
+            self.sequences, self.args.seed, lambda: int((self.state.epoch or 0.0) + 1e-6)
+        )
 
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the tensors of one row to train on; see `row`."""
-        (row,) = rows
-        return self.row(self.tokens, row["items"], training=True)
+    def collate(self, sequences: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the tensors of one sequence to train on; see `sequence`."""
+        (sequence,) = sequences
+        return self.sequence(self.tokens, sequence["items"], training=True)
 
-    def row(self, tokens: Tokenized, items: Sequence[int], *, training: bool) -> dict[str, Any]:
-        """Return the tensors of one packed row, its items, what it adds to `counts`, and the
-        numbers that its operations are counted by."""
+    def sequence(
+        self, tokens: Tokenized, items: Sequence[int], *, training: bool
+    ) -> dict[str, Any]:
+        """Return the tensors of one packed sequence, its items, its `counts`, and the lengths and
+        number of trained tokens from which its operations are counted."""
         samples = tokens.samples_of(items)
         lengths, prompts = tokens.lengths[samples], tokens.prompt_lengths[samples]
         laid = lay_out_for(
@@ -209,14 +215,14 @@ class PackedTrainer(SFTTrainer):
         return {**laid, "items": items, "lengths": lengths.tolist(), "trained": trained}
 
     def logps(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """Return the log-probabilities of a row's trained tokens, float32. Shape (tokens,)."""
+        """Return the log-probabilities of a sequence's trained tokens, float32. Shape (tokens,)."""
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.autocast):
             return model(
                 input_ids=inputs["input_ids"],
                 position_ids=inputs["position_ids"],
                 cu_seq_lens_q=inputs["cu_seq_lens_q"],
                 max_length_q=inputs["max_length_q"],
-                kept=inputs["kept"],
+                logit_positions=inputs["logit_positions"],
                 targets=inputs["targets"],
             )
 
@@ -245,8 +251,8 @@ class PackedTrainer(SFTTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         counts = torch.stack([batch["counts"] for batch in batch_samples]).sum(0).to(device)
-        # A lone process has nobody to vote with, and copying its wishes to a GPU would wait for
-        # the whole step before.
+        # A single process needs no vote, and copying its wishes to a GPU would wait for the
+        # previous step.
         if self.args.world_size == 1:
             return counts
         wishes = self.votes.wishes() if self.votes else []
@@ -259,7 +265,7 @@ class PackedTrainer(SFTTrainer):
     def _clip_grad_norm(self, model: Any) -> Any:
         norm: Any = super()._clip_grad_norm(model)
         wrapped: Any = self.optimizer
-        # FSDP's norm is of the part of the gradient that each process holds.
+        # With FSDP the norm is a DTensor, of which each process holds a part.
         whole = norm.full_tensor() if isinstance(norm, DTensor) else torch.as_tensor(norm)
         self.guard.stop(whole, wrapped.optimizer)
         if not self.lag:
@@ -267,7 +273,7 @@ class PackedTrainer(SFTTrainer):
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the objective's metrics: means over the rows since the last line, and processes."""
+        """Add the objective's metrics: means over the steps since the last line of metrics."""
         self.guard.check()
         if "loss" in logs and self._sums:
             sums = self._over_processes(torch.stack(list(self._sums.values())))
@@ -286,8 +292,8 @@ class PackedTrainer(SFTTrainer):
             run.seal(folder / f"checkpoint-{self.state.global_step}")
             run.prune(self.state.best_global_step)
 
-    # Below: what transformers raises on a damaged file of a checkpoint does not name the file. All
-    # of these load with torch.load(weights_only=True) or safetensors, which run no code.
+    # The methods below name the file when a checkpoint is damaged; what transformers raises does
+    # not. All of them load with torch.load(weights_only=True) or safetensors, which run no code.
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         config = Path(resume_from_checkpoint) / "config.json"
@@ -302,7 +308,7 @@ class PackedTrainer(SFTTrainer):
             super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Raise where transformers would log: weights that were not loaded are not trained on."""
+        """Raise where transformers only logs: a resumed run must not train without its weights."""
         tied: Any = getattr(self.model, "all_tied_weights_keys", {})
         wrong = {*load_result.missing_keys, *load_result.unexpected_keys} - set(tied)
         if wrong:
@@ -332,19 +338,19 @@ class PackedTrainer(SFTTrainer):
         """Write the weights of a checkpoint.
 
         Raises:
-            DataError: A step has spoiled them.
+            DataError: A step has moved them too far.
         """
         self._check_weights()
         super().save_model(*given, **named)
 
     @torch.no_grad()
     def _check_weights(self) -> None:
-        """Run a row: a step with a finite gradient may still have taken the weights too far."""
+        """Run a sequence: a step with a finite gradient may still move the weights too far."""
         model: Any = self.model_wrapped
         model.eval()
-        items = self.rows[self.args.process_index]
-        row = self._prepare_inputs(self.row(self.tokens, items, training=False))
-        finite = torch.isfinite(self.logps(self._uncompiled(), row)).all()
+        items = self.sequences[self.args.process_index]
+        sequence = self._prepare_inputs(self.sequence(self.tokens, items, training=False))
+        finite = torch.isfinite(self.logps(self._uncompiled(), sequence)).all()
         if self._over_processes((~finite).float()) > 0:
             raise self._spoiled("not finite")
 
@@ -363,20 +369,24 @@ class PackedTrainer(SFTTrainer):
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Return the loss and the objective's other metrics, as means over the held-out rows.
+        """Return the loss and the objective's other metrics, as means over the held-out sequences.
 
         Raises:
-            DataError: One of them is not finite: earlier steps, or the model's maker, spoiled the
-                weights.
+            DataError: One of them is not finite, because of an earlier step or because the model
+                was damaged from the start.
         """
         assert self.held_out is not None
         model: Any = self.model_wrapped
         model.eval()
-        rows = [self.row(self.held_out, items, training=False) for items in self.held_rows]
-        counts = torch.stack([row["counts"] for row in rows]).sum(0).to(self.args.device)
+        sequences = [
+            self.sequence(self.held_out, items, training=False) for items in self.held_out_sequences
+        ]
+        counts = (
+            torch.stack([sequence["counts"] for sequence in sequences]).sum(0).to(self.args.device)
+        )
         sums: dict[str, Tensor] = {"loss": torch.zeros((), device=self.args.device)}
-        for row in rows[self.args.process_index :: self.args.world_size]:
-            inputs = self._prepare_inputs(row)
+        for sequence in sequences[self.args.process_index :: self.args.world_size]:
+            inputs = self._prepare_inputs(sequence)
             logps = self.logps(self._uncompiled(), inputs)
             loss, shares = self.objective.loss(logps, inputs, counts)
             for name, share in {"loss": loss, **shares}.items():
@@ -392,7 +402,7 @@ class PackedTrainer(SFTTrainer):
         return metrics
 
     def _uncompiled(self) -> Any:
-        """Return a function that computes a row of any shape, without compiling a graph for it."""
+        """Return a function that runs a sequence of any shape, without compiling a graph for it."""
         # FSDP gathers the weights in the model's own call and nowhere else.
         sharded: Any = self.model_wrapped
         return (
@@ -409,20 +419,21 @@ class PackedTrainer(SFTTrainer):
 
     @torch.no_grad()
     def _blame(self, items: Sequence[int]) -> list[str]:
-        """Return the samples of a row whose log-probabilities are not finite, by running each."""
+        """Run each sample of a sequence; return those whose log-probabilities are not finite."""
         names: list[str] = []
         if self.is_fsdp_enabled:
-            return names  # running a row takes all processes, and the others' rows may be good
+            # A forward pass needs all processes, and the others' sequences may have no bad sample.
+            return names
         for item in items:
-            row = self._prepare_inputs(self.row(self.tokens, [item], training=False))
-            finite = torch.isfinite(self.logps(self._uncompiled(), row))
-            sides = row["segments"][~finite].unique().tolist()
+            sequence = self._prepare_inputs(self.sequence(self.tokens, [item], training=False))
+            finite = torch.isfinite(self.logps(self._uncompiled(), sequence))
+            sides = sequence["segments"][~finite].unique().tolist()
             ends = [f" ({('chosen', 'rejected')[side]})" for side in sides]
             names += [self.tokens.names[item] + end * (self.tokens.sides == 2) for end in ends]
         return names
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none into a checkpoint: the run folder gets one of ours (card.py)."""
+        """Write no card into a checkpoint; the run folder gets its own (card.py)."""
 
     def _over_processes(self, value: Tensor) -> Tensor:
         reduced: Any = self.accelerator.reduce(value, "sum")
