@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from gpt2chat.core.errors import HardwareError
+from gpt2chat.core.training.groups import GROUPS, ROOT, control_groups
 from gpt2chat.core.training.job import Job
 
 ACTIVATION_BYTES = {True: 75, False: 115}
@@ -30,7 +31,7 @@ def available_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)
-    limit = group_memory(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    limit = group_memory(ROOT, GROUPS)
     return free if limit is None else min(free, limit)
 
 
@@ -40,34 +41,19 @@ def group_memory(root: Path, groups: Path) -> int | None:
     A container has such a limit, which the machine's own figures do not show.
 
     Args:
-        root: Folder in which the groups are mounted.
-        groups: File that names the groups of the process.
+        root, groups: ROOT and GROUPS, except in tests.
     """
-    try:
-        lines = groups.read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return None
     free: list[int] = []
-    for line in lines:
-        # Version 2 has one line, `0::/name`; version 1 has one line for each set of controllers.
-        _, controllers, name = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top = root / "memory" if controllers else root
-        group = top / name.lstrip("/")
-        # The groups around this one limit it too.
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(top):
-                break
-            for limit, usage, reclaimable in GROUP_FILES:
-                try:
-                    most, used = (int((folder / file).read_text()) for file in (limit, usage))
-                    stat = map(str.split, (folder / "memory.stat").read_text().splitlines())
-                except (OSError, ValueError):  # no such file, or the limit is the word "max"
-                    continue
-                cache = sum(int(entry[1]) for entry in stat if entry[0] == reclaimable)
-                free.append(max(0, most - used + cache))
-                break
+    for group in control_groups("memory", root, groups):
+        for limit, usage, reclaimable in GROUP_FILES:
+            try:
+                most, used = (int((group / file).read_text()) for file in (limit, usage))
+                stat = map(str.split, (group / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # no such file, or the limit is the word "max"
+                continue
+            cache = sum(int(entry[1]) for entry in stat if entry[0] == reclaimable)
+            free.append(max(0, most - used + cache))
+            break
     return min(free, default=None)
 
 
