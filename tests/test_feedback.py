@@ -90,6 +90,15 @@ def test_opinions_are_prepared_and_trained_on(
     assert result.samples == 6
 
 
+def test_opinions_on_one_line_are_all_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    feedback = Feedback(Path("feedback.jsonl"))
+    for number in range(3):
+        feedback.good(talk(f"What is {number} and 1?"), f"It is {number + 1}.")
+    feedback.path.write_text(feedback.path.read_text().replace("}\n{", "}{"))
+    assert prepare(ONLY_FEEDBACK, ignore).manifest.rows("sft", "train") == 3
+
+
 VOTES = {"runs/a": "It is 2.", "runs/b": " I do not know. ", "runs/c": "It is 2.", "runs/d": " "}
 
 

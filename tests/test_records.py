@@ -60,6 +60,26 @@ def test_a_parquet_file_gives_the_same_records(tmp_path: Path):
     assert values(tmp_path / "a.parquet") == ROWS
 
 
+@pytest.mark.parametrize("first", [b"", LINES])
+def test_records_on_one_line_are_read_and_a_broken_last_one_is_named(tmp_path: Path, first: bytes):
+    glued = b'{"a": 1}{"a": 2} {"a": {"b": 3}}{"a": '
+    records = read(write(tmp_path / "a.jsonl", first + glued + b"\n" + LINES))
+    values = [record.value["a"] for record in records if "a" in record.value]
+    assert values == [1, 2, {"b": 3}]
+    assert [record.problem for record in records[-3:]] == ["not JSON", "", ""]
+
+
+def test_many_records_on_one_line_are_read(tmp_path: Path):
+    records = read(write(tmp_path / "a.jsonl", LINES + b'{"a": 1}' * 5_000))
+    assert len(records) == 5_002
+
+
+@pytest.mark.parametrize("line", [b'{"a": 1},', b'{"a": 1} x', b"{} []", b"1 2", b'[1]{"a": 1}'])
+def test_anything_else_after_a_record_makes_the_line_a_broken_one(tmp_path: Path, line: bytes):
+    records = read(write(tmp_path / "a.jsonl", LINES + line + b"\n" + LINES))
+    assert [record.problem for record in records] == ["", "", "not JSON", "", ""]
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [

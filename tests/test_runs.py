@@ -270,6 +270,17 @@ def test_damage_that_leaves_the_size_is_seen_and_the_checkpoint_before_resumes(t
     assert run.sealed_checkpoints() == [run.checkpoints / "checkpoint-5"]
 
 
+@pytest.mark.parametrize("changes", [{}, {"resume": "auto"}, {"overwrite": True}])
+def test_a_start_that_was_killed_at_its_first_file_is_started_again(
+    tmp_path: Path, changes: dict[str, Any]
+):
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "run.toml.123.partial").touch()
+    assert open_at(settings_of(Run(tmp_path / "sft"), **changes)) is None
+    started(tmp_path / "sft")
+    assert files(tmp_path / "sft") == files(started(tmp_path / "other").folder)
+
+
 def test_a_resume_reads_each_checkpoint_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = unfinished(tmp_path / "sft", 5, 10, 15)
     (run.checkpoints / "checkpoint-15" / "model.safetensors").write_bytes(b"wEights")

@@ -197,6 +197,8 @@ class Run:
         """
         folder = self.folder
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+        # A start that was killed while it wrote run.toml leaves the first half of it.
+        names = {name for name in names if not re.fullmatch(r"run\.toml\.\d+\.partial", name)}
         if not names - {LOCK}:
             if resume == "on":
                 raise ConfigError(

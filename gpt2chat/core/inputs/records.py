@@ -74,7 +74,7 @@ class Chunk(NamedTuple):
     def records(self) -> Iterator[Record]:
         """Yield the records in order, broken ones with what is wrong."""
         for number, line in self.lines:
-            yield _parsed(self.file, number, line)
+            yield from _parsed(self.file, number, line)
         values = self.values if self.table is None else _table_rows(self.table)
         for number, value in enumerate(values, start=self.first):
             yield _record(self.file, number, value)
@@ -131,21 +131,48 @@ def _read_lines(text: IO[bytes]) -> Iterator[bytes]:
             line = text.readline(LINE_BYTES + 1)
 
 
-def _parsed(name: str, number: int, line: bytes) -> Record:
+def _parsed(name: str, number: int, line: bytes) -> Iterator[Record]:
+    """Yield the record of a line, or the records where the line breaks between them are missing."""
     line = line.rstrip(b"\r\n")
     if len(line) > LINE_BYTES:
-        return _broken(name, number, TOO_LONG_A_LINE, line)
+        yield _broken(name, number, TOO_LONG_A_LINE, line)
+        return
     try:
         value: Any = parse_json(line.decode())  # of bytes, it would guess the encoding
     except UnicodeDecodeError:
-        return _broken(name, number, "not UTF-8", line)
-    except json.JSONDecodeError:
-        return _broken(name, number, "not JSON", line)
+        yield _broken(name, number, "not UTF-8", line)
+    except json.JSONDecodeError as error:
+        parts = _objects(error.doc)
+        if len(parts) == 1:
+            yield _broken(name, number, "not JSON", line)
+        else:
+            for part in parts:
+                yield from _parsed(name, number, part.encode())
     except NestedTooDeep:
-        return _broken(name, number, "not JSON: nested too deep", line)
+        yield _broken(name, number, "not JSON: nested too deep", line)
     except ValueError:  # int() refuses numbers of more than 4,300 digits
-        return _broken(name, number, "not JSON: a number too long", line)
-    return _record(name, number, value)
+        yield _broken(name, number, "not JSON: a number too long", line)
+    else:
+        yield _record(name, number, value)
+
+
+def _objects(text: str) -> list[str]:
+    """Return the objects in `{…}{…}`, each as text; what cannot be read is the last one.
+
+    So it is where a record was appended to a file that had no last line break.
+    """
+    decoder, parts = json.JSONDecoder(), list[str]()
+    start = end = 0
+    while text[start : start + 1] == "{":
+        try:
+            _, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            break
+        parts.append(text[start:end])
+        start = len(text) - len(text[end:].lstrip())
+    if start == len(text):
+        return parts
+    return [*parts, text[start:]] if text[start] == "{" else [text]
 
 
 def _broken(name: str, number: int, problem: str, line: bytes) -> Record:
