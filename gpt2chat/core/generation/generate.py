@@ -1,4 +1,4 @@
-"""Generate text from prompt tokens: one engine for chat, evaluation and servers."""
+"""Generate text from the tokens of a prompt: one engine for chat, evaluation and servers."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from gpt2chat.core.config.chat import ChatPrecision
 from gpt2chat.core.config.sampling import Sampling
-from gpt2chat.core.generation.decoder import Decoder
 from gpt2chat.core.generation.engine import make_decoder
 from gpt2chat.core.generation.graph import BUCKET, GraphLoop, draw_settings
 from gpt2chat.core.generation.reply import Reply, ReplyBuilder, ReplyStream
@@ -18,19 +17,19 @@ from gpt2chat.core.model.weights import Model
 from gpt2chat.core.text.tokens import STOP_IDS
 
 PIECE = 128
-"""Tokens that `warm` computes at a time; a reply that is asked for meanwhile waits for so many."""
+"""Tokens that `warm` computes at a time; a reply requested meanwhile waits for this many."""
 LOOPS = 4
 """Most draw settings whose captured graphs a generator keeps."""
-TOGETHER = 64
-"""Most prompts that `generate_batch` runs side by side."""
+SLOTS = 64
+"""Most prompts that `generate_batch` computes together."""
 
 
 class Generator:
-    """Generates with one model.
+    """Generates replies with one model.
 
-    The keys and values of the last prompt and reply are kept, and a prompt that begins like them
-    is computed from where it differs. Threads may share a generator. Replies that alternate token
-    by token are right but slow, since each computes its prompt again: hold `turn` to prevent that.
+    A prompt that begins like the last prompt and reply is computed only from where it differs.
+    Threads may share a generator. Replies that alternate token by token are correct but slow,
+    because each computes its prompt again: hold `turn` while reading a reply to prevent that.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Generator:
         """Take over a model's weights, and move it to the device in place.
 
         Args:
-            compiled: Let PyTorch compile a step, at the first one.
+            compiled: Let PyTorch compile a step when the first one runs.
 
         Raises:
             HardwareError: The device lacks the precision, or `compiled` is combined with int8.
@@ -54,19 +53,21 @@ class Generator:
         self.parameters = model.num_parameters()
         self.precision, self._decoder = make_decoder(on_device, precision, compiled=compiled)
         self._cached: list[int] = []
+        """The tokens whose keys and values are in the decoder's cache."""
         self._owner: Sampler | None = None
-        """The sampler of the reply that the loop on the device continues."""
+        """The sampler of the reply that a loop of the device continues."""
         self._loops: dict[Sampling, GraphLoop] = {}
-        """Loops of the device for single replies, by their draw settings."""
+        """Loops for single replies on a GPU, by their draw settings."""
         self._batch_loops: dict[tuple[int, int, Sampling], GraphLoop] = {}
-        """The loop of the latest batch, by its slots, window and draw settings."""
+        """The loop of the latest batch on a GPU, by its slots, window and draw settings."""
         self._lock = threading.Lock()
+        """Held during each pass of the decoder."""
         self.turn = threading.RLock()
-        """Held by whoever reads a whole reply: replies that alternate recompute their prompts."""
+        """For callers to hold while they read a whole reply."""
 
     @property
     def window(self) -> int:
-        """Positions of the model: prompt and reply together."""
+        """Number of positions of the model, for prompt and reply together."""
         return self._decoder.window
 
     def stream(
@@ -77,18 +78,19 @@ class Generator:
         top_logprobs: int | None = None,
         stop_loops: bool = False,
     ) -> ReplyStream:
-        """Return the pieces of text of a reply; their end is a stop token or a limit.
+        """Return an iterator over the pieces of text of a reply.
 
-        A piece is never empty, half a character or a control token. The limits are
-        `sampling.max_new_tokens` and the model's last position.
+        A piece is never empty, half a character or a control token. The reply ends with a stop
+        token or text, after `sampling.max_new_tokens`, or at the model's last position.
 
         Args:
-            top_logprobs: Note the log-probability of each token, and of so many likeliest ones.
-            stop_loops: End a reply that says the same over and over.
+            top_logprobs: Record the log-probability of each token, and those of this many likeliest
+                tokens.
+            stop_loops: End a reply that repeats itself over and over.
 
         Raises:
             ValueError: The prompt is empty, or leaves no position for a reply.
-            ReplyError: As the pieces are read: the model's scores are not finite.
+            ReplyError: While the pieces are read: the model's scores are not finite.
         """
         self._check(prompt)
         return ReplyStream(
@@ -102,7 +104,7 @@ class Generator:
     def generate(
         self, prompt: Sequence[int], sampling: Sampling, *, top_logprobs: int | None = None
     ) -> Reply:
-        """Return the whole reply that `stream` gives in pieces."""
+        """Return the complete reply that `stream` returns in pieces."""
         return self.stream(prompt, sampling, top_logprobs=top_logprobs).read()
 
     def generate_batch(
@@ -112,9 +114,9 @@ class Generator:
         *,
         top_logprobs: int | None = None,
     ) -> list[Reply]:
-        """Return the replies to several prompts, computed side by side.
+        """Return the replies to several prompts, computed together.
 
-        With a seed each is what `generate` gives, but for rounding.
+        With a seed each is the reply that `generate` returns, except for rounding.
 
         Raises:
             ValueError: A prompt is empty, or leaves no position for a reply.
@@ -123,40 +125,40 @@ class Generator:
         for prompt in prompts:
             self._check(prompt)
         replies: list[Reply] = []
-        for start in range(0, len(prompts), TOGETHER):
-            some = prompts[start : start + TOGETHER]
-            replies += self._together(some, Sampler(sampling, len(some), top_logprobs))
+        for start in range(0, len(prompts), SLOTS):
+            batch = prompts[start : start + SLOTS]
+            replies += self._run_batch(batch, Sampler(sampling, len(batch), top_logprobs))
         return replies
 
     def logprobs(self, ids: Sequence[int]) -> Tensor:
-        """Return the log-probability of each token but the first, as this precision has it.
+        """Return the log-probability of each token but the first, in this precision.
 
         Returns:
             Shape (tokens - 1,), float32, natural logarithms.
 
         Raises:
-            ValueError: There are more tokens than positions, or none.
+            ValueError: There are no tokens, or more than the model has positions.
         """
         if not 0 < len(ids) <= self.window:
             raise ValueError(f"{len(ids)} tokens in a window of {self.window}")
         with self._lock:
             self._cached = []
             scores = self._decoder.along(ids)
-        wanted = torch.tensor(ids[1:], device=scores.device)
-        return scores[:-1].log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+        next_ids = torch.tensor(ids[1:], device=scores.device)
+        return scores[:-1].log_softmax(-1).gather(1, next_ids[:, None])[:, 0]
 
     def warm(self, prompt: Sequence[int], cancelled: Callable[[], bool]) -> None:
-        """Compute the beginning of a prompt that is expected, until it is there or cancelled."""
+        """Compute the beginning of an expected prompt, until it is complete or cancelled."""
         ids = list(prompt)[: self.window - 1]
-        # What is there already is left alone, the tokens after it too.
+        # If the cache has the whole beginning, it stays as it is, with the tokens that follow.
         start = shared(self._cached, [*ids, 0])
         for end in range(start + PIECE, len(ids) + PIECE, PIECE) if start < len(ids) else ():
             if cancelled():
                 return
-            self._after(ids[:end])
+            self._scores_after(ids[:end])
 
     def _limit(self, prompt: Sequence[int], sampling: Sampling) -> Literal["length", "window"]:
-        """Return what ends a reply first if the model does not."""
+        """Return which limit ends a reply if the model does not."""
         fits = sampling.max_new_tokens <= self.window - len(prompt)
         return "length" if fits else "window"
 
@@ -165,39 +167,38 @@ class Generator:
             raise ValueError(f"a prompt of {len(prompt)} tokens in a window of {self.window}")
 
     def _tokens(self, prompt: list[int], sampler: Sampler) -> Iterator[Choice]:
-        draw = self._draw_on_device if self._on_device(sampler) else self._draw
-        ids = prompt
-        for _ in range(min(sampler.sampling.max_new_tokens, self.window - len(prompt))):
-            choice = draw(ids, len(prompt), sampler)
+        """Yield the tokens of a reply up to a stop token or a limit."""
+        sampling, ids = sampler.sampling, prompt
+        for count in range(min(sampling.max_new_tokens, self.window - len(prompt))):
+            if not self._on_device(sampler):
+                (choice,) = sampler(self._scores_after(ids)[None])
+            else:
+                with self._lock:
+                    if self._owner is sampler and self._cached == ids[:-1]:
+                        tokens = self._loop(sampling).next()
+                        self._cached = ids
+                    else:
+                        # The first token, or another reply used the cache in between. The seed
+                        # differs at each restart: the same random numbers must not come twice.
+                        logits = self._extend(ids)
+                        seed = None if sampling.seed is None else sampling.seed + count
+                        tokens = self._loop(sampling).begin(
+                            logits[None], [len(ids)], seed, [ids[len(prompt) :]]
+                        )
+                        self._owner = sampler
+                choice = Choice(tokens[0])
             yield choice
             if choice.token in STOP_IDS:
                 return
             ids = [*ids, choice.token]
 
-    def _draw(self, ids: list[int], _: int, sampler: Sampler) -> Choice:
-        return sampler(self._after(ids)[None])[0]
-
-    def _draw_on_device(self, ids: list[int], prompt: int, sampler: Sampler) -> Choice:
-        sampling = sampler.sampling
-        with self._lock:
-            if self._owner is not sampler or self._cached != ids[:-1]:
-                logits = self._run(ids)
-                loop = self._loop(sampling)
-                seed = None if sampling.seed is None else sampling.seed + len(ids) - prompt
-                (token,) = loop.begin(logits[None], [len(ids)], seed, [ids[prompt:]])
-                self._owner = sampler
-            else:
-                (token,) = self._loop(sampling).next()
-                self._cached = ids
-        return Choice(token)
-
     def _on_device(self, sampler: Sampler) -> bool:
-        """Return whether a GPU can draw the tokens too: nothing else has to look at the scores."""
-        plain = sampler.top_logprobs is None and not sampler.sampling.no_repeat_ngram
-        return self.device.type == "cuda" and plain
+        """Return whether a GPU draws the tokens, because nothing needs the scores on the CPU."""
+        needs_scores = sampler.top_logprobs is not None or sampler.sampling.no_repeat_ngram
+        return self.device.type == "cuda" and not needs_scores
 
     def _loop(self, sampling: Sampling) -> GraphLoop:
-        """Return the device's loop for single replies, whose graphs later replies use again."""
+        """Return the loop for single replies on a GPU, whose graphs later replies reuse."""
         settings = draw_settings(sampling)
         if settings not in self._loops:
             while len(self._loops) >= LOOPS:
@@ -205,88 +206,80 @@ class Generator:
             self._loops[settings] = GraphLoop(self._decoder, settings)
         return self._loops[settings]
 
-    def _after(self, ids: list[int]) -> Tensor:
+    def _scores_after(self, ids: list[int]) -> Tensor:
+        """Return the scores after a text, shape (vocab,), and take the cache from other replies."""
         with self._lock:
             self._owner = None
-            return self._run(ids)
+            return self._extend(ids)
 
-    def _run(self, ids: list[int]) -> Tensor:
-        """Return the scores after some tokens, shape (vocab,); their keys and values are kept."""
+    def _extend(self, ids: list[int]) -> Tensor:
+        """Return the scores after a text, computing only what the cache does not have."""
         start = len(ids) - 1 if self._cached == ids[:-1] else shared(self._cached, ids)
-        # Whatever interrupts the pass, what stands before `start` is whole.
+        # If Ctrl-C interrupts the pass, the cache is still complete up to `start`.
         self._cached = ids[:start]
         logits = self._decoder.extend(ids[start:], start)
         self._cached = ids
         return logits
 
-    def _together(self, prompts: Sequence[Sequence[int]], sampler: Sampler) -> Iterator[Reply]:
+    def _run_batch(self, prompts: Sequence[Sequence[int]], sampler: Sampler) -> list[Reply]:
+        """Return the replies to prompts that each have a slot of one decoder."""
         sampling, lengths = sampler.sampling, list(map(len, prompts))
         limits = [min(sampling.max_new_tokens, self.window - length) for length in lengths]
-        window = max(lengths) + sampling.max_new_tokens
+        slots, window = len(prompts), max(lengths) + sampling.max_new_tokens
+        key, loop = None, None
         if self._on_device(sampler):
             # A batch of the same size uses the graphs of the one before. It takes the loop out of
-            # the dictionary, so that a batch in another thread makes its own.
+            # the dictionary, so that a batch in another thread makes its own. A loop that does not
+            # fit is freed first, because its cache may be gigabytes.
             window = min(-(-window // BUCKET) * BUCKET, self.window)
-            key = (len(prompts), window, draw_settings(sampling))
-            loop = self._batch_loops.pop(key, None) or GraphLoop(
-                self._decoder.with_slots(len(prompts), window), sampling
-            )
-            decoder = loop.decoder
-        else:
-            key, loop = None, None
-            decoder = self._decoder.with_slots(len(prompts), window)
+            key = (slots, window, draw_settings(sampling))
+            loop = self._batch_loops.pop(key, None)
+            if loop is None:
+                self._batch_loops.clear()
+                loop = GraphLoop(self._decoder.with_slots(slots, window), sampling)
+        decoder = loop.decoder if loop else self._decoder.with_slots(slots, window)
         builders = [
             ReplyBuilder(
                 sampling.stop, prompt_tokens=len(prompt), limit=self._limit(prompt, sampling)
             )
             for prompt in prompts
         ]
-        active = list(range(len(prompts)))
-        logits = torch.stack([decoder.extend(ids, 0, row) for row, ids in enumerate(prompts)])
+        active = list(range(slots))
+        logits = torch.stack([decoder.extend(ids, 0, slot) for slot, ids in enumerate(prompts)])
         if loop:
-            steps = _on_device(loop, logits, lengths, sampling, active)
+            tokens = loop.begin(logits, lengths, sampling.seed)
+            choices = [Choice(token) for token in tokens]
         else:
-            steps = _on_host(decoder, logits, lengths, sampler, active)
-        for choices in steps:
-            for row, choice in zip(active, choices, strict=True):
-                builders[row].add(choice)
-            active[:] = [
-                row
-                for row in active
-                if not builders[row].ended and len(builders[row].ids) < limits[row]
+            choices = sampler(logits, active)
+        while True:
+            for slot, choice in zip(active, choices, strict=True):
+                builders[slot].add(choice)
+            active = [
+                slot
+                for slot in active
+                if not builders[slot].ended and len(builders[slot].ids) < limits[slot]
             ]
+            if not active:
+                break
+            if loop:  # it runs all slots, those of ended replies too
+                tokens = loop.next()
+                choices = [Choice(tokens[slot]) for slot in active]
+            else:
+                histories = [sampler.histories[slot] for slot in active]
+                positions = [lengths[slot] + len(sampler.histories[slot]) - 1 for slot in active]
+                logits = decoder.step([ids[-1] for ids in histories], positions, active)
+                choices = sampler(logits, active)
         if loop and key:
             self._batch_loops = {key: loop}
         for builder in builders:
             builder.end_at_limit()
-            yield builder.reply
-
-
-def _on_host(
-    decoder: Decoder, logits: Tensor, lengths: list[int], sampler: Sampler, active: list[int]
-) -> Iterator[list[Choice]]:
-    """Yield the next token of each active reply, until there are none; the caller removes them."""
-    yield sampler(logits, active)
-    while active:
-        last = [sampler.histories[row][-1] for row in active]
-        positions = [lengths[row] + len(sampler.histories[row]) - 1 for row in active]
-        yield sampler(decoder.step(last, positions, active), active)
-
-
-def _on_device(
-    loop: GraphLoop, logits: Tensor, lengths: list[int], sampling: Sampling, active: list[int]
-) -> Iterator[list[Choice]]:
-    """Yield likewise what a GPU has drawn."""
-    tokens = loop.begin(logits, lengths, sampling.seed)
-    while active:
-        yield [Choice(tokens[row]) for row in active]
-        tokens = loop.next() if active else []
+        return [builder.reply for builder in builders]
 
 
 def shared(old: Sequence[int], new: Sequence[int]) -> int:
-    """Return how many tokens two texts have in common at their beginning, the last of `new` never.
+    """Return the length of the common beginning of two texts, without the last token of `new`.
 
-    Its scores count, so it is always computed.
+    That token is always computed, because the scores after it are needed.
     """
     pairs = enumerate(zip(old, new[:-1], strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(old), len(new) - 1))
