@@ -1,4 +1,4 @@
-"""Which subcommands exist; the one place an error becomes an exit code."""
+"""Collect the subcommands, and turn an error into one line and an exit code."""
 
 import errno
 import gc
@@ -22,13 +22,23 @@ from gpt2chat.commands.runs import runs
 from gpt2chat.commands.train import orpo, sft
 from gpt2chat.core.errors import ConfigError, Gpt2ChatError, Interrupted, StorageError
 from gpt2chat.options import Command, command
-from gpt2chat.threads import end_beside_work
+from gpt2chat.threads import exit_without_waiting
 
 DELETED = "The working directory was deleted. Change to another one."
 
 
 class Subcommands(TyperGroup):
     """Turns an error that the user can act on into one line and an exit code."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the subcommands, each with the whole first sentence of its help."""
+        # Click cuts the sentences to what fits one line.
+        rows = [
+            (name, (command.help or "").partition("\n\n")[0].replace("\n", " "))
+            for name, command in self.commands.items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def make_context(self, *arguments: Any, **named: Any) -> Any:
         with errors_in_one_line():
@@ -56,22 +66,25 @@ def errors_in_one_line() -> Generator[None]:
     except OSError as problem:
         if not working_directory_exists():
             error = StorageError(DELETED)
-        # What the core writes has a name and an error of its own: this is our own output.
+        # The core's errors name the file they are about. Without a name it is our own output.
         elif problem.filename is None and problem.errno in (errno.ENOSPC, errno.EDQUOT):
             error = StorageError(f"Cannot write the output: {problem.strerror}.")
-            # What is still in the buffer would fail once more as the program ends.
+            # Python writes the rest of the buffer as it ends, and would fail once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         else:
             raise
     from gpt2chat.report import show_error
 
     show_error(error)
-    let_the_first_speak()
+    if os.environ.get("RANK", "0") != "0":
+        # Only the first of several processes prints, and torchrun ends it as soon as another one
+        # has ended: leave it the time.
+        time.sleep(2)
     raise typer.Exit(error.exit_code) from error
 
 
 def working_directory_exists() -> bool:
-    """Say whether the working directory was not deleted: else no relative path leads anywhere."""
+    """Return whether the working directory still exists; relative paths depend on it."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -80,7 +93,7 @@ def working_directory_exists() -> bool:
 
 
 def usage_message(error: typer.TyperException) -> str:
-    """Return what Typer says of a mistyped command line, with the nearest flag."""
+    """Return Typer's message about a mistyped command line, with the nearest flag."""
     similar: list[str] = getattr(error, "possibilities", None) or []
     message = error.message if similar else error.format_message()
     # pydantic, which reads the few flags that are not settings, says "Input should be …".
@@ -89,19 +102,12 @@ def usage_message(error: typer.TyperException) -> str:
     return f"{message} Did you mean {' or '.join(similar)}?" if similar else message
 
 
-def let_the_first_speak() -> None:
-    """Wait, as one of several processes: the first alone speaks, and torchrun ends it as soon as
-    another has ended."""
-    if os.environ.get("RANK", "0") != "0":
-        time.sleep(2)
-
-
 app = typer.Typer(
     cls=Subcommands,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    # Wider lines than this would not be easier to read.
+    # Lines wider than this are harder to read, however wide the terminal is.
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 160},
 )
 
@@ -125,7 +131,7 @@ def root(
 ) -> None:
     """Turn GPT-2 into a chatbot, from raw public data to a conversation in the terminal.
 
-    In this order: prepare, sft, orpo, eval, chat. Each finds what the one before it wrote.
+    Run them in this order: prepare, sft, orpo, eval, chat. Each finds what the one before it wrote.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
@@ -146,21 +152,21 @@ app.command(cls=Command)(runs)
 def main() -> None:
     """Run the program and leave with its exit code."""
     for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by who started the program
+        if getattr(sys, name) is None:  # the parent process closed it
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that is not UTF-8 shows a question mark; it does not end the program.
             stream.reconfigure(errors="replace")
-    # The terminal is ours: no progress bars and advice from inside the libraries. They read these
-    # as they are imported.
+    # No progress bars and no advice from inside the libraries. They read these variables as they
+    # are imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         sys.exit(app())
     except SystemExit as leaving:
-        end_beside_work(leaving.code)
+        exit_without_waiting(leaving.code)
         raise
     finally:
-        # Python looks through all objects once more as it ends: a second, with torch among them.
+        # As it ends, Python traverses all objects once more: a second, with those of torch.
         gc.freeze()

@@ -19,7 +19,7 @@ COMMANDS = {
     "chat": "chat",
     "list_runs": "runs",
 }
-"""The subcommand of each public function that has one."""
+"""Public functions that are subcommands, with the subcommands' names."""
 CONFIGS = {
     "prepare": PrepareConfig,
     "sft": SftConfig,
@@ -27,7 +27,7 @@ CONFIGS = {
     "evaluate": EvalConfig,
     "chat": ChatConfig,
 }
-"""The settings of the same functions."""
+"""The settings classes of the functions that have one."""
 
 
 @cache
@@ -46,7 +46,7 @@ def to_command_line(text: str) -> str:
 
     def command_line(match: re.Match[str]) -> str:
         code, processes, sharded = match.groups()
-        line = _translated(code)
+        line = _as_typed(code)
         if line is None:
             return match[0]
         if sharded:
@@ -56,7 +56,8 @@ def to_command_line(text: str) -> str:
     return re.sub(r"`([^`]+)`(?: in (\d+) process(?:es)?( under FSDP)?)?", command_line, text)
 
 
-def _translated(code: str) -> str | None:
+def _as_typed(code: str) -> str | None:
+    """Return a setting, its value or a call as the user types it; None for anything else."""
     if code in known_settings():
         return flag(code)
     try:
@@ -68,9 +69,18 @@ def _translated(code: str) -> str | None:
             pass
         case _:
             return None
-    if any(keyword.arg not in known_settings() for keyword in keywords):
-        return None
-    words = [_typed(str(keyword.arg), keyword.value) for keyword in keywords]
+    words: list[str] = []
+    for keyword in keywords:
+        setting = str(keyword.arg)
+        if setting not in known_settings():
+            return None
+        match keyword.value:
+            case ast.Constant(value=bool(value)):
+                words.append(flag(setting, negated=not value))
+            case ast.Constant(value=value):
+                words.append(f"{flag(setting)} {shlex.quote(str(value))}")
+            case placeholder:  # such as FILE
+                words.append(f"{flag(setting)} {ast.unparse(placeholder)}")
     if function == "settings":
         return " ".join(words)
     return " ".join(["gpt2chat", COMMANDS[function], *words]) if function in COMMANDS else None
@@ -79,16 +89,3 @@ def _translated(code: str) -> str | None:
 def flag(setting: str, *, negated: bool = False) -> str:
     """Return the flag of a setting: --max-length for max_length, --no-merge for merge, negated."""
     return ("--no-" if negated else "--") + setting.replace("_", "-")
-
-
-def _typed(setting: str, value: ast.expr) -> str:
-    match value:
-        case ast.Constant(value=True):
-            return flag(setting)
-        case ast.Constant(value=False):
-            return flag(setting, negated=True)
-        case ast.Constant(value=constant):
-            return f"{flag(setting)} {shlex.quote(str(constant))}"
-        case _:
-            # A placeholder such as FILE.
-            return f"{flag(setting)} {ast.unparse(value)}"

@@ -1,7 +1,7 @@
 """Set environment variables that torch reads as it is imported.
 
-The command line calls this before it imports torch. A library must leave its process alone, so the
-core sets none of them.
+The command line calls this before it imports torch. The core sets none of them: a library leaves
+its process alone.
 """
 
 import os
@@ -10,14 +10,14 @@ from gpt2chat.core.kernelcache import keep_kernels
 
 
 def prepare_for_training() -> None:
-    """Let OpenMP's threads sleep soon when they wait, and bound what PyTorch keeps of kernels.
+    """Let OpenMP's threads sleep soon when they wait, and bound PyTorch's cache of kernels.
 
-    By default a waiting thread spins, and takes its core from the program that it waits for: with
+    By default a waiting thread spins, and takes the core from the program that it waits for: with
     two busy programs on two cores a step took a hundred times as long (docs/log.md).
     """
     wait_briefly()
-    # A step has some hundred shapes, forward and backward: with 64 it was a fifth slower
-    # (docs/log.md).
+    # A step has about a hundred shapes, forward and backward. With 64 kernels it was a fifth
+    # slower (docs/log.md).
     keep_kernels(256)
 
 
@@ -28,6 +28,6 @@ def prepare_for_chat() -> None:
 
 
 def wait_briefly() -> None:
-    """Let OpenMP's threads sleep after a thousand rounds of waiting, unless the user decides it."""
+    """Let OpenMP's threads sleep after 1,000 rounds of spinning, unless the user has set this."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

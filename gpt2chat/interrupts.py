@@ -1,8 +1,8 @@
 """Decide what Ctrl-C and SIGTERM do while a chat runs.
 
-At a prompt Ctrl-C is a key; while a line is worked on it is the first KeyboardInterrupt and no
-other; around a prompt it is passed on to the prompt. What is done about a KeyboardInterrupt is up
-to the code that is interrupted.
+At a prompt, Ctrl-C is a key. While a line is worked on, the first one raises KeyboardInterrupt and
+further ones do nothing. Just before and after a prompt, it is passed on to the prompt. Whoever is
+interrupted decides what a KeyboardInterrupt means.
 """
 
 import contextlib
@@ -14,70 +14,71 @@ from typing import Any
 
 
 class OneInterrupt:
-    """Let the first Ctrl-C through, as KeyboardInterrupt, and drop those that follow.
+    """Raise KeyboardInterrupt at the first Ctrl-C, and ignore those that follow.
 
-    One stops a reply; pressing it twice would otherwise lose what was said so far.
+    One stops a reply; a second would otherwise lose the text of the reply so far.
     """
 
     def __init__(self) -> None:
-        self._old: Any = None
+        self._handler_before: Any = None
+        """None where the signal is not handled here."""
 
     def __enter__(self) -> None:
-        self._old = signal.getsignal(signal.SIGINT) if _is_ours() else None
-        self.again()
+        self._handler_before = signal.getsignal(signal.SIGINT) if _may_handle_sigint() else None
+        self.allow_one()
 
     def __exit__(self, *_: object) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGINT, self._old)
-            self._old = None
+        if self._handler_before is not None:
+            signal.signal(signal.SIGINT, self._handler_before)
+            self._handler_before = None
 
-    def again(self) -> None:
-        """Let the next one through too: there is something else to stop."""
-        if self._old is not None:
-            signal.signal(signal.SIGINT, self._once)
+    def allow_one(self) -> None:
+        """Let the next Ctrl-C raise: there is something to stop."""
+        if self._handler_before is not None:
+            signal.signal(signal.SIGINT, self._raise_once)
 
-    def enough(self) -> None:
-        """Drop those that come from here on: there is nothing left to stop."""
-        if self._old is not None:
+    def ignore(self) -> None:
+        """Ignore Ctrl-C from here on: there is nothing left to stop."""
+        if self._handler_before is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def _once(self, _number: int, _frame: FrameType | None) -> None:
-        self.enough()
+    def _raise_once(self, _number: int, _frame: FrameType | None) -> None:
+        self.ignore()
         raise KeyboardInterrupt
 
 
 class PromptInterrupts:
     """Deliver SIGINT to a prompt as a Ctrl-C key press.
 
-    A terminal that shows a prompt sends the key. Just before and just after, it sends the signal,
-    which prompt_toolkit would pass on to a prompt that does not run, and fail.
+    While a prompt runs, the terminal sends the key. Just before and after, it sends the signal, and
+    prompt_toolkit fails as it passes that on to a prompt that does not run.
     """
 
     def __init__(self, app: Any):
         """Deliver to a prompt_toolkit application."""
         self._app = app
         self.missed = False
-        """A signal came that no prompt took."""
+        """Whether a signal came while no prompt was active to take it."""
 
     @contextlib.contextmanager
     def delivered(self) -> Generator[None]:
         """Raise no KeyboardInterrupt; the prompt must be read with `handle_sigint=False`."""
         self.missed = False
-        if not _is_ours():
+        if not _may_handle_sigint():
             yield
             return
-        before = signal.signal(signal.SIGINT, self._come)
+        handler_before = signal.signal(signal.SIGINT, self._receive)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, handler_before)
 
-    def begun(self) -> None:
-        """Pass on what came before the prompt ran; call this as it begins."""
+    def prompt_started(self) -> None:
+        """Pass on a signal that came before the prompt ran; call this as the prompt starts."""
         if self.missed:
             self._pass_on()
 
-    def _come(self, *_: Any) -> None:
+    def _receive(self, *_: Any) -> None:
         self.missed = True
         if self._app.loop:
             self._app.loop.call_soon_threadsafe(self._pass_on)
@@ -90,9 +91,9 @@ class PromptInterrupts:
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Generator[None]:
-    """Leave as after Ctrl-D, with code 143, so that the terminal gets its keys back."""
-    alone = current_thread() is main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not alone:
+    """Leave at SIGTERM as after Ctrl-D, with exit code 143, so that the terminal is restored."""
+    is_main = current_thread() is main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     signal.signal(signal.SIGTERM, _leave)
@@ -106,8 +107,8 @@ def _leave(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _is_ours() -> bool:
-    """Return whether Ctrl-C may be handled here: only the main thread may, and a program that was
-    started to ignore it still does."""
+def _may_handle_sigint() -> bool:
+    """Return whether Ctrl-C may be handled here: only in the main thread, and not in a program that
+    was started to ignore it."""
     is_main = current_thread() is main_thread()
     return is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler

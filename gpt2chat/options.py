@@ -1,4 +1,4 @@
-"""Make a command's flags from its settings class, and read settings from `--config`."""
+"""Build a command's flags from its settings class, and read settings from `--config`."""
 
 import inspect
 import re
@@ -25,25 +25,33 @@ Json = Annotated[
     typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel="Output"),
 ]
 Given: TypeAlias = Mapping[str, str]
-"""The settings that the user gave, each with what to leave out to have its default again."""
+"""The settings that the user gave, each with the flag that sets it, or the file of `--config`."""
 
 
 class Command(TyperCommand):
     """Lists flags under the headings of their settings."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the flags, each section under its heading."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             name, text = parameter.get_help_record(ctx) or ("", "")
-            if parameter.default is False:  # to switch it off is rare: a file has switched it on
+            if parameter.default is False:
+                # --no-x is of use only against a file of settings, so the help leaves it out.
                 name = name.partition(" / ")[0]
             for alias in parameter.opts[1:]:
-                # Beside the flag, Hugging Face's long names would fill the column.
+                # Next to the flag, Hugging Face's long names would fill the column.
                 if alias.startswith("--") and parameter.opts[0].startswith("--"):
                     name = name.replace(f", {alias}", "")
             heading = getattr(parameter, "rich_help_panel", None) or "General"
-            sections.setdefault(heading, []).append((name, _unbroken(text)))
-        # As wide in every section, so that the texts form one column.
+            # Click breaks lines at spaces and hyphens; other characters hold these together.
+            text = re.sub(
+                r"--[a-z-]+|\[default: [^]]*\]",
+                lambda match: match[0].translate(_UNBREAKABLE),
+                text,
+            )
+            sections.setdefault(heading, []).append((name, text))
+        # One width for all sections, so that the texts form one column.
         width = max(20, min(30, formatter.width // 3))
         for heading, rows in sections.items():
             with formatter.section(heading):
@@ -55,34 +63,30 @@ _UNBREAKABLE = str.maketrans({" ": "\xa0", "-": "\u2011"})
 _BREAKABLE = str.maketrans({"\xa0": " ", "\u2011": "-"})
 
 
-def _unbroken(text: str) -> str:
-    """Return a text with a space or a hyphen of another kind where a line must not break."""
-    pattern = r"--[a-z-]+|\[default: [^]]*\]"
-    return re.sub(pattern, lambda match: match[0].translate(_UNBREAKABLE), text)
-
-
 def command(run: Callable[..., None], name: str) -> Callable[..., None]:
     """Return the Typer command of a function whose first parameter is a settings class.
 
-    Its flags are the settings, then `--config`, then the function's own flags. A function with a
-    parameter `given` gets what the user gave, as the type Given.
+    Its flags are the settings, the function's own flags and `--config`. A function with a parameter
+    `given` receives a `Given`.
     """
     function = inspect.signature(run, eval_str=True)
     first, *others = function.parameters.values()
     config_type: type[Settings] = first.annotation
     known = settings_of(config_type)
-    own = [parameter for parameter in others if parameter.name != "given"]
+    own_flags = [parameter for parameter in others if parameter.name != "given"]
 
     def body(context: typer.Context, **values: Any) -> None:
         path = values["config"]
         file = read_settings(name, path, config_type) if path is not None else {}
-        flags = {
-            entry.name: _value(entry, values[entry.name])
-            for entry in known.values()
-            if "COMMANDLINE" in str(context.get_parameter_source(entry.name))
-        }
+        flags: dict[str, Any] = {}
+        for entry in known.values():
+            if "COMMANDLINE" in str(context.get_parameter_source(entry.name)):
+                value = values[entry.name]
+                if entry.kind is not bool:
+                    value = tuple(value) if entry.is_list else entry.parse(value)
+                flags[entry.name] = value
         settings = settings_from(config_type, {**file, **flags})
-        extra = {parameter.name: values[parameter.name] for parameter in own}
+        extra = {parameter.name: values[parameter.name] for parameter in own_flags}
         if "given" in function.parameters:
             extra["given"] = dict.fromkeys(file, f"--config {path}") | {n: f"`{n}`" for n in flags}
         run(settings, **extra)
@@ -90,7 +94,7 @@ def command(run: Callable[..., None], name: str) -> Callable[..., None]:
     parameters = [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         *map(_parameter, known.values()),
-        *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+        *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own_flags),
         inspect.Parameter(
             "config",
             inspect.Parameter.KEYWORD_ONLY,
@@ -113,15 +117,17 @@ def command(run: Callable[..., None], name: str) -> Callable[..., None]:
 
 
 def _parameter(entry: Setting) -> inspect.Parameter:
-    """Return a setting as a parameter that Typer makes a flag of.
+    """Return a setting as a parameter that Typer turns into a flag.
 
-    Typer gets text, except for switches: the settings class knows the types and says what is wrong.
+    Typer passes text, except for switches: the settings class knows the types and reports errors.
     """
     names = [flag(entry.name)]
     aliases = [flag(alias) if len(alias) > 1 else f"-{alias}" for alias in entry.aliases]
     default: Any = None if entry.default in (None, ()) else str(entry.default)
     annotation: Any = list[str] | None if entry.is_list else str | None
-    metavar = entry.metavar or _metavar(entry)
+    kinds: dict[Any, str] = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
+    metavar = f"[{'|'.join(entry.choices)}]" if entry.choices else kinds.get(entry.kind, "TEXT")
+    metavar = entry.metavar or metavar
     if entry.kind is bool:
         names = [f"{flag(entry.name)}/{flag(entry.name, negated=True)}"]
         default, annotation, metavar = entry.default, bool, None
@@ -145,22 +151,8 @@ def _parameter(entry: Setting) -> inspect.Parameter:
     )
 
 
-def _metavar(entry: Setting) -> str:
-    if entry.choices:
-        return f"[{'|'.join(entry.choices)}]"
-    if entry.kind is int:
-        return "INTEGER"
-    return {float: "NUMBER", Path: "PATH"}.get(entry.kind, "TEXT")
-
-
-def _value(entry: Setting, given: Any) -> Any:
-    if entry.kind is bool:
-        return given
-    return tuple(given) if entry.is_list else entry.parse(given)
-
-
 def read_settings(command: str, name: str, config_type: type[Settings]) -> dict[str, Any]:
-    """Return what the file of `--config` sets.
+    """Return the settings of the file that `--config` names.
 
     Raises:
         ConfigError: There is no such file and no such preset, it cannot be read, or it has a
@@ -177,12 +169,12 @@ def read_settings(command: str, name: str, config_type: type[Settings]) -> dict[
     try:
         return check_values(config_type, values)
     except ConfigError as error:
-        # A file has the plain names, not the flags.
+        # In a file settings have their plain names. Backticks would turn these into flags.
         raise ConfigError(f"{path}: {str(error).replace('`', '')}", setting="config") from error
 
 
 PRESETS = Path(__file__).parent / "presets"
-"""Files of settings that come with the program: presets/sft/reference.toml …"""
+"""Settings that come with the package, such as presets/sft/reference.toml."""
 
 
 def preset(command: str, path: Path) -> Path:

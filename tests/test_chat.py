@@ -182,10 +182,10 @@ def test_the_system_prompt_changes_the_answer(chat: Chat):
 @pytest.mark.parametrize(
     ("arguments", "stdin", "code", "line"),
     [
-        ((), "", 3, "The message is empty. Give -p some text, or pipe some in."),
+        ((), "", 3, "The message is empty."),
         (("-p", " "), " \n", 3, "The message is empty."),
         ((), b"\xff\xfe", 3, "Standard input is not UTF-8 text"),
-        ((), "word " * 2000, 3, "The message has 2,000 tokens; 988 fit beside"),
+        ((), "word " * 2000, 3, "The message has 2,000 tokens; 988 fit."),
         (("-p", "x", "--system", "a " * 999), "", 3, "The system prompt has 999 tokens"),
         (("-p", "x", "--top-p", "0"), "", 2, "--top-p must be above 0 and at most 1, not 0.0."),
         (("-p", "x", "--temperature", "nan"), "", 2, "--temperature must be from 0 to 100"),
@@ -291,7 +291,7 @@ def test_there_is_one_line_where_no_chat_can_go_on(chat: Chat, tmp_path: Path):
     code, out, err = chat("--resume-last", "-p", "And?", model=None)
     assert (code, out) == (4, "")
     assert err == (
-        "error: The latest chat was with ./gone, which is gone. Name another with --model.\n"
+        "error: The latest chat was with ./gone, which no longer exists. Name another --model.\n"
     )
 
 

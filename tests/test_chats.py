@@ -104,7 +104,7 @@ def test_a_cleared_chat_stays_kept_and_one_taken_back_does_not(tmp_path: Path):
 def test_only_so_many_are_kept_and_the_oldest_go_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(chats, "MOST_KEPT", 3)
+    monkeypatch.setattr(chats, "MOST_CHATS", 3)
     for number in range(5):
         Autosave(tmp_path).write(talk(str(number), "yes").messages, ["a"])
     assert [chat[0] for chat in kept(tmp_path)] == ["2", "3", "4"]
@@ -183,7 +183,7 @@ def _homeless() -> Path:
 def test_a_chat_is_the_newest_and_stays_also_if_the_clock_was_set_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(chats, "MOST_KEPT", 3)
+    monkeypatch.setattr(chats, "MOST_CHATS", 3)
     for number in range(3):
         Autosave(tmp_path).write(talk(f"{number}", "yes").messages, ["tiny"])
     for file in tmp_path.iterdir():

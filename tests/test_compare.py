@@ -190,7 +190,7 @@ def test_a_reply_that_is_empty_cannot_win(
 ):
     monkeypatch.setattr(GENERATORS["two"], "stream", silent)
     _, err = vote("/compare Hello", "a", "b")
-    assert "No reply came." in err
+    assert "The model gave no reply." in err
     letter = next(letter for letter, name in revealed(err).items() if name == "one")
     assert f"Type {letter}, = or -." in err or letter == "A"
     assert dialogue.wins == {"one": 1}
@@ -228,7 +228,7 @@ def test_where_a_models_scores_are_not_finite_the_message_comes_back(
 
 def test_a_prompt_fits_the_smallest_window(dialogue: Dialogue, vote: Votes):
     _, err = vote("/compare " + "word " * 870)
-    assert "error: The message has 870 tokens; 866 fit beside" in err
+    assert "error: The message has 870 tokens; 866 fit." in err
     assert contents(dialogue) == []
     vote("/compare " + "word " * 866, "=")
     assert dialogue.session.window == GENERATORS["one"].window

@@ -70,4 +70,4 @@ def test_tab_offers_what_may_follow(line: str, expected: list[str]):
 
 
 def test_tab_offers_every_command():
-    assert {command.name for command in COMMANDS} <= set(completed("/"))
+    assert {command.names[0] for command in COMMANDS} <= set(completed("/"))

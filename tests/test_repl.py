@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-from gpt2chat.repl.history import lines_kept
+from gpt2chat.repl.history import open_history
 from tests.terminal import CTRL_C, CTRL_U, ENTER, ESCAPE, Terminal
 
 pytestmark = pytest.mark.slow
@@ -206,38 +206,38 @@ def test_a_model_that_cannot_be_loaded_ends_the_waiting_prompt(tiny_folder: Path
 
 def test_history_stays_in_a_file_of_the_user_alone(tmp_path: Path):
     path = tmp_path / "deep" / "lines"
-    lines_kept(path).append_string("hello\nin lines")
+    open_history(path).append_string("hello\nin lines")
     assert path.stat().st_mode & 0o777 == 0o600
-    assert list(lines_kept(path).load_history_strings()) == ["hello\nin lines"]
+    assert list(open_history(path).load_history_strings()) == ["hello\nin lines"]
 
 
 def test_history_that_has_grown_long_keeps_its_latest_lines(tmp_path: Path):
     path = tmp_path / "lines"
-    history = lines_kept(path)
+    history = open_history(path)
     lines = [f"{number} é\n# two" * 100 for number in range(1000)]
     for line in lines:
         history.append_string(line)
-    kept = list(lines_kept(path).load_history_strings())  # the latest first
+    kept = list(open_history(path).load_history_strings())  # the latest first
     assert kept == lines[: -len(kept) - 1 : -1]
     assert 300 < len(kept) < 500
     assert path.stat().st_mode & 0o777 == 0o600
-    assert list(lines_kept(path).load_history_strings()) == kept
+    assert list(open_history(path).load_history_strings()) == kept
 
 
 def test_a_text_longer_than_any_message_does_not_take_the_others_from_history(tmp_path: Path):
     path = tmp_path / "lines"
-    lines_kept(path).append_string("first")
+    open_history(path).append_string("first")
     FileHistory(str(path)).append_string("word " * 400_000)
-    lines_kept(path).append_string("last")
-    lines_kept(path).append_string("word " * 400_000)
-    assert list(lines_kept(path).load_history_strings()) == ["last", "first"]
+    open_history(path).append_string("last")
+    open_history(path).append_string("word " * 400_000)
+    assert list(open_history(path).load_history_strings()) == ["last", "first"]
     assert path.stat().st_size < 200
 
 
 def test_history_that_cannot_be_written_is_kept_in_memory(tmp_path: Path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "lines", tmp_path, None):
-        assert isinstance(lines_kept(path), InMemoryHistory)
+        assert isinstance(open_history(path), InMemoryHistory)
 
 
 def test_show_says_where_lines_cannot_be_kept(tiny_folder: Path, tmp_path: Path):

@@ -18,10 +18,10 @@ from gpt2chat.core.data.shards import LENGTH_BINS, Lengths
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.training.callbacks import Step
 from gpt2chat.report import console, progress, training
-from gpt2chat.report.prepare import KEPT, LEFT_OUT, show_reasons
+from gpt2chat.report.prepare import LEFT_OUT, REMARKS, show_reasons
 from gpt2chat.report.progress import Pace, ReadingLine
-from gpt2chat.report.samples import LINES, shortened
-from gpt2chat.report.stats import BAR, bar, bin_labels
+from gpt2chat.report.samples import MOST_LINES, shortened
+from gpt2chat.report.stats import BAR_CELLS, bar, bin_labels
 from gpt2chat.report.training import note_positions, step_line, training_progress
 from tests.helpers import ignore
 
@@ -165,8 +165,8 @@ def test_stats_show_the_training_rows_of_each_kind_that_has_any(capsys: Capture)
     headings = [line for line in lines if line.endswith("samples")]
     assert headings == ["sft: 1,803 training samples", "reference: 5 validation samples"]
     sft = lines[: lines.index(headings[1])]
-    assert words(sft, "1-64") == ["█" * BAR, "1,800", "·"]
-    assert words(sft, "65-128") == ["▏", "3", "█" * BAR, "1,800"]
+    assert words(sft, "1-64") == ["█" * BAR_CELLS, "1,800", "·"]
+    assert words(sft, "65-128") == ["▏", "3", "█" * BAR_CELLS, "1,800"]
     assert words(sft, "961+") == ["·", "·"]
     assert words(sft, "a ")[1:] == ["66.7%", "1,203"]
     assert words(sft, "b ")[1:] == ["33.3%", "600"]
@@ -195,7 +195,7 @@ def test_every_reason_is_told_with_its_number(number: int, capsys: Capture):
         source: {"duplicate": 1000 + place, f"only {place}": 10**6 + place}
         for place, source in enumerate(sources)
     }
-    show_reasons({LEFT_OUT: counts, KEPT: {sources[0]: {"early turns dropped": 77}}})
+    show_reasons({LEFT_OUT: counts, REMARKS: {sources[0]: {"early turns dropped": 77}}})
     lines = printed(capsys)
     text = "\n".join(lines)
     for place, source in enumerate(sources):
@@ -207,7 +207,7 @@ def test_every_reason_is_told_with_its_number(number: int, capsys: Capture):
 
 def test_a_few_sources_stand_beside_each_other_and_what_is_met_most_first(capsys: Capture):
     left_out = {"a": {"duplicate": 1, "score tie": 2}, "b": {"longer": 30}, "c": {}}
-    show_reasons({LEFT_OUT: left_out, KEPT: {"b": {"mended": 4, "shortened": 4}}})
+    show_reasons({LEFT_OUT: left_out, REMARKS: {"b": {"mended": 4, "shortened": 4}}})
     lines = [line.split() for line in printed(capsys)]
     assert lines == [
         [],
@@ -224,14 +224,16 @@ def test_a_few_sources_stand_beside_each_other_and_what_is_met_most_first(capsys
 
 
 def test_many_sources_have_a_block_each(capsys: Capture):
-    show_reasons({LEFT_OUT: {name: {"longer": 2, "duplicate": 5} for name in "abcdef"}, KEPT: {}})
+    show_reasons(
+        {LEFT_OUT: {name: {"longer": 2, "duplicate": 5} for name in "abcdef"}, REMARKS: {}}
+    )
     lines = [line.split() for line in printed(capsys)]
     assert lines[2:5] == [["a", "7"], ["duplicate", "5"], ["longer", "2"]]
     assert len(lines) == 2 + 6 * 3
 
 
 def test_where_nothing_is_left_out_nothing_is_said_of_it(capsys: Capture):
-    show_reasons({LEFT_OUT: {"a": {}}, KEPT: {}})
+    show_reasons({LEFT_OUT: {"a": {}}, REMARKS: {}})
     assert capsys.readouterr().out == ""
 
 
@@ -279,11 +281,11 @@ def test_a_sample_cannot_act_on_the_terminal(capsys: Capture):
 def test_of_a_long_prompt_the_middle_is_left_out():
     lines = [f"line {n}" for n in range(100)]
     kept = shortened("\n".join(lines) + "\n").split("\n")
-    assert len(kept) == LINES + 1
+    assert len(kept) == MOST_LINES + 1
     assert kept[:40] == lines[:40]
     assert kept[40] == "[40 lines are not shown]"
     assert kept[-20:] == lines[-20:]
-    assert shortened("\n".join(lines[:LINES]) + "\n") == "\n".join(lines[:LINES])
+    assert shortened("\n".join(lines[:MOST_LINES]) + "\n") == "\n".join(lines[:MOST_LINES])
 
 
 def test_no_live_line_where_stderr_is_no_terminal(capsys: Capture):

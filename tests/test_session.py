@@ -75,7 +75,7 @@ def test_a_message_too_long_for_the_window_says_what_fits_and_changes_nothing():
     before, used = session.turns, session.used
     with pytest.raises(DataError) as error:
         session.ask("word " * 2000, REPLY)
-    assert str(error.value).startswith("The message has 2,000 tokens; 932 fit beside")
+    assert str(error.value).startswith("The message has 2,000 tokens; 932 fit.")
     assert "\n" not in str(error.value)
     assert (session.turns, session.used) == (before, used)
 

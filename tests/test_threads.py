@@ -7,10 +7,10 @@ import pytest
 
 WORKING = """
 import sys, time
-from gpt2chat.threads import end_beside_work, work_beside
+from gpt2chat.threads import exit_without_waiting, start_thread
 {begin}
 print("said", end="")
-end_beside_work({code})
+exit_without_waiting({code})
 print(" and on", end="")
 """
 
@@ -23,8 +23,8 @@ def run(begin: str, code: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize(("code", "seen"), [("None", 0), ("0", 0), ("143", 143), ("'why'", 1)])
 def test_with_a_thread_at_work_the_process_ends_there_with_its_code(code: str, seen: int):
-    assert run("work_beside(lambda: time.sleep(600))", code) == (seen, "said")
+    assert run("start_thread(lambda: time.sleep(600))", code) == (seen, "said")
 
 
 def test_without_one_the_program_goes_on_to_its_end():
-    assert run("work_beside(lambda: None); time.sleep(0.2)", "3") == (0, "said and on")
+    assert run("start_thread(lambda: None); time.sleep(0.2)", "3") == (0, "said and on")

@@ -184,7 +184,7 @@ def test_the_room_is_what_the_next_message_may_have(contents: tuple[str, ...]):
         elif stays:
             assert fitted(chat, WINDOW, 256) == chat
         else:
-            with pytest.raises(DataError, match=f"{layout.room} fit beside"):
+            with pytest.raises(DataError, match=f"{layout.room} fit"):
                 fitted(chat, WINDOW, 256)
 
 

@@ -1,1 +1,1 @@
-"""Thin: flags to a frozen config, to one function of the core, to a report."""
+"""The subcommands: each passes its settings to one function of the core and prints the result."""

@@ -12,9 +12,7 @@ from gpt2chat.environment import prepare_for_chat
 
 if TYPE_CHECKING:
     from gpt2chat.core.chat.chat import Chat
-    from gpt2chat.core.chat.chats import KeptChat
     from gpt2chat.core.chat.model import ChatModel
-    from gpt2chat.core.chat.session import Session
     from gpt2chat.core.generation.reply import Reply
     from gpt2chat.core.text.conversations import Conversation
 
@@ -30,46 +28,43 @@ def chat(settings: ChatConfig, json: options.Json = False) -> None:
         raise ConfigError("--json needs a `prompt`. Give one.")
     json = json or settings.prompts is not None
 
-    from gpt2chat.dialogue.start import begin, kept_chat
+    from gpt2chat.core.chat.chat import Chat
+    from gpt2chat.core.chat.chats import Autosave, chats_folder, history_file, latest_chat
+    from gpt2chat.dialogue.start import begin
     from gpt2chat.interrupts import ended_by_sigterm
 
     with ended_by_sigterm():
-        resumed = kept_chat(settings)
+        resumed = latest_chat(chats_folder()) if settings.resume_last else None
         session, names = begin(settings, resumed)
         if questions is None:
-            talk(session, names, settings, resumed)
-        elif resumed:
-            answer_next(session, names, questions[0], settings, resumed, json=json)
+            from gpt2chat.dialogue.dialogue import Dialogue
+            from gpt2chat.dialogue.models import Models
+            from gpt2chat.repl import run
+
+            folder = chats_folder() if settings.history else None
+            dialogue = Dialogue(
+                Chat(None, session=session, sampling=settings.sampling, feedback=settings.feedback),
+                Models(names, lambda name: load(name, settings)),
+                autosave=Autosave(folder, resumed) if folder else None,
+                history=history_file() if settings.history else None,
+            )
+            run(dialogue)
+        elif resumed:  # the message is the next one of that chat
+            generator = load(names[0], settings).generator
+            next_turn = Chat(generator, session=session, sampling=settings.sampling)
+            question = questions[0]
+            show_answer(next_turn, names[0], question.user.content, question if json else None)
+            if settings.history:
+                autosave = Autosave(resumed.path.parent, resumed)
+                autosave.write(session.messages, names, session.cut_messages)
         else:
             answer_each(names, questions, settings, json=json)
 
 
-def talk(
-    session: "Session", names: list[str], settings: ChatConfig, resumed: "KeptChat | None"
-) -> None:
-    """Talk until the user leaves."""
-    from gpt2chat.core.chat.chat import Chat
-    from gpt2chat.core.chat.chats import Autosave, chats_folder, history_file
-    from gpt2chat.dialogue.dialogue import Dialogue
-    from gpt2chat.dialogue.models import Models
-    from gpt2chat.repl import run
-
-    folder = chats_folder() if settings.history else None
-    chat = Chat(None, session=session, sampling=settings.sampling, feedback=settings.feedback)
-    run(
-        Dialogue(
-            chat,
-            Models(names, lambda name: load(name, settings)),
-            autosave=Autosave(folder, resumed) if folder else None,
-            history=history_file() if settings.history else None,
-        )
-    )
-
-
 def questions_to_answer(settings: ChatConfig) -> "list[Conversation] | None":
-    """Return what to answer without a conversation; None for a conversation.
+    """Return the messages to answer once each; None for a conversation at the prompt.
 
-    Piped text is a message, or the end of each `prompt`.
+    Piped text is a message, or the end of each message of `--prompt`.
 
     Raises:
         DataError: A message is empty, the piped text is not UTF-8, or the file of prompts cannot be
@@ -93,7 +88,7 @@ def questions_to_answer(settings: ChatConfig) -> "list[Conversation] | None":
     for prompt in settings.prompt or ("",):
         text = "\n\n".join(part.strip() for part in (prompt, piped) if part.strip())
         if not text:
-            raise DataError("The message is empty. Give -p some text, or pipe some in.")
+            raise DataError("The message is empty. Write it after -p, or pipe it in.")
         try:
             questions.append(Conversation((Message("user", text),)))
         except RowError as error:  # the bytes of half a character
@@ -102,48 +97,23 @@ def questions_to_answer(settings: ChatConfig) -> "list[Conversation] | None":
 
 
 def load(name: str, settings: ChatConfig) -> "ChatModel":
-    """Return a model, ready to talk; importing torch takes most of the second that this takes."""
+    """Return a model, ready to talk. Most of the second that this takes is the import of torch."""
     prepare_for_chat()
     from gpt2chat.core.chat.model import load as load_model
 
     return load_model(name, settings.device, settings.precision, settings.compile)
 
 
-def answer_next(
-    session: "Session",
-    names: list[str],
-    question: "Conversation",
-    settings: ChatConfig,
-    resumed: "KeptChat",
-    *,
-    json: bool,
-) -> None:
-    """Answer the next message of a chat that is resumed, with its first model, and keep both.
-
-    Raises:
-        DataError: The message is too long for the window.
-        ReplyError: The model gave no reply.
-    """
-    from gpt2chat.core.chat.chat import Chat
-    from gpt2chat.core.chat.chats import Autosave
-
-    chat = Chat(load(names[0], settings).generator, session=session, sampling=settings.sampling)
-    show_answer(chat, names[0], question.user.content, question if json else None)
-    if settings.history:
-        autosave = Autosave(resumed.path.parent, resumed)
-        autosave.write(session.messages, names, session.cut_messages)
-
-
 def answer_each(
     names: list[str], questions: "list[Conversation]", settings: ChatConfig, *, json: bool
 ) -> None:
-    """Answer each message on its own, with each model. Nothing is kept.
+    """Answer each message on its own, with each model, and save nothing.
 
-    In a file of prompts one that cannot be answered does not stop the others.
+    A message of a `--prompts` file that cannot be answered does not stop the others.
 
     Raises:
         DataError: The message is too long for the window.
-        ReplyError: The model gave no reply; or a prompt of a file could not be answered.
+        ReplyError: The model gave no reply, or some messages of a file could not be answered.
     """
     from gpt2chat.core.chat.chat import Chat
     from gpt2chat.core.chat.session import Session
@@ -170,18 +140,19 @@ def answer_each(
                 if not settings.prompts:
                     raise
                 failures += 1
-                show_json_line({"model": name, **asked(question), "error": str(error)})
+                show_json_line({"model": name, **as_record(question), "error": str(error)})
     if failures:
         what = f"{failures} of {len(names) * len(questions)} replies"
-        raise ReplyError(f"{what} could not be given. Their lines have an error in place of one.")
+        raise ReplyError(f"{what} failed. Their lines have an `error` in place of a reply.")
 
 
-def show_answer(chat: "Chat", name: str, text: str, asked_as: "Conversation | None") -> None:
-    """Write the answer to a message to stdout, and its figures to stderr.
+def show_answer(chat: "Chat", name: str, text: str, record: "Conversation | None") -> None:
+    """Write the reply to a message to stdout, and its figures to stderr.
 
     Args:
         name: The model's name.
-        asked_as: Write both to stdout as a line of JSON, next to this prompt.
+        record: The prompt to repeat in a line of JSON, which has the reply and its figures; None
+            for plain text.
 
     Raises:
         DataError: The message is too long for the window.
@@ -190,24 +161,24 @@ def show_answer(chat: "Chat", name: str, text: str, asked_as: "Conversation | No
     from gpt2chat.report import quiet_keys, show_json_line, show_reply, show_speed
 
     with quiet_keys(), chat.stream(text) as stream:
-        if asked_as:
-            show_json_line({"model": name, **asked(asked_as), **figures(stream.read())})
+        if record:
+            show_json_line({"model": name, **as_record(record), **figures(stream.read())})
             return
-        # Nothing is written before the first word: an empty reply leaves stdout empty.
+        # Wait for the first word: an empty reply leaves stdout empty.
         first = next(stream)
         show_reply(chain([first], stream))
     show_speed(stream.reply)
 
 
-def asked(question: "Conversation") -> dict[str, Any]:
-    """Return a prompt as the file of prompts has it."""
+def as_record(question: "Conversation") -> dict[str, Any]:
+    """Return a prompt as a line of a `--prompts` file has it."""
     if len(question.messages) == 1:
         return {"prompt": question.user.content}
     return {"messages": question.as_dicts()}
 
 
 def figures(reply: "Reply") -> dict[str, Any]:
-    """Return a reply and its figures for JSON."""
+    """Return the fields of a reply in a line of JSON."""
     return {
         "reply": reply.text,
         "finish_reason": reply.finish_reason,

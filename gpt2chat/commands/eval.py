@@ -17,8 +17,8 @@ def evaluate(settings: EvalConfig, json: options.Json = False) -> None:
     others = f"; against: {', '.join(settings.against)}" if settings.against else ""
     note(f"{why}{others}; data: {settings.data}")
     with evaluation_progress() as on_progress:
-        keep_kernels(32)  # as in a chat; before torch reads it
-        # From here on torch is loaded: the settings are sound, so the wait is worth it.
+        keep_kernels(32)  # as in a chat; torch reads it as it is imported
+        # torch takes seconds to import, so it waits until the settings are known to be valid.
         from gpt2chat.core.evaluation import evaluate as evaluation
 
         result = evaluation.evaluate(settings, on_progress)

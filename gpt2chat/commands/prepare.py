@@ -28,13 +28,13 @@ def prepare(settings: PrepareConfig, show: Show = 0, json: options.Json = False)
         raise ConfigError(f"--show must be at least 0, not {show}.")
     from gpt2chat.report import prepare_progress, show_prepare, show_samples, show_stats
 
-    with prepare_progress() as listener:
-        # From here on the tokenizer is loaded: the settings are sound, so the wait is worth it.
+    with prepare_progress() as on_progress:
+        # The tokenizer takes a while to load, so it waits until the settings are known to be valid.
         from gpt2chat.core.data.prepare import first_samples
         from gpt2chat.core.data.prepare import prepare as write_shards
         from gpt2chat.core.data.shards import PICTURE
 
-        result = write_shards(settings, listener)
+        result = write_shards(settings, on_progress)
     if settings.stats and not json:
         show_stats(result.manifest.lengths, result.manifest.window, settings.out / PICTURE)
     show_prepare(result, json=json)

@@ -22,7 +22,7 @@ def orpo(settings: OrpoConfig, given: Given, json: Json = False) -> None:
 
 
 def train(settings: TrainConfig, given: Given, *, json: bool) -> None:
-    """Train, or plan it with `--dry-run`, and print what came of it."""
+    """Train, or plan a training run with `--dry-run`, and print the result."""
     from gpt2chat.core.runs import open_run
     from gpt2chat.core.training.checks import check_inputs, choose_model
     from gpt2chat.report import (
@@ -41,7 +41,7 @@ def train(settings: TrainConfig, given: Given, *, json: bool) -> None:
         check_inputs(settings)
         prepare_for_training()
         with training_progress(settings.command) as (on_step, on_interrupt):
-            # torch is imported only now that the settings are known to be sound: it takes seconds.
+            # torch takes seconds to import, so it waits until the settings are known to be valid.
             if settings.dry_run:
                 from gpt2chat.core.training.plan import plan
 

@@ -1,1 +1,1 @@
-"""Translate typed lines into calls of a core Chat, and their results into output."""
+"""Turn typed lines into calls of a core Chat, and print the results."""

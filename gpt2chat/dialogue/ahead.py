@@ -9,29 +9,29 @@ from gpt2chat.dialogue.dialogue import Dialogue
 
 @contextmanager
 def computing_ahead(dialogue: Dialogue) -> Generator[None]:
-    """Let the model compute the known part of the next prompt, until the block ends.
+    """Let the model compute the known part of the next prompt until the block ends.
 
-    What it has computed by then stays, so after Enter only the message is left. A chat with a seed
-    computes nothing ahead: rounding depends on where a prompt is cut, and a repeatable chat must
-    not depend on how fast its user types.
+    The engine keeps the results, so after Enter only the message remains to be computed. A chat
+    with a seed computes nothing ahead: rounding depends on where a prompt is split, and a
+    repeatable chat must not depend on how fast its user types.
     """
     chat = dialogue.chat
     if chat.sampling.seed is not None:
         yield
         return
-    ended = Event()
+    stop = Event()
     loading = dialogue.models.loading(dialogue.models.first)
 
     def compute() -> None:
         generator = loading.result().generator
-        if not ended.is_set():
+        if not stop.is_set():
             ids = chat.session.beginning(chat.sampling.max_new_tokens)
-            generator.warm(ids, ended.is_set)
+            generator.warm(ids, stop.is_set)
 
     done = dialogue.background.do(compute)
     try:
         yield
     finally:
-        ended.set()
-        if loading.done():
+        stop.set()
+        if loading.done():  # otherwise the thread waits for the model, and the user must not
             done.wait()

@@ -1,4 +1,4 @@
-"""The slash commands: their names, what may follow them, and what a typed line does."""
+"""Define the slash commands, and do what a typed line says."""
 
 import difflib
 from collections.abc import Callable
@@ -16,34 +16,30 @@ FAREWELL = ("bye", "quit", "exit")
 
 
 class Command(NamedTuple):
-    """A word after a slash."""
+    """A slash command."""
 
     usage: str
-    """Its name and what may follow, for /help."""
+    """Name and argument, as /help shows them."""
     meaning: str
-    """For /help, in one line."""
+    """Line of /help."""
     run: Callable[[Dialogue, str], None]
-    """Raises Gpt2ChatError if it cannot be done, and EOFError to leave."""
+    """Function of the dialogue and the argument. It raises Gpt2ChatError if it cannot do its work,
+    and EOFError to leave the chat."""
     takes: Literal["nothing", "text", "file", "document", "setting", "model"] = "nothing"
-    """What may follow it, for completion."""
+    """Kind of the argument, for completion."""
     needs_model: bool = False
     aliases: tuple[str, ...] = ()
     instead: str = ""
-    """What to type instead if something follows it that it does not take."""
-
-    @property
-    def name(self) -> str:
-        """Its first name, with the slash."""
-        return self.usage.split()[0]
+    """Advice for a user who gives an argument to a command that takes none."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of its names."""
-        return (self.name, *self.aliases)
+        """All names, with the slash."""
+        return (self.usage.split()[0], *self.aliases)
 
 
 def show_help(_: Dialogue, _text: str) -> None:
-    """List what can be typed."""
+    """List the commands and the keys."""
     rows = [(command.usage, command.meaning) for command in COMMANDS]
     report.show_rows([*rows, *KEYS])
 
@@ -57,26 +53,26 @@ COMMANDS = (
     Command("/help", "this list", show_help, aliases=("/?",)),
     Command("/clear", "forget all messages; system prompt and document stay", clear),
     Command("/retry", "another reply to the latest message", retry, needs_model=True),
-    Command("/undo", "take back the latest message, to write it again", undo),
-    Command("/edit [TEXT]", "change the latest reply in the prompt, or to TEXT", edit, "text"),
+    Command("/undo", "take back the latest message, to edit it", undo),
+    Command("/edit [TEXT]", "edit the latest reply, or replace it with TEXT", edit, "text"),
     Command(
-        "/system [TEXT]", "show or change the system prompt; or `default`", system,
+        "/system [TEXT]", "show or change the system prompt, or `default`", system,
         "text",
     ),
     Command(
-        "/document [TEXT]", "show or set a text to talk about; or @FILE, or `off`",
+        "/document [TEXT]", "show or set a text to talk about, or @FILE, or `off`",
         document, "document",
     ),
     Command(
-        "/context", "the prompt that comes next, and what leaves it first", context,
+        "/context", "show the next prompt, and what leaves it first", context,
         instead="Type /document TEXT to set a document.",
     ),
     Command("/set [NAME VALUE]", "show or change how replies are sampled", set_, "setting"),
-    Command("/show", "model, settings, and where things are kept", show),
-    Command("/save FILE", "write the chat as JSON, for /load and prepare --chat", save, "file"),
+    Command("/show", "show the model, the settings, and where files are", show),
+    Command("/save FILE", "save the chat as JSON, for /load and prepare --chat", save, "file"),
     Command("/load FILE", "continue a saved chat", load, "file"),
-    Command("/good", "note the latest reply, for prepare --feedback", good),
-    Command("/bad", "the same; /retry and /good or /edit then make a pair", bad),
+    Command("/good", "rate the latest reply as good, for prepare --feedback", good),
+    Command("/bad", "rate it as bad; a better one then makes a pair", bad),
     Command(
         "/compare [TEXT]", "ask all models and vote; /compare MODEL loads another", compare,
         "model", needs_model=True,
@@ -94,11 +90,11 @@ KEYS = (
 
 
 def take(dialogue: Dialogue, line: str) -> None:
-    """Do what a typed line says. A mistake in it is one line on stderr, and the chat continues.
+    """Do what a typed line says. An error is one line on stderr, and the chat continues.
 
     Raises:
         EOFError: The user leaves.
-        KeyboardInterrupt: Ctrl-C, before there was a reply to end; the chat is as it was.
+        KeyboardInterrupt: Ctrl-C, before there was a reply to stop. The chat is unchanged.
         Gpt2ChatError: The model that answers cannot be loaded.
     """
     text = line.strip()
@@ -111,41 +107,42 @@ def take(dialogue: Dialogue, line: str) -> None:
     with dialogue.interrupt:
         try:
             if line.startswith("/"):
-                _command(dialogue, text)
+                _run_command(dialogue, text)
             else:
-                dialogue.model()  # waits for it
-                _reporting_mistakes(lambda: dialogue.ask(unquoted(text)))
+                dialogue.model()  # waits until it is loaded
+                _reporting_errors(lambda: dialogue.ask(unquoted(text)))
         finally:
-            dialogue.keep()
+            dialogue.save()
 
 
-def _command(dialogue: Dialogue, line: str) -> None:
+def _run_command(dialogue: Dialogue, line: str) -> None:
     word, rest = (line.split(maxsplit=1) + ["", ""])[:2]
     command = next((command for command in COMMANDS if word.lower() in command.names), None)
     if command is None:
         names = [name for command in COMMANDS for name in command.names]
-        begun = [name for name in names if len(word) > 1 and name.startswith(word.lower())]
-        near = begun or difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.7)
-        meant = f"Did you mean {near[0]}? " if near else ""
-        advice = f"{meant}Type /help, or a space before a message that begins with a slash."
-        report.show_error(ConfigError(f"There is no command {word}. {advice}"))
-        dialogue.draft = line if rest else ""  # nobody has to type a long line again
+        longer = [name for name in names if len(word) > 1 and name.startswith(word.lower())]
+        near = longer or difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.7)
+        suggestion = f"Did you mean {near[0]}? " if near else ""
+        advice = "Type /help, or a space before a message that begins with a slash."
+        report.show_error(ConfigError(f"There is no command {word}. {suggestion}{advice}"))
+        dialogue.draft = line if rest else ""  # a long line returns to the prompt
         return
     if rest and command.takes == "nothing":
         instead = command.instead or f"Leave out {shortened(rest, 40)}."
         report.show_error(ConfigError(f"{word.lower()} takes nothing. {instead}"))
         return
     if command.needs_model:
-        dialogue.model()  # waits for it
-    _reporting_mistakes(lambda: command.run(dialogue, unquoted(rest)))
+        dialogue.model()  # waits until it is loaded
+    _reporting_errors(lambda: command.run(dialogue, unquoted(rest)))
 
 
-def _reporting_mistakes(do: Callable[[], None]) -> None:
+def _reporting_errors(action: Callable[[], None]) -> None:
+    """Print an error of an action and return, so that the chat continues."""
     try:
-        do()
+        action()
     except Gpt2ChatError as error:
         report.show_error(error)
     except BrokenPipeError:
-        raise  # nobody reads stdout any more: the end of the chat, not a mistake
+        raise  # nobody reads stdout any more, so the chat ends
     except OSError as error:
         report.show_error(DataError(f"{error.filename or 'The file'}: {error.strerror}."))

@@ -1,4 +1,4 @@
-"""The state of a chat in a terminal, and how its replies are shown and kept."""
+"""Hold the state of a chat in a terminal, show its replies, and save it after each turn."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,24 +33,24 @@ class Dialogue:
         """Begin a chat, or resume the one that `chat` holds.
 
         Args:
-            autosave: Keeps the chat; None if it is not kept.
-            history: File of typed lines, for `/show`.
+            autosave: Saves the chat after each turn; None to save nothing.
+            history: File of typed lines.
         """
         self.chat = chat
         self.models = models
         self.autosave = autosave
         self.history = history
         self.wins: dict[str, int] = {}
-        """Votes of `/compare`, by model; ties and votes for none too."""
+        """Votes in `/compare` by model, and the number of ties and of votes for none."""
         self.draft = ""
-        """Text that the next prompt begins with."""
+        """Text for the user to edit at the next prompt."""
         self.drafts = False
-        """Whether the prompt can begin with a text."""
-        self.question: Callable[[str], str] = _no_answer
+        """Whether the prompt can begin with a draft."""
+        self.question: Callable[[str], str] = input
         """Asks the user; raises EOFError or KeyboardInterrupt if there is no answer."""
         self.interrupt = OneInterrupt()
         self.background = Background()
-        self._kept = self.session.messages
+        self._saved = self.session.messages
 
     @property
     def session(self) -> Session:
@@ -92,57 +92,53 @@ class Dialogue:
             raise
         try:
             with stream:
-                self.keep()  # the terminal may be closed before the reply comes
+                self.save()  # the terminal may be closed before the reply is complete
                 self.answer(stream)
         finally:
             if not stream.reply.text.strip():
                 self.draft = as_typed(text)
 
     def answer(self, stream: Stream) -> None:
-        """Show a reply as it comes. Ctrl-C ends it, and what was said so far stays in the chat.
+        """Show a reply as it comes. Ctrl-C stops it, and the text so far stays in the chat.
 
         Raises:
             ReplyError: The model gave no reply.
         """
-        self.tell_what_left(stream.left_window)
+        self.report_left_window(stream.left_window)
         with stream:
             self.show(stream)
         reply = stream.reply
         if not reply.text:
-            report.note("No reply came: the message is taken back. Ask again, or in other words.")
+            report.note("No reply, so your message is taken back. Ask again, or in other words.")
             return
         report.show_speed(reply)
         if reply.repeated:
-            report.note("The model said this before. /retry draws again, /clear begins anew.")
+            report.note("The model has said this before. Type /retry, or /clear to start over.")
 
     def show(self, pieces: "Stream | ReplyStream") -> "Reply":
         """Write a reply as it comes, until its end or Ctrl-C; return it."""
-        self.interrupt.again()
+        self.interrupt.allow_one()
         try:
             report.show_reply(pieces)
-            self.interrupt.enough()
+            self.interrupt.ignore()
         except KeyboardInterrupt:
             pieces.cancel()
         return pieces.reply
 
-    def tell_what_left(self, messages: int) -> None:
-        """Say how many messages a turn pushed out of the window."""
+    def report_left_window(self, messages: int) -> None:
+        """Print how many messages a turn pushed out of the window."""
         if messages:
             what = "oldest message" if messages == 1 else f"oldest {messages} messages"
             report.note(f"The {what} left the window.")
 
-    def keep(self) -> None:
-        """Keep the chat as it is, if it has changed."""
+    def save(self) -> None:
+        """Write the chat to its file if it has changed."""
         messages = self.session.messages
-        if self.autosave is None or messages == self._kept:
+        if self.autosave is None or messages == self._saved:
             return
         try:
             self.autosave.write(messages, self.models.names, self.session.cut_messages)
-            self._kept = messages
+            self._saved = messages
         except (StorageError, OSError) as error:
-            report.note(f"From here on the chat is not kept, only what you /save: {error}")
+            report.note(f"This chat is no longer saved automatically; use /save: {error}")
             self.autosave = None
-
-
-def _no_answer(_: str) -> str:
-    raise EOFError

@@ -7,17 +7,14 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from gpt2chat.core.errors import Gpt2ChatError
-from gpt2chat.threads import work_beside
+from gpt2chat.threads import start_thread
 
 if TYPE_CHECKING:
     from gpt2chat.core.chat.model import ChatModel
 
 
 class Models:
-    """The models that the user named. The first answers, and is loaded first.
-
-    They are loaded while the user types.
-    """
+    """The models of a chat, which load while the user types. The first loads first, and answers."""
 
     def __init__(self, names: Iterable[str], load: Callable[[str], "ChatModel"]):
         self._load = load
@@ -25,39 +22,39 @@ class Models:
         self._queue: SimpleQueue[str] = SimpleQueue()
         for name in names:
             self.add(name)
-        work_beside(self._load_all)
+        start_thread(self._load_all)
 
     @property
     def names(self) -> list[str]:
-        """Their names, the one that answers first."""
+        """Names of the models; the first is of the one that answers."""
         return list(self._loading)
 
     @property
     def first(self) -> str:
-        """The name of the one that answers."""
+        """Name of the model that answers."""
         return self.names[0]
 
     def add(self, name: str) -> None:
-        """Load another model after those before it; not the same one twice."""
+        """Load another model after those before it; do nothing if it is one of them."""
         if self.find(name):
             return
         future: Future[ChatModel] = Future()
-        # A running future cannot be cancelled, so a prompt that ends leaves the loading alone.
+        # A running future cannot be cancelled, so a prompt that ends does not stop the loading.
         future.set_running_or_notify_cancel()
         self._loading[name] = future
         self._queue.put(name)
 
     def find(self, name: str) -> str | None:
-        """Return the model of this name, or of the same folder by another path, if any."""
-        place = _place(name)
-        return next((known for known in self._loading if _place(known) == place), None)
+        """Return the name of this model, if it is loaded; another path to its folder counts."""
+        place = _real_path(name)
+        return next((known for known in self._loading if _real_path(known) == place), None)
 
     def remove(self, name: str) -> None:
         """Forget a model, such as one that cannot be loaded."""
         self._loading.pop(name, None)
 
     def take_failed(self) -> list[Gpt2ChatError]:
-        """Forget the models after the first that could not be loaded, and return why."""
+        """Forget the models, except the first, that could not be loaded; return their errors."""
         errors: list[Gpt2ChatError] = []
         for name in self.names[1:]:
             loading = self._loading[name]
@@ -68,7 +65,7 @@ class Models:
         return errors
 
     def loading(self, name: str) -> "Future[ChatModel]":
-        """Return the future of a model, which has the error if it cannot be loaded."""
+        """Return the future of a model, which raises the error if it cannot be loaded."""
         return self._loading[name]
 
     def _load_all(self) -> None:
@@ -79,9 +76,9 @@ class Models:
                 continue
             try:
                 future.set_result(self._load(name))
-            except BaseException as error:  # for the main thread to raise
+            except BaseException as error:  # the main thread raises it
                 future.set_exception(error)
 
 
-def _place(name: str) -> str:
+def _real_path(name: str) -> str:
     return os.path.realpath(name) if os.path.isdir(name) else name

@@ -1,10 +1,10 @@
-"""Commands on the settings of a chat: system prompt, document and sampling."""
+"""Define the commands on the settings of a chat: system prompt, document and sampling."""
 
 import dataclasses
 import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gpt2chat import report
 from gpt2chat.core.config.sampling import Sampling
@@ -13,7 +13,7 @@ from gpt2chat.core.model.names import local_folder
 from gpt2chat.core.text.tokens import encode_text
 from gpt2chat.core.text.wording import plural
 from gpt2chat.dialogue.dialogue import Dialogue
-from gpt2chat.dialogue.text import given_path, read_text, shortened
+from gpt2chat.dialogue.text import parse_path, read_text, shortened
 
 
 def system(dialogue: Dialogue, text: str) -> None:
@@ -26,15 +26,15 @@ def system(dialogue: Dialogue, text: str) -> None:
 def document(dialogue: Dialogue, text: str) -> None:
     """Show, set or drop the document to talk about."""
     if text.startswith("@"):
-        path = given_path("/document", text[1:].strip(), "@page.txt")
+        path = parse_path("/document", text[1:].strip(), "@page.txt")
         dialogue.session.set_document(read_text(path))
     elif text:
         dialogue.session.set_document(None if text.lower() == "off" else text)
-    report.note(f"The document: {about_document(dialogue)}")
+    report.note(f"The document: {document_summary(dialogue)}")
 
 
-def about_document(dialogue: Dialogue) -> str:
-    """Return the document's beginning and length."""
+def document_summary(dialogue: Dialogue) -> str:
+    """Return the beginning and the length of the document."""
     text = dialogue.session.document
     if text is None:
         return "none"
@@ -53,30 +53,29 @@ def set_(dialogue: Dialogue, text: str) -> None:
     chat, names = dialogue.chat, list(settings(dialogue))
     if name and name not in names:
         near = difflib.get_close_matches(name, names, n=1)
-        meant = f"Did you mean {near[0]}?" if near else f"There are {', '.join(names)}."
-        raise ConfigError(f"There is no setting {name}. {meant}")
+        advice = f"Did you mean {near[0]}?" if near else f"The settings are {', '.join(names)}."
+        raise ConfigError(f"There is no setting {name}. {advice}")
     if value.lower() == "default":
         chat.sampling = dataclasses.replace(chat.sampling, **{name: getattr(Sampling(), name)})
     elif value:
         chat.sampling = chat.sampling.with_setting(name, value)
-    shown = settings(dialogue)
-    report.show_rows([(name, shown[name])] if name else list(shown.items()))
+    values = settings(dialogue)
+    report.show_rows([(name, values[name])] if name else list(values.items()))
 
 
 def settings(dialogue: Dialogue) -> dict[str, str]:
-    """Return what /set can change, as one types it."""
-    values = dataclasses.asdict(dialogue.chat.sampling)
-    return {name: _spelled(value) for name, value in values.items()}
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return " ".join(map(repr, value)) or "none"
-    return "none" if value is None else str(value)
+    """Return the settings that /set can change, with their values as one types them."""
+    values: dict[str, Any] = dataclasses.asdict(dialogue.chat.sampling)
+    for name, value in values.items():
+        if isinstance(value, tuple | list):
+            values[name] = " ".join(map(repr, cast(list[str], value))) or "none"
+        else:
+            values[name] = "none" if value is None else str(value)
+    return values
 
 
 def show(dialogue: Dialogue, _: str) -> None:
-    """Show what answers, how, and where things are kept."""
+    """Show the model, the settings and the files of the chat."""
     name, *others = dialogue.models.names
     session, autosave = dialogue.session, dialogue.autosave
     loading = dialogue.models.loading(name)
@@ -89,10 +88,10 @@ def show(dialogue: Dialogue, _: str) -> None:
         ("window", f"{session.window:,} tokens, {session.used:,} used"),
         ("sampling", ", ".join(f"{n} {value}" for n, value in settings(dialogue).items())),
         ("system prompt", session.system),
-        ("document", about_document(dialogue)),
+        ("document", document_summary(dialogue)),
         ("feedback", str(dialogue.chat.feedback.path.absolute())),
-        ("chats", str(autosave.folder) if autosave else "not kept"),
-        ("typed lines", str(dialogue.history) if dialogue.history else "not kept"),
+        ("chats", str(autosave.folder) if autosave else "not saved"),
+        ("typed lines", str(dialogue.history) if dialogue.history else "not saved"),
     ]
     report.show_rows([*rows, ("to compare", ", ".join(others))] if others else rows)
 
@@ -100,6 +99,6 @@ def show(dialogue: Dialogue, _: str) -> None:
 def _folder(name: str) -> str:
     try:
         folder = local_folder(name)
-    except CheckpointError:  # it is gone, and what was loaded of it is in memory
+    except CheckpointError:  # deleted since it was loaded
         folder = Path(name)
     return str(folder.absolute()) if folder else "Hugging Face Hub"

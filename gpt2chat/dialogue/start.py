@@ -1,6 +1,6 @@
-"""Begin a chat: choose its models, and resume the latest one if that is wanted."""
+"""Begin a chat, or resume one, and report which models answer."""
 
-from gpt2chat.core.chat.chats import KeptChat, chats_folder, latest_chat
+from gpt2chat.core.chat.chats import KeptChat
 from gpt2chat.core.chat.session import Session
 from gpt2chat.core.config.chat import ChatConfig
 from gpt2chat.core.errors import CheckpointError
@@ -10,63 +10,45 @@ from gpt2chat.dialogue.text import shortened
 from gpt2chat.report import note
 
 
-def kept_chat(settings: ChatConfig) -> KeptChat | None:
-    """Return the chat to resume, if the user wants that.
-
-    Raises:
-        DataError: No chat is kept, or none can be read.
-    """
-    return latest_chat(chats_folder()) if settings.resume_last else None
-
-
 def begin(settings: ChatConfig, resumed: KeptChat | None) -> tuple[Session, list[str]]:
-    """Return the chat as it begins and the names of its models, and say which were picked.
+    """Return the messages that the chat begins with and the names of its models.
+
+    Notes say which models were picked, and which chat is resumed.
 
     Raises:
         DataError: The system prompt or the resumed chat cannot be used.
-        CheckpointError: There is no such model.
+        CheckpointError: A model does not exist.
     """
     session = Session()
+    models = settings.model
     if resumed:
-        for why in resumed.unread:
-            note(why)
+        for problem in resumed.unread:
+            note(problem)
         session.replace(resumed.conversation, str(resumed.path), resumed.cut)
+        if not models:
+            models = resumed.models
+            for name in models:
+                try:
+                    local_folder(name)
+                except CheckpointError:
+                    raise CheckpointError(
+                        f"The latest chat was with {name}, which no longer exists. Name another "
+                        "`model`."
+                    ) from None
     if settings.system is not None:
         session.set_system(settings.system)
-    wanted = settings.model or (still_there(resumed) if resumed else ()) or ("",)
     names: list[str] = []
-    for wish in wanted:
-        name, why = pick_model(wish, ("sft", "orpo"))
+    for model in models or ("",):  # the newest finished run, if none is named
+        name, why = pick_model(model, ("sft", "orpo"))
         names.append(name)
         if not resumed:
             note(why)
         if is_base_model(name):
             note(f"{name} is a base model that has never seen the chat template: it rambles.")
     if resumed:
-        note(f"{resumption(resumed)}, with {', '.join(names)}.")
+        turns = resumed.conversation.turns
+        note(
+            f"Resumed the chat of {resumed.when:%Y-%m-%d %H:%M}: {plural(len(turns), 'message')}, "
+            f"the latest “{shortened(turns[-1].content, 40)}”, with {', '.join(names)}."
+        )
     return session, names
-
-
-def still_there(kept: KeptChat) -> tuple[str, ...]:
-    """Return the models of a kept chat.
-
-    Raises:
-        CheckpointError: The folder of one is gone.
-    """
-    for name in kept.models:
-        try:
-            local_folder(name)
-        except CheckpointError:
-            raise CheckpointError(
-                f"The latest chat was with {name}, which is gone. Name another with --model."
-            ) from None
-    return kept.models
-
-
-def resumption(kept: KeptChat) -> str:
-    """Return one line about the chat that is resumed."""
-    turns = kept.conversation.turns
-    return (
-        f"Resumed the chat of {kept.when:%Y-%m-%d %H:%M}: {plural(len(turns), 'message')}, "
-        f"the latest “{shortened(turns[-1].content, 40)}”"
-    )

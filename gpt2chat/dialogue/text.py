@@ -1,4 +1,4 @@
-"""Read typed lines: messages of several lines in quotes, file names, and short forms of texts."""
+"""Parse typed lines: messages of several lines in quotes, and file names; shorten texts."""
 
 import os.path
 import shlex
@@ -18,7 +18,7 @@ def is_open(text: str) -> bool:
 
 
 def unquoted(text: str) -> str:
-    """Return a text without white space and a pair of three quotes around it."""
+    """Return a text without the white space and the three quotes around it."""
     text = text.strip()
     return text[3:-3].strip() if _begins(text) and _ends(text) else text
 
@@ -41,25 +41,25 @@ def as_typed(message: str) -> str:
     return line if plain else f"{QUOTES}\n{message}\n{QUOTES}"
 
 
-def given_path(command: str, name: str, example: str = "chat.json") -> Path:
-    """Return the path that follows a command. Quotes and backslashes mean what they do in a shell.
+def parse_path(command: str, name: str, example: str = "chat.json") -> Path:
+    """Return the path that a command names. Quotes and backslashes work as in a shell.
 
-    A name with spaces needs none of them, unlike in a shell; nor does one with an apostrophe.
+    Unlike in a shell, a name with spaces or with an apostrophe does not need them.
 
     Args:
-        example: What may follow the command.
+        example: A name for the error message.
 
     Raises:
-        ConfigError: No name follows it.
+        ConfigError: The name is empty.
     """
     try:
         words = shlex.split(name)
-    except ValueError:  # a quote that is not closed is a part of the name
+    except ValueError:  # a quote that is not closed belongs to the name
         words = []
     name = words[0] if len(words) == 1 else name
     if not name:
         raise ConfigError(f"{command} needs a file, such as {command} {example}.")
-    # Unlike Path.expanduser, this leaves the ~ of an unknown user as it is.
+    # Unlike Path.expanduser, this does not raise for the ~ of an unknown user.
     return Path(os.path.expanduser(name))
 
 
@@ -67,7 +67,7 @@ def read_text(path: Path) -> str:
     """Return the text of a file.
 
     Raises:
-        DataError: It cannot be read, or is not UTF-8 text.
+        DataError: The file cannot be read, or is not UTF-8 text.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -78,6 +78,6 @@ def read_text(path: Path) -> str:
 
 
 def shortened(text: str, most: int = 60) -> str:
-    """Return a text on one line of at most so many characters."""
+    """Return a text on one line of at most `most` characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"

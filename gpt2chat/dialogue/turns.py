@@ -1,18 +1,18 @@
-"""Commands on the messages of a chat, and on saved chats."""
+"""Define the commands on the messages of a chat, and on saved chats."""
 
 from gpt2chat import report
 from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.text.wording import plural
 from gpt2chat.dialogue.dialogue import Dialogue
-from gpt2chat.dialogue.text import as_typed, given_path, shortened
+from gpt2chat.dialogue.text import as_typed, parse_path, shortened
 
 
 def clear(dialogue: Dialogue, _: str) -> None:
-    """Forget all messages. The kept copy of the chat stays."""
+    """Forget all messages. The saved copy of the chat stays."""
     if dialogue.autosave:
         dialogue.autosave.begin_another()
     dialogue.chat.clear()
-    report.note("All messages are forgotten.")
+    report.note("Forgot all messages.")
 
 
 def retry(dialogue: Dialogue, _: str) -> None:
@@ -28,7 +28,7 @@ def undo(dialogue: Dialogue, _: str) -> None:
 
 
 def edit(dialogue: Dialogue, text: str) -> None:
-    """Replace the latest reply with a better one, and note both."""
+    """Replace the latest reply with a better one, and write both to the feedback file."""
     if not text and dialogue.drafts:
         dialogue.draft = "/edit " + as_typed(dialogue.session.latest[1]).lstrip(" ")
         return
@@ -36,14 +36,14 @@ def edit(dialogue: Dialogue, text: str) -> None:
         raise ConfigError("/edit needs the better reply, such as /edit Rome is in Italy.")
     rows = dialogue.chat.edit(text)
     if rows:
-        tell_noted(dialogue, rows)
+        report_rows(dialogue, rows)
     else:
-        report.note("The reply stays as it was.")
+        report.note("The reply is unchanged.")
 
 
 def good(dialogue: Dialogue, _: str) -> None:
-    """Note that the latest reply is good."""
-    tell_noted(dialogue, dialogue.chat.good())
+    """Write the latest reply to the feedback file as a good one."""
+    report_rows(dialogue, dialogue.chat.good())
     if dialogue.session.is_cut:
         report.note(
             "The model did not end this reply itself, so prepare leaves it out. Complete it "
@@ -52,33 +52,33 @@ def good(dialogue: Dialogue, _: str) -> None:
 
 
 def bad(dialogue: Dialogue, _: str) -> None:
-    """Note that the latest reply is bad; a better one then makes a pair."""
+    """Write the latest reply to the feedback file as a bad one; a better one then makes a pair."""
     rows = dialogue.chat.bad()
-    tell_noted(dialogue, rows)
+    report_rows(dialogue, rows)
     if rows == 1:
-        report.note("With a better one, by /retry and /good or by /edit, it makes a pair.")
+        report.note("A better reply, by /retry and /good or by /edit, makes a pair with it.")
 
 
-def tell_noted(dialogue: Dialogue, rows: int) -> None:
-    """Say what was written to the feedback file."""
-    what = f"Noted: {plural(rows, 'row')} in {dialogue.chat.feedback.path}."
-    report.note(what if rows else "That is noted already.")
+def report_rows(dialogue: Dialogue, rows: int) -> None:
+    """Print how many rows were written to the feedback file."""
+    written = f"Noted: {plural(rows, 'row')} in {dialogue.chat.feedback.path}."
+    report.note(written if rows else "You have noted that already.")
 
 
 def save(dialogue: Dialogue, name: str) -> None:
     """Write the chat to a file."""
-    path = given_path("/save", name)
-    replaced = ", in place of the chat before" if path.exists() else ""
+    path = parse_path("/save", name)
+    replaced = ", replacing the chat in it" if path.exists() else ""
     dialogue.chat.save(path)
     report.note(f"Saved {plural(len(dialogue.session.turns), 'message')} to {path}{replaced}.")
 
 
 def load(dialogue: Dialogue, name: str) -> None:
-    """Continue a saved chat. The kept copy of the one before stays."""
-    path = given_path("/load", name)
+    """Continue a saved chat. The saved copy of the present one stays."""
+    path = parse_path("/load", name)
     dialogue.chat.load(path)
     if dialogue.autosave:
         dialogue.autosave.begin_another()
     turns = dialogue.session.turns
-    waits = " /retry answers the latest." if turns[-1].role == "user" else ""
-    report.note(f"Loaded {plural(len(turns), 'message')} from {path}.{waits}")
+    advice = " /retry answers the latest." if turns[-1].role == "user" else ""
+    report.note(f"Loaded {plural(len(turns), 'message')} from {path}.{advice}")

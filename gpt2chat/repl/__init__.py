@@ -1,4 +1,4 @@
-"""The chat in the terminal: keys, prompt, completion; the only importer of prompt_toolkit."""
+"""Run the chat at a prompt, with keys, history and completion; only this imports prompt_toolkit."""
 
 from gpt2chat.repl.loop import run
 

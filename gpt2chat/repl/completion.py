@@ -1,4 +1,4 @@
-"""Complete commands, and what follows them, at Tab."""
+"""Complete commands and their arguments at Tab."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,7 +12,7 @@ from gpt2chat.dialogue.settings import settings
 
 
 class Completions(Completer):
-    """Completes a line that begins with a slash; a message is left alone."""
+    """Completes lines that begin with a slash, not messages."""
 
     def __init__(self, dialogue: Dialogue):
         self._dialogue = dialogue
@@ -21,7 +21,7 @@ class Completions(Completer):
     def get_completions(
         self, document: Document, complete_event: CompleteEvent
     ) -> Iterator[Completion]:
-        """Yield what the text before the cursor may become."""
+        """Yield the completions of the text before the cursor."""
         line = document.text_before_cursor
         if not line.startswith("/") or "\n" in line:
             return
@@ -39,7 +39,7 @@ class Completions(Completer):
             yield from _matching(rest, self._words(word.lower(), takes, rest))
 
     def _words(self, command: str, takes: str, rest: str) -> Iterable[str]:
-        """Return what may follow a command, given what follows it so far."""
+        """Return the words that may follow a command; `rest` is what follows it so far."""
         if takes == "document":
             return ("@", "off")
         if takes == "setting":

@@ -15,7 +15,7 @@ HOW_TO_LEAVE = "/exit or Ctrl-D leaves."
 
 
 class Keyboard(Protocol):
-    """Reads from the user; Ctrl-C raises KeyboardInterrupt and the end of input EOFError."""
+    """Reads from the user. Ctrl-C raises KeyboardInterrupt, and the end of input EOFError."""
 
     def read(self) -> str:
         """Return a message or a command."""
@@ -35,37 +35,35 @@ def run(dialogue: Dialogue) -> None:
     report.note("Type a message, or /help. " + HOW_TO_LEAVE)
     if sys.stdout.isatty():
         dialogue.drafts = True
-        with report.quiet_keys():  # also between a prompt and the reply
-            _talk(dialogue, Prompt(dialogue))
+        keyboard: Keyboard = Prompt(dialogue)
     else:
-        dialogue.history = None  # typed lines are kept by the prompt only
-        _talk(dialogue, PlainLines())
-
-
-def _talk(dialogue: Dialogue, keyboard: Keyboard) -> None:
+        keyboard = PlainLines()
+        dialogue.history = None  # only the prompt saves typed lines
     dialogue.question = keyboard.ask
-    while True:
-        line = ""
-        try:
-            with computing_ahead(dialogue):
-                line = keyboard.read()
-            # The prompt has switched the marking of pastes off; a reply needs it on again.
-            with report.quiet_keys() if dialogue.drafts else nullcontext():
-                take(dialogue, line)
-        except KeyboardInterrupt:
-            # The line returns to the prompt, if the prompt can begin with a text.
-            dialogue.draft = dialogue.draft or line
-            stopped = line or (dialogue.drafts and dialogue.draft)
-            report.note("Stopped." if stopped else HOW_TO_LEAVE)
-        except EOFError:
-            return
+    # The outer block is for the moments between a prompt and a reply. The prompt switches the
+    # marking of pastes off as it ends, and the inner block switches it on again for the reply.
+    with report.quiet_keys() if dialogue.drafts else nullcontext():
+        while True:
+            line = ""
+            try:
+                with computing_ahead(dialogue):
+                    line = keyboard.read()
+                with report.quiet_keys() if dialogue.drafts else nullcontext():
+                    take(dialogue, line)
+            except KeyboardInterrupt:
+                # The line returns to the prompt, if the prompt can begin with a draft.
+                dialogue.draft = dialogue.draft or line
+                stopped = line or (dialogue.drafts and dialogue.draft)
+                report.note("Stopped." if stopped else HOW_TO_LEAVE)
+            except EOFError:
+                return
 
 
 class PlainLines:
-    """Reads lines if stdout is not a terminal: questions go to stderr."""
+    """Reads lines if stdout is not a terminal. Questions go to stderr."""
 
     def read(self) -> str:
-        """Return a message or a command; three quotes make it one of several lines."""
+        """Return a message or a command; three quotes begin and end one of several lines."""
         text = ""
         while not text or is_open(text):
             text += self.ask("> ")
@@ -77,7 +75,7 @@ class PlainLines:
         try:
             line = sys.stdin.readline()
         except KeyboardInterrupt:
-            report.note("")  # whatever comes next begins on a new line
+            report.note("")  # ends the line of the question
             raise
         if not line:
             report.note("")

@@ -1,4 +1,4 @@
-"""The prompt: a line with its history, its completion, and the meter below it."""
+"""Read a line at the prompt, with history, completion, and a meter of the window below it."""
 
 import asyncio
 from concurrent.futures import Future
@@ -17,30 +17,31 @@ from gpt2chat.dialogue.dialogue import Dialogue
 from gpt2chat.dialogue.text import unquoted
 from gpt2chat.interrupts import PromptInterrupts
 from gpt2chat.repl.completion import Completions
-from gpt2chat.repl.history import LastingHistory, lines_kept
+from gpt2chat.repl.history import SavedHistory, open_history
 from gpt2chat.repl.keys import message_keys
 from gpt2chat.report import sign
 
-BAR = 10
-"""Characters of the meter's bar."""
+METER_CELLS = 10
+"""Width of the meter's bar, in characters."""
 LONGEST_TOKEN = 128
-"""Bytes of GPT-2's longest token: a text of more than this times the window is surely too long."""
+"""Bytes of GPT-2's longest token. A text of more than this times the window is surely too long, so
+the meter need not encode all of it at each key."""
 
 
 class Prompt:
-    """Reads messages and commands where the terminal has a screen."""
+    """Reads messages and commands on a terminal."""
 
     def __init__(self, dialogue: Dialogue):
         self._dialogue = dialogue
-        kept = lines_kept(dialogue.history)
-        if not isinstance(kept, LastingHistory):
+        history = open_history(dialogue.history)
+        if not isinstance(history, SavedHistory):
             dialogue.history = None
         self._messages: PromptSession[str] = PromptSession(
             [("bold", "> ")],
             prompt_continuation="  ",
             input_processors=[TabsProcessor(char1=" ", char2=" ")],
             key_bindings=message_keys(),
-            history=kept,
+            history=history,
             completer=Completions(dialogue),
             complete_while_typing=False,
             reserve_space_for_menu=6,
@@ -54,8 +55,8 @@ class Prompt:
         """Return a message or a command.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C on an empty line, or just after a line was sent: it comes back
-                to the next prompt.
+            KeyboardInterrupt: Ctrl-C on an empty line, or just after a line was sent, which then
+                returns to the next prompt.
             EOFError: Ctrl-D.
             Gpt2ChatError: The model that answers cannot be loaded.
         """
@@ -63,18 +64,20 @@ class Prompt:
         loading = self._dialogue.models.loading(self._dialogue.models.first)
         interrupts = PromptInterrupts(self._messages.app)
 
-        def begun() -> None:
+        def on_start() -> None:
             watch(loading)
-            interrupts.begun()
+            interrupts.prompt_started()
 
         while True:
             try:
                 with interrupts.delivered():
-                    line = self._messages.prompt(default=draft, pre_run=begun, handle_sigint=False)
+                    line = self._messages.prompt(
+                        default=draft, pre_run=on_start, handle_sigint=False
+                    )
             except KeyboardInterrupt:
                 if not self._messages.default_buffer.text:
                     raise
-                draft = ""  # the line is left on the screen, and a new one begins
+                draft = ""  # the line stays on the screen, and a new prompt starts below it
                 continue
             if interrupts.missed:
                 self._dialogue.draft = line
@@ -82,7 +85,7 @@ class Prompt:
             return line
 
     def ask(self, question: str) -> str:
-        """Return what the user answers to a question.
+        """Return the user's answer to a question.
 
         Raises:
             KeyboardInterrupt: Ctrl-C.
@@ -91,7 +94,7 @@ class Prompt:
         interrupts = PromptInterrupts(self._answers.app)
         with interrupts.delivered():
             answer = self._answers.prompt(
-                [("bold", question)], pre_run=interrupts.begun, handle_sigint=False
+                [("bold", question)], pre_run=interrupts.prompt_started, handle_sigint=False
             )
         if interrupts.missed:
             raise KeyboardInterrupt
@@ -99,9 +102,9 @@ class Prompt:
 
 
 class MessageValidator(Validator):
-    """Refuse a message that cannot be sent, and say why below it.
+    """Refuses a message that cannot be sent, with the reason below it.
 
-    It stays in the prompt. A new prompt that begins with a text which fills the screen would scroll
+    The message stays in the prompt. A new prompt with a message that fills the screen would scroll
     the error away.
     """
 
@@ -119,16 +122,16 @@ class MessageValidator(Validator):
 
 
 def meter(dialogue: Dialogue, typed: str) -> str:
-    """Return the line below the prompt: how full the window is with the typed text, and the model.
+    """Return the line below the prompt: the tokens in the window, and the model.
 
-    A command is not counted.
+    The typed text counts, unless it is a command.
     """
     session = dialogue.session
     window = session.window
     text = "" if typed.startswith("/") else unquoted(typed)[: LONGEST_TOKEN * window]
     used = session.used + len(encode_text(text))
-    full = min(BAR, -(-used * BAR // window))
-    bar = sign("▰", "#") * full + sign("▱", ".") * (BAR - full)
+    full = min(METER_CELLS, -(-used * METER_CELLS // window))
+    bar = sign("▰", "#") * full + sign("▱", ".") * (METER_CELLS - full)
     first = dialogue.models.first
     others = len(dialogue.models.names) - 1
     parts = [f"{bar} {used:,} / {window:,}", f"{first} +{others}" if others else first]
@@ -138,13 +141,13 @@ def meter(dialogue: Dialogue, typed: str) -> str:
 
 
 def watch(loading: "Future[Any]") -> None:
-    """While the prompt waits: end it when the loading fails, refresh the meter when it ends."""
+    """While the prompt waits, end it if the model cannot be loaded, or refresh the meter."""
     application = get_app()
 
     async def wait() -> None:
         try:
             await asyncio.wrap_future(loading)
-        except Exception as error:  # of whatever kind, it is raised where the prompt is read
+        except Exception as error:  # raised again by the code that reads the prompt
             application.exit(exception=error)
         else:
             application.invalidate()

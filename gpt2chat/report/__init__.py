@@ -1,6 +1,6 @@
-"""All that is printed, by what it is about; the only importer of rich.
+"""Print results, notes, progress and errors; only this folder imports rich.
 
-stdout has the result, nothing else; stderr has notes, progress and errors.
+stdout gets the result and nothing else; stderr gets notes, progress and errors.
 """
 
 from gpt2chat.report.chat import (
@@ -15,7 +15,6 @@ from gpt2chat.report.chat import (
 from gpt2chat.report.console import note, say, show_error, show_json, sign
 from gpt2chat.report.context import show_context
 from gpt2chat.report.evaluation import evaluation_progress, show_evaluation
-from gpt2chat.report.keys import quiet_keys
 from gpt2chat.report.prepare import show_prepare
 from gpt2chat.report.progress import prepare_progress
 from gpt2chat.report.runs import show_runs
@@ -28,6 +27,7 @@ from gpt2chat.report.training import (
     step_line,
     training_progress,
 )
+from gpt2chat.report.typeahead import quiet_keys
 
 __all__ = [
     "evaluation_progress",

@@ -1,4 +1,4 @@
-"""Print replies, notes and tables of a chat."""
+"""Print the replies and tables of a chat."""
 
 import json
 import os
@@ -27,16 +27,16 @@ ENDS = {
     "loop": "stopped because it repeated itself",
     "cancelled": "stopped by Ctrl-C",
 }
-"""What to say of a reply that ended for this reason."""
+"""Explanation of each `finish_reason`; none for a reply that the model ended."""
 NARROW = 40
-"""Columns; on fewer, a name and its meaning do not fit next to each other."""
+"""Width in columns below which names and meanings are printed below each other."""
 
 
 def show_reply(pieces: Iterable[str]) -> None:
     """Write a reply to stdout as it comes, and a line break after it, also after Ctrl-C.
 
-    On a terminal, lines break between words. The width is asked for again at each piece: the user
-    may change it meanwhile.
+    On a terminal, lines break between words. Each piece gets the terminal's present width, since
+    the user may resize it.
     """
     encoding = sys.stdout.encoding or "utf-8"
     wrap = WordWrap()
@@ -55,7 +55,7 @@ def _write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        raise  # whoever reads has read enough, and the program ends without a word
+        raise  # the reader, such as `head`, has closed the pipe, and the program ends silently
     except OSError as error:
         # Python would try to write the rest at exit, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,20 +67,20 @@ def visible(pieces: Iterable[str]) -> Iterator[str]:
 
     A model can write escape sequences; they must not act on the terminal.
     """
-    begun, held = False, ""
+    begun, space = False, ""
     for piece in pieces:
-        kept = (char for char in piece if char in "\n\t" or unicodedata.category(char) != "Cc")
-        text = held + "".join(kept)
+        chars = (char for char in piece if char in "\n\t" or unicodedata.category(char) != "Cc")
+        text = space + "".join(chars)
         text = text if begun else text.lstrip()
         shown = text.rstrip()
-        held = text[len(shown) :]
+        space = text[len(shown) :]  # written only if a word follows it
         if shown:
             begun = True
             yield shown
 
 
 def show_speed(reply: "Reply") -> None:
-    """Print how long a reply is, why it ended if not by itself, and how fast it came."""
+    """Print the length of a reply, its speed, and why it ended if the model did not end it."""
     parts = [plural(len(reply.ids), "token")]
     if ENDS[reply.finish_reason]:
         parts.append(ENDS[reply.finish_reason])
@@ -90,12 +90,12 @@ def show_speed(reply: "Reply") -> None:
 
 
 def show_json_line(value: dict[str, Any]) -> None:
-    """Print an object of a result in JSON Lines, for other programs to read."""
+    """Print a line of JSON Lines on stdout."""
     _write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def show_rows(rows: Sequence[tuple[str, str]]) -> None:
-    """Print names and their meanings: commands, settings."""
+    """Print names with their meanings or values."""
     texts = [(Text(name), Text("".join(visible([value])), style="dim")) for name, value in rows]
     if err.width < NARROW:
         for name, meaning in texts:
@@ -115,5 +115,5 @@ def show_label(label: str) -> None:
 
 
 def show_question(question: str) -> None:
-    """Print a question if there is no prompt on a screen."""
+    """Print a question and stay on its line; for input without a prompt on a terminal."""
     err.print(question, end="", style="bold")

@@ -1,6 +1,6 @@
-"""The two consoles, and what any command may print.
+"""Define the two consoles, and print what all commands print: notes, errors and JSON.
 
-`out` is stdout: the result, nothing else. `err` is stderr: notes, progress, errors.
+`out` is stdout, for the result and nothing else. `err` is stderr, for notes, progress and errors.
 """
 
 import os
@@ -15,22 +15,25 @@ from gpt2chat.core.errors import Gpt2ChatError, Interrupted, WorkerError
 from gpt2chat.core.files import json_text
 from gpt2chat.report.screen import word_wrapped
 
-# Of the processes that torchrun or accelerate launch starts, the first alone speaks.
+# Only the first of the processes that torchrun or accelerate launch starts prints.
 _QUIET = os.environ.get("RANK", "0") != "0"
 
-# Names of files and records are not rich's to change: it makes a picture of `:smile:`.
+# rich must not change the names of files and records: it would make an emoji of `:smile:`.
 out = Console(highlight=False, emoji=False, quiet=_QUIET)
 err = Console(stderr=True, highlight=False, emoji=False, quiet=_QUIET)
 
 
 def show_error(error: Gpt2ChatError) -> None:
-    """Print what the user can act on: one line, or as many as the terminal needs for its words."""
+    """Print an error in one line; on a terminal, wrapped by words.
+
+    The flag of the setting at fault comes first, unless the text mentions it.
+    """
     if isinstance(error, WorkerError):
-        err.quiet = False  # it may be the first process that is gone
+        err.quiet = False  # the process that ended may be the first one
     shown = to_command_line(str(error))
     if error.setting and flag(error.setting) not in shown:
         shown = f"{flag(error.setting)}: {shown}"
-    # The user pressed Ctrl-C and got what that asks for: nothing went wrong.
+    # Ctrl-C is what the user asked for, not an error.
     label = "" if isinstance(error, Interrupted) else "error: "
     text = Text(_in_lines(f"{label}{shown}", err))
     text.stylize("red", 0, len(label))
@@ -38,9 +41,9 @@ def show_error(error: Gpt2ChatError) -> None:
 
 
 def note(text: str) -> None:
-    """Print one line about what was picked, or is being done; on a terminal, wrapped by words.
+    """Print one line about what was picked or is happening; on a terminal, wrapped by words.
 
-    It may quote a file or a message, whose control characters must not act on the terminal.
+    Control characters become visible signs: the text may quote a file or a message.
     """
     err.print(Text(_in_lines(text, err), style="dim"), soft_wrap=True)
 
@@ -51,7 +54,7 @@ def say(text: str) -> None:
 
 
 def _in_lines(text: str, console: Console) -> str:
-    """Return what is printed for a text; other programs read a line as it is."""
+    """Return a printable text, wrapped on a terminal and in one line for other programs."""
     shown = printable(text)
     return word_wrapped(shown, console.width) if console.file.isatty() else shown
 
@@ -62,29 +65,34 @@ def show_json(value: Any) -> None:
 
 
 def count(number: int) -> str:
-    """Return a number with thousands separators; a dot for none, so that the others are seen."""
+    """Return a number with thousands separators, and a dot for 0, so that others stand out."""
     return f"{number:,}" if number else sign("·", "-")
 
 
-def sign(wanted: str, plain: str) -> str:
-    """Return `plain` where the terminal may lack the wanted sign."""
-    return plain if out.options.ascii_only or _is_plain_locale() else wanted
-
-
-def _is_plain_locale() -> bool:
-    """Say whether the user asked for plain ASCII. Python itself writes UTF-8 there all the same."""
+def sign(symbol: str, ascii: str) -> str:
+    """Return the symbol, or its ASCII replacement if the terminal or the locale asks for ASCII."""
     kind = os.environ.get("LC_CTYPE", "")
-    kind = "" if kind == "C.UTF-8" else kind  # Python's own doing where LANG is C
-    return (os.environ.get("LC_ALL") or kind or os.environ.get("LANG")) in ("C", "POSIX")
+    kind = "" if kind == "C.UTF-8" else kind  # which Python itself sets if LANG is C
+    locale = os.environ.get("LC_ALL") or kind or os.environ.get("LANG")
+    # Python writes UTF-8 in these locales too, so the console alone does not tell.
+    return ascii if out.options.ascii_only or locale in ("C", "POSIX") else symbol
 
 
 def printable(text: str) -> str:
-    """Return a text with signs in place of control characters, which act on a terminal."""
-    return "".join(map(_picture, text))
+    """Return a text with visible signs in place of control characters, which act on a terminal."""
+    chars: list[str] = []
+    for char in text:
+        if char in "\n\t" or unicodedata.category(char) != "Cc":
+            chars.append(char)
+        elif char < " ":  # U+2400 to U+241F are their pictures: U+241B is that of escape
+            chars.append(chr(0x2400 + ord(char)))
+        else:
+            chars.append("\u2421" if char == "\x7f" else "\ufffd")
+    return "".join(chars)
 
 
-def _picture(char: str) -> str:
-    if char in "\n\t" or unicodedata.category(char) != "Cc":
-        return char
-    # U+2400 to U+2421 are pictures of these: U+241B is the one of escape.
-    return chr(0x2400 + ord(char)) if char < " " else "\u2421" if char == "\x7f" else "\ufffd"
+def clock(seconds: float) -> str:
+    """Return a duration as minutes and seconds, with hours if there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -11,13 +11,13 @@ from gpt2chat.report.console import err, note, printable, sign
 if TYPE_CHECKING:
     from gpt2chat.core.chat.window import Layout, Part
 
-YOURS = "(your next message)"
+PLACEHOLDER = "(your next message)"
 
 
 def show_context(layout: "Layout") -> None:
     """Print the prompt part by part, each with its tokens, and what leaves the window next."""
     if layout.left:
-        note(f"Out of the window: the oldest {layout.left:,} of the chat's messages.")
+        note(f"Outside the window: the chat's oldest {plural(layout.left, 'message')}.")
     table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
@@ -25,17 +25,20 @@ def show_context(layout: "Layout") -> None:
     for part in layout.parts:
         if part.leaves != leaving:
             leaving = part.leaves
-            table.add_row("", Text(_line("leaves next" if leaving else "stays"), style="dim"))
+            dashes = sign("┄", "-") * 3
+            title = "leaves next" if leaving else "stays"
+            table.add_row("", Text(f"{dashes} {title} {dashes}", style="dim"))
         text = Text.assemble(_text(part), style="dim" if part.leaves else "")
         table.add_row(Text(f"{part.tokens:,}", style="dim"), text)
     err.print(table)
     note(f"{layout.tokens:,} of {layout.window:,} tokens, and {layout.reserve:,} for the reply.")
-    note(_outlook(layout))
-
-
-def _line(text: str) -> str:
-    dashes = sign("┄", "-") * 3
-    return f"{dashes} {text} {dashes}"
+    if layout.room is None:
+        note("/retry answers the latest message.")
+    elif any(part.leaves for part in layout.parts):
+        room = plural(layout.room, "token")
+        note(f"A message of more than {room} pushes the oldest exchange out.")
+    else:
+        note(f"A message may have up to {plural(layout.room, 'token')}.")
 
 
 def _text(part: "Part") -> Text:
@@ -43,15 +46,6 @@ def _text(part: "Part") -> Text:
     text = Text()
     for at, span in enumerate(part.spans):
         if part.unwritten and at == len(part.spans) - 1:
-            text.append(YOURS, style="italic dim")
+            text.append(PLACEHOLDER, style="italic dim")
         text.append(printable(span.text), style="cyan" if span.control else "")
     return text
-
-
-def _outlook(layout: "Layout") -> str:
-    if layout.room is None:
-        return "/retry answers the latest message."
-    room = plural(layout.room, "token")
-    if any(part.leaves for part in layout.parts):
-        return f"A message of more than {room} pushes the oldest exchange out."
-    return f"A message may have up to {room}."

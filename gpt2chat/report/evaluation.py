@@ -29,7 +29,7 @@ def evaluation_progress() -> Generator[Callable[[int, int, str], None]]:
         def on_progress(done: int, total: int, what: str) -> None:
             nonlocal shown
             if what != shown:
-                # The time left is guessed from the pace, which each kind of work has its own.
+                # Each kind of work has its own pace, from which rich estimates the time left.
                 progress.reset(task, description=what)
                 shown = what
             progress.update(task, completed=done, total=total)
@@ -43,24 +43,22 @@ REFERENCE = (
     "90.214 tokens/s."
 )
 SHOWN_REPLIES = 3
-"""Prompts whose replies are printed; the file has all."""
-SHOWN_LETTERS = 500
-"""Of each prompt and reply."""
+"""Prompts whose replies are printed; the result file has all."""
+MOST_CHARACTERS = 500
+"""Printed length of each prompt and reply."""
 
 
 def show_evaluation(result: "Evaluation", *, json: bool) -> None:
-    """Print a column of figures for each model, the differences between them, and their replies."""
+    """Print a column of figures per model, the differences between models, and their replies."""
     for text in result.notes:
         note(text)
     if json:
         show_json(asdict(result))
         return
-    asked = result.settings
-    limit = f", {asked.limit:,} of each kind at most" if asked.limit else ""
-    where = f"{asked.data}, {result.split} split{limit}"
-    table = _columns(
-        f"{where}; {result.precision} on {result.device}", [model.model for model in result.models]
-    )
+    settings = result.settings
+    limit = f", at most {settings.limit:,} of each kind" if settings.limit else ""
+    title = f"{settings.data}, {result.split} split{limit}; {result.precision} on {result.device}"
+    table = _columns(title, [model.model for model in result.models])
     _add_figures(table, [model.figures for model in result.models], signed=False)
     table.add_section()
     for row in _costs(result.models):
@@ -74,17 +72,6 @@ def show_evaluation(result: "Evaluation", *, json: bool) -> None:
     if table.row_count:
         out.print()
         out.print(table)
-    _show_replies(result)
-    out.print()
-    say(f"Below each figure: {result.interval}.")
-    better = f"{sign('↓', 'v')} lower is better, {sign('↑', '^')} higher is better"
-    say(f"{better}; * the interval of a difference excludes 0.")
-    _explain_accuracy(result.models)
-    say(REFERENCE)
-    note(f"written: {result.path}")
-
-
-def _show_replies(result: "Evaluation") -> None:
     prompts = result.prompts[:SHOWN_REPLIES]
     if prompts:
         out.print()
@@ -98,14 +85,21 @@ def _show_replies(result: "Evaluation") -> None:
                 reply = model.replies.texts[at]
                 end = "" if reply.end == "end of turn" else f" [cut by the {reply.end}]"
                 say(f"{model.model}: {_shortened(reply.text)}{end}")
+    out.print()
+    say(f"Below each figure: {result.interval}.")
+    better = f"{sign('↓', 'v')} lower is better, {sign('↑', '^')} higher is better"
+    say(f"{better}; * the interval of a difference excludes 0.")
+    _explain_accuracy(result.models)
+    say(REFERENCE)
+    note(f"written: {result.path}")
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]} [\u2026]"
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} [\u2026]"
 
 
 def _explain_accuracy(models: "tuple[ModelResult, ...]") -> None:
-    """Say why a preference accuracy can be below 0.5, if one is."""
+    """Print why a preference accuracy can be below 0.5, if one is."""
     for model in models:
         accuracy = model.figures.get("preference_accuracy")
         longer = model.figures.get("preference_longer")
@@ -150,7 +144,7 @@ def _estimate(estimate: "Estimate", style: str, *, signed: bool) -> str:
 
 
 def _costs(models: "tuple[ModelResult, ...]") -> Generator[tuple[str, ...]]:
-    """Yield rows about the models' size and speed, and about their generated replies."""
+    """Yield rows on the models' size and speed, and on their generated replies."""
     context = models[0].flops_context
     yield "parameters", *(f"{model.parameters:,}" for model in models)
     flops = (f"{model.flops_per_token / 1e6:,.1f} million" for model in models)

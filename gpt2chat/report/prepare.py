@@ -1,4 +1,4 @@
-"""What `prepare` prints when it is done."""
+"""Print the result of `prepare`."""
 
 import shlex
 from collections.abc import Mapping
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from gpt2chat.core.data.prepare import PrepareResult
     from gpt2chat.core.data.shards import Manifest
 
-BESIDE = 4
-"""Most sources that stand beside each other as columns."""
-REASON = 34
-"""Cells of a reason; a longer one takes a second line."""
-NUMBER = 9
+MOST_COLUMNS = 4
+"""Most sources that are printed as columns next to each other."""
+REASON_CELLS = 34
+"""Width of a reason; a longer one takes a second line."""
+NUMBER_CELLS = 9
 LEFT_OUT = "left out"
-KEPT = "kept, with a remark"
+REMARKS = "kept, with a remark"
 UNUSED = "fields that were not used"
 
 Counts = Mapping[str, Mapping[str, int]]
-"""By source and reason."""
+"""Numbers by source and reason."""
 
 
 def show_prepare(result: "PrepareResult", *, json: bool) -> None:
-    """Print the rows of each source, what was left out and why, and what to type next."""
+    """Print the rows of each source, why records were left out, and the next step."""
     if json:
         show_json(asdict(result))
         return
     manifest = result.manifest
     out.print(_rows(manifest))
-    show_reasons({LEFT_OUT: manifest.dropped, KEPT: manifest.noted, UNUSED: manifest.unused})
+    show_reasons({LEFT_OUT: manifest.dropped, REMARKS: manifest.noted, UNUSED: manifest.unused})
     out.print()
     for kind in ("sft", "preference"):
         tokens = manifest.tokens[kind]["train"]
@@ -52,11 +52,11 @@ def show_prepare(result: "PrepareResult", *, json: bool) -> None:
 
 
 def _rows(manifest: "Manifest") -> Table:
-    """Return the number of rows by source and kind, sources that came to nothing at the end."""
+    """Return the number of rows by source and kind; sources without a row are last."""
     table = _table("source")
     table.add_column("for")
     for title in ("train", "validation"):
-        table.add_column(title, justify="right", min_width=NUMBER)
+        table.add_column(title, justify="right", min_width=NUMBER_CELLS)
     counts = [(source, kind) for kind, sources in manifest.counts.items() for source in sources]
     empty = [(source, "·") for source in manifest.dropped if source not in dict(counts)]
     for source, kind in [*counts, *empty]:
@@ -67,32 +67,34 @@ def _rows(manifest: "Manifest") -> Table:
 
 
 def show_reasons(sections: Mapping[str, Counts]) -> None:
-    """Print how often each reason was met, by source.
+    """Print how often each reason occurred, by source.
 
     Args:
-        sections: What the reasons are of, and the counts by source and reason.
+        sections: Counts by title, such as `LEFT_OUT`.
     """
-    found = {
+    tables = {
         title: {source: reasons for source, reasons in counts.items() if any(reasons.values())}
         for title, counts in sections.items()
     }
-    sources = list(dict.fromkeys(source for counts in found.values() for source in counts))
+    sources = list(dict.fromkeys(source for counts in tables.values() for source in counts))
     if not sources:
         return
-    reasons = {reason for counts in found.values() for some in counts.values() for reason in some}
-    width = min(REASON, max(map(cell_len, (*reasons, *sections))))
-    width += sum(2 + max(cell_len(printable(source)), NUMBER) for source in sources)
+    reasons = {reason for counts in tables.values() for some in counts.values() for reason in some}
+    width = min(REASON_CELLS, max(map(cell_len, (*reasons, *sections))))
+    width += sum(2 + max(cell_len(printable(source)), NUMBER_CELLS) for source in sources)
     out.print()
-    beside = len(sources) <= BESIDE and width <= out.width
-    out.print(_beside(found, sources) if beside else _below(found))
+    fits = len(sources) <= MOST_COLUMNS and width <= out.width
+    out.print(_in_columns(tables, sources) if fits else _in_blocks(tables))
 
 
-def _beside(sections: Mapping[str, Counts], sources: list[str]) -> Table:
+def _in_columns(sections: Mapping[str, Counts], sources: list[str]) -> Table:
     """Return reasons as rows and sources as columns."""
     titles = [title for title, counts in sections.items() if counts]
-    table = _table(titles[0], REASON)
+    table = _table(titles[0], REASON_CELLS)
     for source in sources:
-        table.add_column(Text(printable(source)), justify="right", min_width=NUMBER, no_wrap=True)
+        table.add_column(
+            Text(printable(source)), justify="right", min_width=NUMBER_CELLS, no_wrap=True
+        )
     for title in titles:
         counts = sections[title]
         if title != titles[0]:
@@ -101,18 +103,18 @@ def _beside(sections: Mapping[str, Counts], sources: list[str]) -> Table:
         for reason in _by_number(counts):
             figures = [counts.get(source, {}).get(reason, 0) for source in sources]
             table.add_row(Text(printable(reason)), *map(count, figures))
-        # A row may have two remarks, but is left out for one reason.
+        # Remarks have no total: a row may have two of them, but is left out for one reason.
         if title == LEFT_OUT and len(_by_number(counts)) > 1:
             totals = (sum(counts.get(source, {}).values()) for source in sources)
             table.add_row("total", *map(count, totals), style="bold")
     return table
 
 
-def _below(sections: Mapping[str, Counts]) -> Table:
+def _in_blocks(sections: Mapping[str, Counts]) -> Table:
     """Return a block of reasons for each source."""
     table = _table("", 60)
     table.show_header = False
-    table.add_column("", justify="right", min_width=NUMBER)
+    table.add_column("", justify="right", min_width=NUMBER_CELLS)
     for title, counts in sections.items():
         if counts and table.row_count:
             table.add_row()
@@ -131,7 +133,7 @@ def _indented(cells: int, text: str) -> Padding:
 
 
 def _by_number(counts: Counts) -> list[str]:
-    """Return all reasons, those first that were met most often."""
+    """Return all reasons, the most frequent first."""
     totals: dict[str, int] = {}
     for reasons in counts.values():
         for reason, number in reasons.items():

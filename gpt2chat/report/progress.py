@@ -1,4 +1,4 @@
-"""The live line of `prepare`."""
+"""Show the live line of `prepare`."""
 
 import time
 from collections import defaultdict, deque
@@ -10,18 +10,18 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Column
 
 from gpt2chat.commandline import to_command_line
-from gpt2chat.report.console import err, note, printable
+from gpt2chat.report.console import clock, err, note, printable
 
 if TYPE_CHECKING:
     from gpt2chat.core.data.journal import Progress as Reading
 
-SECONDS = 10.0
-"""Over which a pace is taken."""
+PACE_SECONDS = 10.0
+"""Time over which a pace is measured."""
 
 
 @contextmanager
 def prepare_progress() -> Generator[Callable[["Reading"], None]]:
-    """Print what is picked, with one live line below it where stderr is a terminal."""
+    """Print which sources were picked, with one live line below if stderr is a terminal."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False, table_column=_column(18)),
@@ -37,7 +37,7 @@ def prepare_progress() -> Generator[Callable[["Reading"], None]]:
                 note(to_command_line(reading.note))
             line = state.line(reading, time.monotonic())
             total = None if state.done < 0 else 1.0
-            # Never quite at the end: rich stops the spinner there, and all is yet to be written.
+            # Never quite 1: rich stops the spinner there, and the shards are still to be written.
             shown = min(state.done, 0.999)
             name = "writing" if state.done >= 1 else printable(reading.source)
             progress.update(task, description=name, line=line, total=total, completed=shown)
@@ -50,33 +50,34 @@ def _column(width: int | None) -> Column:
 
 
 class Pace:
-    """How fast a number grows, over the last seconds."""
+    """How fast a number has grown in the last seconds."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, float]] = deque()
+        self._points: deque[tuple[float, float]] = deque()
+        """Times and values, oldest first."""
 
     def add(self, now: float, value: float) -> float:
-        """Return how much is added a second; 0 as long as that is not known."""
-        self._seen.append((now, value))
-        # One that is older stays, so that the pace of slow steps is known too.
-        while len(self._seen) > 2 and self._seen[1][0] < now - SECONDS:
-            self._seen.popleft()
-        begin, first = self._seen[0]
+        """Return the growth per second; 0 while it is unknown."""
+        self._points.append((now, value))
+        # One older point stays, so that slow steps have a pace too.
+        while len(self._points) > 2 and self._points[1][0] < now - PACE_SECONDS:
+            self._points.popleft()
+        begin, first = self._points[0]
         return (value - first) / (now - begin) if now > begin else 0.0
 
 
 class ReadingLine:
-    """What the live line says; its numbers only grow, though records are told of twice."""
+    """Text of the live line. Its numbers only grow, though a record may be reported twice."""
 
     def __init__(self) -> None:
         self.done = -1.0
-        """Share of all input that has been read; negative where that is not known."""
+        """Share of the input that has been read; negative while it is unknown."""
         self._records: defaultdict[str, int] = defaultdict(int)
         self._records_pace = Pace()
         self._done_pace = Pace()
 
     def line(self, reading: "Reading", now: float) -> str:
-        """Return the line after a reading, `now` in seconds of any clock."""
+        """Return the line after a report of progress; `now` is in seconds of any clock."""
         source = reading.source
         self._records[source] = max(self._records[source], reading.records)
         self.done = max(self.done, reading.done)
@@ -88,15 +89,9 @@ class ReadingLine:
         share = self._done_pace.add(now, self.done)
         if self.done >= 1:
             return " · ".join(["100%", *parts])
-        left = [f"{_clock((1 - self.done) / share)} left"] if share > 0 else []
+        left = [f"{clock((1 - self.done) / share)} left"] if share > 0 else []
         return " · ".join([f"{self.done:.0%}", *parts, *_pace(pace), *left])
 
 
 def _pace(pace: float) -> list[str]:
     return [f"{pace:,.0f}/s"] if pace >= 1 else []
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,4 +1,4 @@
-"""What `runs` prints."""
+"""Print a table of runs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def show_runs(runs: "Sequence[RunSummary]", folder: Path, *, json: bool) -> None:
-    """Print a table of runs, and below it what is damaged."""
+    """Print a table of runs, and below it what is wrong with damaged ones."""
     if json:
         show_json([asdict(run) for run in runs])
         return
@@ -34,7 +34,7 @@ def show_runs(runs: "Sequence[RunSummary]", folder: Path, *, json: bool) -> None
             state += f" at step {run.step:,}" if run.step is not None else ", no checkpoint"
         texts = (str(run.folder), run.command, run.model, run.data)
         losses = ("" if loss is None else f"{loss:.3f}" for loss in (run.loss, run.validation_loss))
-        # Names of files may hold what acts on a terminal, or looks like rich's markup.
+        # Text, not str: names of files may look like rich's markup.
         table.add_row(*(Text(printable(text or "")) for text in (*texts, *losses, state)))
     out.print(table)
     for run in runs:

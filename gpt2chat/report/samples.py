@@ -1,4 +1,4 @@
-"""What `prepare --show` prints."""
+"""Print samples for `prepare --show`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,15 +10,15 @@ from gpt2chat.report.console import err, out, printable, sign
 if TYPE_CHECKING:
     from gpt2chat.core.data.prepare import Shown
 
-LINES = 60
-"""Of an untrained part; of a longer one the first 40 and the last 20 are shown."""
+MOST_LINES = 60
+"""Lines of an untrained part that are printed; of a longer one, its first 40 and last 20."""
 LAST_LINES = 20
 
 
 def show_samples(samples: "Sequence[Shown]", *, json: bool) -> None:
-    """Print samples with what is trained in green, below a line of its own, and the rest in grey.
+    """Print samples: the untrained part in grey, a dividing line, and the trained part in green.
 
-    Beside JSON they go to stderr.
+    With `json` they go to stderr.
     """
     console = err if json else out
     line = sign("──", "--")
@@ -34,7 +34,7 @@ def show_samples(samples: "Sequence[Shown]", *, json: bool) -> None:
 def shortened(text: str) -> str:
     """Return a text without its last line break, and without its middle if it has many lines."""
     lines = text.removesuffix("\n").split("\n")
-    if len(lines) > LINES:
-        left_out = len(lines) - LINES
-        lines[LINES - LAST_LINES : -LAST_LINES] = [f"[{left_out:,} lines are not shown]"]
+    if len(lines) > MOST_LINES:
+        left_out = len(lines) - MOST_LINES
+        lines[MOST_LINES - LAST_LINES : -LAST_LINES] = [f"[{left_out:,} lines are not shown]"]
     return "\n".join(lines)

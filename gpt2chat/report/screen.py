@@ -1,4 +1,4 @@
-"""Break streamed text and messages between words, as wide as the terminal."""
+"""Wrap streamed text and messages between words, to the width of the terminal."""
 
 import os
 import re
@@ -7,49 +7,47 @@ import unicodedata
 
 from rich.cells import get_character_cell_size
 
-MARKS = ("Mn", "Me")
-PICTURES = range(0x1F000, 0x20000)
-"""Emoji: several of them may be one picture, in some terminals."""
-
+COMBINING = ("Mn", "Me")
+"""Unicode categories of marks that are drawn over the character before them."""
+EMOJI = range(0x1F000, 0x20000)
 
 COMMAND = re.compile(
     r"(gpt2chat [a-z]+|pip install \S+|(?<!\S)/[a-z]+ \S+)( --[\w-]+( (?!-)\S+)?)*"
 )
 """Commands that a user may copy; a word after a flag may be its value."""
-HELD = "\0"
-"""Replaces a space that no line may break at: printed text never has it."""
+UNBREAKABLE_SPACE = "\0"
+"""Replaces a space within a command while lines are wrapped; printed text never contains it."""
 
 
 class WordWrap:
-    """Breaks lines before a word that would cross the edge of the screen."""
+    """Breaks the line before a word that would cross the edge of the screen."""
 
     def __init__(self) -> None:
         self._at = 0
-        """Columns of the row that are written."""
+        """Columns of the present line that are written."""
         self._space = self._word = ""
-        """Text that waits for the end of the word."""
+        """Text that waits for the end of its word."""
 
     def add(self, text: str, columns: int) -> str:
-        """Return the part of the text that can be written now: up to its last whole word."""
-        return "".join(self._next(char, columns) for char in text)
+        """Return the text to write now, which ends with the last complete word."""
+        parts: list[str] = []
+        for char in text:
+            if char == " ":
+                parts.append(self._end_word(columns))
+                self._space += char
+            elif char in "\n\t":
+                parts += (self._end_word(columns), self._end_space(), char)
+                self._at = 0 if char == "\n" else min((self._at // 8 + 1) * 8, columns - 1)
+            else:
+                self._word += char
+                # Scripts with characters of double width have no spaces: each is a word.
+                if _columns(char) == 2 or _width(self._word) >= columns:
+                    parts.append(self._end_word(columns))
+        return "".join(parts)
 
     def rest(self, columns: int) -> str:
         """Return the last word."""
         return self._end_word(columns) + self._end_space()
-
-    def _next(self, char: str, columns: int) -> str:
-        if char == " ":
-            ended = self._end_word(columns)
-            self._space += char
-            return ended
-        if char in "\n\t":
-            ended = self._end_word(columns) + self._end_space()
-            self._at = 0 if char == "\n" else min((self._at // 8 + 1) * 8, columns - 1)
-            return ended + char
-        self._word += char
-        # Characters of double width are words of their own: their scripts have no spaces.
-        whole = _columns(char) == 2 or _width(self._word) >= columns
-        return self._end_word(columns) if whole else ""
 
     def _end_word(self, columns: int) -> str:
         if not self._word:
@@ -68,14 +66,16 @@ class WordWrap:
 
 
 def word_wrapped(text: str, columns: int) -> str:
-    """Return a text with line breaks between words, and none in a command that fits a line."""
+    """Return a text with line breaks between words, and none within a command that fits a line."""
+
+    def in_one_piece(match: re.Match[str]) -> str:
+        command = match[0]
+        fits = _width(command) <= columns
+        return command.replace(" ", UNBREAKABLE_SPACE) if fits else command
+
     wrap = WordWrap()
-    held = COMMAND.sub(lambda found: _held(found[0], columns), text)
-    return (wrap.add(held, columns) + wrap.rest(columns)).replace(HELD, " ")
-
-
-def _held(command: str, columns: int) -> str:
-    return command.replace(" ", HELD) if _width(command) <= columns else command
+    wrapped = wrap.add(COMMAND.sub(in_one_piece, text), columns) + wrap.rest(columns)
+    return wrapped.replace(UNBREAKABLE_SPACE, " ")
 
 
 def _width(text: str) -> int:
@@ -83,14 +83,14 @@ def _width(text: str) -> int:
 
 
 def _columns(char: str) -> int:
-    """Return the columns that a character takes; the most, if terminals differ."""
+    """Return the columns that a character takes: the most that any terminal uses."""
     if " " <= char <= "~":
         return 1
     width = get_character_cell_size(char)
-    if ord(char) in PICTURES:
+    if ord(char) in EMOJI:  # some terminals draw several of them as one, and take fewer columns
         return max(width, 2)
     category = unicodedata.category(char)
-    if category in MARKS:
+    if category in COMBINING:
         return 1 if char in "\ufe0e\ufe0f\u20e3" else 0
     if category in ("Cf", "Mc", "Co", "Cn") or (width == 0 and char != "\t"):
         return max(width, 1)
@@ -98,7 +98,7 @@ def _columns(char: str) -> int:
 
 
 def screen_size() -> os.terminal_size | None:
-    """Return the size of the terminal that stdout is; None if it has no cursor to move."""
+    """Return the size of the terminal on stdout; None if there is none, or a dumb one."""
     if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
         return None
     try:

@@ -1,6 +1,6 @@
-"""What `prepare --stats` prints: how long prompts and replies are, and where they come from."""
+"""Print `prepare --stats`: lengths of prompts and replies, and the share of each source."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,10 @@ from gpt2chat.report.console import count, out, printable, say
 if TYPE_CHECKING:
     from gpt2chat.core.data.shards import Lengths
 
-BAR = 20
-"""Cells of the longest bar."""
-SOURCE_NAME = 28
-"""Cells of a source's name."""
+BAR_CELLS = 20
+"""Width of the longest bar."""
+SOURCE_CELLS = 28
+"""Width of a source's name."""
 EIGHTHS = "▏▎▍▌▋▊▉█"
 COLOURS = {"prompt": "cyan", "reply": "green"}
 UNITS = {"sft": "samples", "preference": "pairs", "reference": "samples"}
@@ -26,12 +26,12 @@ def show_stats(
     window: int,
     picture: Path,
 ) -> None:
-    """Print a histogram and the share of each source for all kinds that have rows.
+    """Print a histogram and the share of each source, for each kind of row that there is.
 
     Args:
         lengths: By kind and split, as in the manifest.
         window: Longest sample, in tokens.
-        picture: Where the same is drawn.
+        picture: File with the same figures, drawn.
     """
     for kind, splits in lengths.items():
         split = "train" if any(_rows(splits.get("train", {})).values()) else "validation"
@@ -47,7 +47,7 @@ def show_stats(
 
 
 def bar(share: float, width: int, *, plain: bool = False) -> str:
-    """Return a bar of `share` of `width` cells, in eighths; what is not nothing is seen."""
+    """Return a bar of `share` of `width` cells, in eighths; at least one eighth unless it is 0."""
     eighths = max(round(share * width * 8), int(share > 0))
     if plain:
         return "#" * -(-eighths // 8)
@@ -56,51 +56,46 @@ def bar(share: float, width: int, *, plain: bool = False) -> str:
 
 
 def bin_labels(window: int, bins: int) -> list[str]:
-    """Return the tokens that each bar of a histogram stands for, such as `65-128`."""
+    """Return the token counts of each bar of a histogram, such as `65-128`."""
     starts = [-(-window * number // bins) + 1 for number in range(bins)]
     labels = [f"{start:,}-{end - 1:,}" for start, end in zip(starts, starts[1:], strict=False)]
     return [*labels, f"{starts[-1]:,}+"]
 
 
 def _histogram(kind: str, sources: "Lengths", window: int) -> Table:
-    """Return a line for each sixteenth of the window; bars of both sides have one scale."""
-    sides = {
-        side: [sum(bars) for bars in zip(*(s[side] for s in sources.values()), strict=True)]
-        for side in COLOURS
+    """Return a row for each sixteenth of the window; prompts and replies share one scale."""
+    totals = {
+        part: [sum(bars) for bars in zip(*(s[part] for s in sources.values()), strict=True)]
+        for part in COLOURS
     }
-    highest = max(max(bars) for bars in sides.values())
+    highest = max(1, *(max(bars) for bars in totals.values()))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("tokens", justify="right")
-    for side in COLOURS:
-        longer = ", the longer" if (kind, side) == ("preference", "reply") else ""
-        table.add_column(side + longer, width=BAR, no_wrap=True)
+    for part in COLOURS:
+        longer = ", the longer" if (kind, part) == ("preference", "reply") else ""
+        table.add_column(part + longer, width=BAR_CELLS, no_wrap=True)
         table.add_column("rows", justify="right", min_width=8)
-    labels = bin_labels(window, len(sides["prompt"]))
-    for label, *figures in zip(labels, *sides.values(), strict=True):
-        cells = _cells(figures, highest)
+    labels = bin_labels(window, len(totals["prompt"]))
+    for label, *numbers in zip(labels, *totals.values(), strict=True):
+        cells: list[Text] = []
+        for number, colour in zip(numbers, COLOURS.values(), strict=True):
+            cells += [_drawn(number / highest, colour), Text(count(number))]
         table.add_row(label, *cells)
     return table
 
 
-def _cells(figures: Sequence[int], highest: int) -> list[Text]:
-    cells: list[Text] = []
-    for figure, colour in zip(figures, COLOURS.values(), strict=True):
-        cells += [_drawn(figure / max(highest, 1), colour), Text(count(figure))]
-    return cells
-
-
 def _drawn(share: float, colour: str) -> Text:
-    return Text(bar(share, BAR, plain=out.options.ascii_only), style=colour)
+    return Text(bar(share, BAR_CELLS, plain=out.options.ascii_only), style=colour)
 
 
 def _rows(sources: "Lengths") -> dict[str, int]:
-    return {source: sum(sides["prompt"]) for source, sides in sources.items()}
+    return {source: sum(lengths["prompt"]) for source, lengths in sources.items()}
 
 
 def _shares(rows: Mapping[str, int]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("source", width=SOURCE_NAME, no_wrap=True, overflow="ellipsis")
-    table.add_column("share", width=BAR, no_wrap=True)
+    table.add_column("source", width=SOURCE_CELLS, no_wrap=True, overflow="ellipsis")
+    table.add_column("share", width=BAR_CELLS, no_wrap=True)
     table.add_column("", justify="right", min_width=5)
     table.add_column("rows", justify="right", min_width=8)
     total = sum(rows.values())

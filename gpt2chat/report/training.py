@@ -1,4 +1,4 @@
-"""What `sft` and `orpo` print."""
+"""Print the progress, the plan and the result of `sft` and `orpo`."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from gpt2chat.core.data.shards import read_manifest
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.text.tokens import WINDOW
 from gpt2chat.core.text.wording import plural
-from gpt2chat.report.console import err, note, out, show_json
+from gpt2chat.report.console import clock, err, note, out, show_json
 
 if TYPE_CHECKING:
     from gpt2chat.core.training.callbacks import Step
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from gpt2chat.core.training.train import TrainResult
 
 
-BAR = (8, 40)
-"""Narrowest and widest bar, in columns."""
+NARROWEST_BAR, WIDEST_BAR = 8, 40
+"""Columns."""
 
 
 class _Bar(BarColumn):
-    """A bar in what room the words leave, if there is enough."""
+    """A bar as wide as the text leaves room for, or no bar."""
 
     def render(self, task: Task) -> Any:
-        return Text() if (self.bar_width or 0) < BAR[0] else super().render(task)
+        return Text() if (self.bar_width or 0) < NARROWEST_BAR else super().render(task)
 
 
 @contextmanager
@@ -40,9 +40,9 @@ def training_progress(
     """Show one live line on stderr while a run trains; nothing if stderr is not a terminal.
 
     Yields:
-        What to call after each step, and what to call on the first Ctrl-C.
+        Two functions: one to call after each step, and one to call at the first Ctrl-C.
     """
-    bar = _Bar(bar_width=BAR[1])
+    bar = _Bar(bar_width=WIDEST_BAR)
     columns = (TextColumn("{task.description}"), bar, TextColumn("{task.fields[line]}"))
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
         task = progress.add_task(what, total=None, line="loading model and data")
@@ -50,7 +50,7 @@ def training_progress(
         def on_step(step: "Step") -> None:
             room = err.width - len(f"{what}  ")
             line = step_line(step, room)
-            bar.bar_width = min(BAR[1], room - len(line))
+            bar.bar_width = min(WIDEST_BAR, room - len(line))
             progress.update(task, completed=step.step, total=step.steps, line=line)
 
         def on_interrupt() -> None:
@@ -60,10 +60,10 @@ def training_progress(
 
 
 def step_line(step: "Step", room: int) -> str:
-    """Return what the live line says of a step: what matters most, as much as fits.
+    """Return the text of the live line: as many figures as fit, the most important first.
 
     Args:
-        room: Columns that there are.
+        room: Columns for the text.
     """
     parts = [f"{step.step}/{step.steps}", f"loss {step.loss:.3f}"]
     parts.append(f"{clock(step.seconds_left)} left")
@@ -80,11 +80,11 @@ def step_line(step: "Step", room: int) -> str:
 
 
 def note_positions(data: Path, max_length: int) -> None:
-    """Say so where --max-length gives a model positions that no sample of the data reaches."""
+    """Print a note if --max-length adds positions to the model that no sample reaches."""
     try:
         longest = read_manifest(data).window
     except DataError:
-        return  # which the run says, if nothing else is wrong
+        return  # the run reports it
     if max_length > max(longest, WINDOW):
         note(
             f"--max-length {max_length} stretches the model's positions, and no sample of {data} "
@@ -93,15 +93,15 @@ def note_positions(data: Path, max_length: int) -> None:
 
 
 def show_plan(plan: "Plan", *, json: bool) -> None:
-    """Print what a run would take."""
+    """Print what a run needs: its steps, memory and time."""
     if json:
         show_json(asdict(plan))
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     unit = "samples" if plan.command == "sft" else "pairs"
     left_out = f" ({plan.left_out:,} longer than --max-length left out)" * bool(plan.left_out)
-    part = f", of which {plan.trainable:,} are trained" * (plan.trainable < plan.parameters)
-    table.add_row("model", f"{plan.model}, {plan.parameters:,} parameters{part}")
+    trainable = f", of which {plan.trainable:,} are trained" * (plan.trainable < plan.parameters)
+    table.add_row("model", f"{plan.model}, {plan.parameters:,} parameters{trainable}")
     table.add_row("data", f"{plan.samples:,} {unit}{left_out}")
     tokens = f"{plan.epoch_tokens:,} in an epoch, {plan.trained_tokens:,} of them trained"
     table.add_row("tokens", tokens)
@@ -110,43 +110,36 @@ def show_plan(plan: "Plan", *, json: bool) -> None:
     table.add_row("sequences", f"{plan.sequences:,}, {size}")
     processes = f", {plan.processes} processes" * (plan.processes > 1)
     table.add_row("steps", f"{plan.steps:,} on {plan.device}{processes}")
-    memory = f"{plan.memory / 2**30:.1f} GiB at the highest, {plan.available / 2**30:.1f} were free"
+    memory = f"{plan.memory / 2**30:.1f} GiB at the peak, {plan.available / 2**30:.1f} were free"
     table.add_row("memory", memory)
     compiled = ", compiling included" * (plan.graphs > 0)
     pace = f"{plan.tokens_per_second:,.0f} tokens/s, {plan.utilisation:.0%} used"
-    table.add_row("time", f"{clock(plan.seconds)} at {pace}, by two steps")
+    table.add_row("time", f"{clock(plan.seconds)} at {pace}, estimated from two steps")
     table.add_row("before that", f"{plan.warm_up:.1f} s for the first step{compiled}")
     out.print(table)
     note("Nothing was trained or written. Leave out --dry-run to start.")
 
 
-def clock(seconds: float) -> str:
-    """Return a time as minutes and seconds, with hours where there are any."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def show_training(result: "TrainResult", *, json: bool) -> None:
-    """Print what a finished run did, and what to type next."""
+    """Print the figures of a finished run, and the next step."""
     if json:
         show_json(asdict(result))
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     unit = "samples" if result.command == "sft" else "pairs"
     left_out = f" ({result.left_out:,} longer than --max-length left out)" * bool(result.left_out)
-    passes = plural(result.epochs, "epoch")
-    table.add_row("trained on", f"{result.samples:,} {unit}, {passes}{left_out}")
-    used = f"{result.utilisation:.0%} of what a matrix product reaches"
+    epochs = plural(result.epochs, "epoch")
+    table.add_row("trained on", f"{result.samples:,} {unit}, {epochs}{left_out}")
+    used = f"{result.utilisation:.0%} of a matrix product's speed"
     table.add_row("tokens", f"{result.tokens:,} in {clock(result.seconds)}")
     table.add_row("speed", f"{result.tokens_per_second:,.0f} tokens/s on {result.device}, {used}")
     if result.steps < result.planned_steps:
-        early = f"{result.steps:,} of {result.planned_steps:,}: the validation loss fell no more"
+        early = f"{result.steps:,} of {result.planned_steps:,}: the validation loss stopped falling"
         table.add_row("steps", early)
     table.add_row("training loss", f"{result.loss:.4f} (mean of the last tenth of the steps)")
     if result.validation_loss is not None:
-        kept = f"{result.validation_loss:.4f}, at step {result.best_step:,} of {result.steps:,}"
-        table.add_row("validation loss", f"{kept}: those weights are kept")
+        best = f"{result.validation_loss:.4f}, at step {result.best_step:,} of {result.steps:,}"
+        table.add_row("validation loss", f"{best}; these weights were saved")
     if "accuracy" in result.validation:
         accuracy = f"{result.validation['accuracy']:.3f} of the held-out pairs"
         table.add_row("preference accuracy", accuracy)
@@ -158,5 +151,5 @@ def show_training(result: "TrainResult", *, json: bool) -> None:
         table.add_row("margin", margin)
     table.add_row("written", Text(str(result.out)))
     out.print(table)
-    following = {"sft": "gpt2chat orpo", "orpo": "gpt2chat eval --ppl"}[result.command]
-    note(f"Next: {following}, or gpt2chat chat")
+    next_command = {"sft": "gpt2chat orpo", "orpo": "gpt2chat eval --ppl"}[result.command]
+    note(f"Next: {next_command}, or gpt2chat chat")

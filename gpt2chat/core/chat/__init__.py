@@ -1,1 +1,1 @@
-"""The history of a chat, what of it fits, what is kept of it."""
+"""Talk with a model: messages, the window, saved chats and feedback."""

@@ -1,4 +1,4 @@
-"""Talk with a model: ask, stream, retry, undo, and say what was good."""
+"""Talk with a model: ask, stream, retry, undo, and rate replies."""
 
 import dataclasses
 import threading
@@ -13,18 +13,18 @@ from gpt2chat.core.chat.session import Prompt, Session
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ReplyError
 
-# A chat begins while torch is still being imported: the engine is what imports it.
+# Importing the engine imports torch, and a chat begins before that is done.
 if TYPE_CHECKING:
     from gpt2chat.core.generation.generate import Generator
     from gpt2chat.core.generation.reply import Reply, ReplyStream
 
 SECOND_TRY = 503
-"""Added to the seed to ask once more after an empty reply."""
+"""Added to the seed for the second try after an empty reply."""
 TURN = 1009
-"""Added to the seed for each exchange: the same draws in every turn would lead a small model to say
-again what it has said before. Both numbers are prime, so that no two draws of a chat coincide."""
-SHORT = 3
-"""Replies of so few words, such as "Yes.", may occur again without being noticed."""
+"""Added to the seed for each exchange: with the same draws in every turn, a small model repeats
+itself. Both numbers are prime, so that no two draws of a chat coincide."""
+MOST_WORDS_IGNORED = 3
+"""A reply of this length or less, such as "Yes.", may occur again without being reported."""
 
 
 class Window(NamedTuple):
@@ -33,7 +33,7 @@ class Window(NamedTuple):
     used: int
     """Tokens in the window, the latest reply included."""
     size: int
-    """Tokens that fit: prompt and reply together."""
+    """Most tokens of prompt and reply together."""
     leaves_next: list[dict[str, str]]
     """The messages that leave the window first, once it is full; empty without history."""
 
@@ -57,7 +57,7 @@ class Chat:
         """Begin a chat, or continue the one of a session.
 
         Args:
-            generator: What answers; None if `use` sets it later, before the first message.
+            generator: The engine that answers; None if `use` sets it before the first message.
             feedback: File that `good`, `bad` and `edit` append to.
         """
         self.session = session or Session()
@@ -65,21 +65,21 @@ class Chat:
         """How replies are drawn, from the next one on."""
         self.feedback = Feedback(feedback)
         self.retries = 0
-        """How often the latest message was answered again: each time from another seed."""
+        """Number of retries of the latest message; each draws from another seed."""
         self.lock = threading.RLock()
-        """Held while the chat changes; a stream holds it for each piece."""
+        """Lock that a change of the chat takes, and a stream takes for each piece."""
         self.open_stream: Stream | None = None
-        """The stream that was not read to its end."""
+        """The stream that has not been read to its end."""
         self._generator = generator
         if generator:
             self.use(generator)
 
     @property
     def generator(self) -> "Generator":
-        """What answers.
+        """The engine that answers.
 
         Raises:
-            RuntimeError: It was not set.
+            RuntimeError: It has not been set.
         """
         if self._generator is None:
             raise RuntimeError("The chat has no model yet: call `use` first.")
@@ -94,7 +94,7 @@ class Chat:
         """Return the reply to a message.
 
         Raises:
-            DataError: The message is empty, or too long for the window. The chat is as it was.
+            DataError: The message is empty, or too long for the window. The chat is unchanged.
             ReplyError: The model gave no reply, twice. The message is taken back.
         """
         with self.lock, self.generator.turn:
@@ -104,7 +104,7 @@ class Chat:
         """Return the pieces of the reply to a message as they come; see `Stream`.
 
         Raises:
-            DataError: The message is empty, or too long for the window. The chat is as it was.
+            DataError: The message is empty, or too long for the window. The chat is unchanged.
             ReplyError: While the pieces are read: the model gave no reply, twice. The message is
                 taken back.
         """
@@ -115,11 +115,11 @@ class Chat:
             return self._begin(prompt)
 
     def retry(self) -> "Reply":
-        """Return another reply to the latest message, which replaces the one before.
+        """Return another reply to the latest message, which replaces the last one.
 
         Raises:
             DataError: There is no message to answer.
-            ReplyError: The model gave no reply, twice. The reply before stays.
+            ReplyError: The model gave no reply, twice. The last reply stays.
         """
         with self.lock, self.generator.turn:
             return self.stream_retry().read()
@@ -147,14 +147,14 @@ class Chat:
             session.clear()
 
     def edit(self, text: str) -> int:
-        """Replace the latest reply with a better one, and note both in the feedback file.
+        """Replace the latest reply with a better one, and write both to the feedback file.
 
         Returns:
-            The number of rows written; 0 if the text is the reply as it is.
+            The number of rows written; 0 if the text equals the reply.
 
         Raises:
             DataError: There is no reply yet, or the text is empty.
-            StorageError: The feedback file cannot be written. The reply is as it was.
+            StorageError: The feedback file cannot be written. The reply is unchanged.
         """
         with self._changing() as session:
             prompt, old = session.latest
@@ -171,12 +171,12 @@ class Chat:
                 raise
 
     def good(self) -> int:
-        """Note in the feedback file that the latest reply is good.
+        """Write the latest reply to the feedback file as a good one.
 
         A reply that the model did not end itself is marked as cut, and `prepare` leaves it out.
 
         Returns:
-            The number of rows written; 0 if the same was noted before.
+            The number of rows written; 0 if the reply was rated good before.
 
         Raises:
             DataError: There is no reply yet.
@@ -186,7 +186,7 @@ class Chat:
             return self.feedback.good(*session.latest, cut=session.is_cut)
 
     def bad(self) -> int:
-        """Note in the feedback file that the latest reply is bad; see `good`.
+        """Write the latest reply to the feedback file as a bad one; see `good`.
 
         A better one, by `retry` and `good` or by `edit`, then makes a preference pair.
         """
@@ -195,18 +195,18 @@ class Chat:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """System prompt, document and turns as `{"role": …, "content": …}`, the oldest first.
+        """System prompt, document and turns as `{"role": …, "content": …}`, oldest first.
 
-        They include messages that have left the window, and what a stream has said so far.
+        They include messages that have left the window, and the text of an open stream so far.
         """
         stream = self.open_stream
-        said = stream.reply.text.strip() if stream else ""
+        text = stream.reply.text.strip() if stream else ""
         entries = [{"role": part.role, "content": part.content} for part in self.session.messages]
-        return [*entries, {"role": "assistant", "content": said}] if said else entries
+        return [*entries, {"role": "assistant", "content": text}] if text else entries
 
     @property
     def window(self) -> Window:
-        """How full the window is, and which messages leave it first."""
+        """Tokens in the window, and the messages that leave it first."""
         leaving = self.session.leaves_next(self.sampling.max_new_tokens)
         entries = [{"role": part.role, "content": part.content} for part in leaving]
         return Window(self.session.used, self.session.window, entries)
@@ -222,17 +222,17 @@ class Chat:
             session.save(Path(path))
 
     def load(self, path: str | Path) -> None:
-        """Replace the chat with one from a file of `save` or of the terminal's `/save`.
+        """Replace the chat with one from a file that `save` or the terminal's `/save` wrote.
 
         Raises:
             DataError: The file is not a saved chat, or its system prompt and document take too much
-                of the window. The chat is as it was.
+                of the window. The chat is unchanged.
         """
         with self._changing() as session:
             session.load(Path(path))
 
     def draw(self, retries: int) -> Sampling:
-        """Return the sampling of the reply to the latest message, so that a seed fixes a chat."""
+        """Return the sampling of the next reply; its seed depends on the turn and the retry."""
         return self.sampling.with_seed_offset(retries + TURN * (len(self.session.turns) // 2))
 
     @contextmanager
@@ -251,11 +251,11 @@ class Chat:
 
 
 class Stream(Iterator[str]):
-    """The pieces of a reply as they come; `reply` has all of it, and its figures.
+    """The pieces of a reply as they come; `reply` has the whole text and its figures.
 
-    A stream that ends early, by `cancel` or `close`, keeps what was said as the reply. If nothing
-    was said, the message is taken back, or the reply before a retry stays. A stream that is
-    abandoned ends this way when its chat is changed next. In a `with` block it ends with the block.
+    If a stream ends early, by `cancel` or `close`, its text so far becomes the reply. Without any
+    text, the message is taken back, or the reply before a retry stays. An abandoned stream ends
+    this way at the chat's next change, and one in a `with` block at the end of the block.
     """
 
     def __init__(self, chat: Chat, prompt: Prompt):
@@ -279,7 +279,7 @@ class Stream(Iterator[str]):
 
     @property
     def reply(self) -> "Reply":
-        """The reply, or what there is of it so far."""
+        """The reply so far; all of it once the stream has ended."""
         return self._reply or self._drawing.reply
 
     @property
@@ -298,7 +298,7 @@ class Stream(Iterator[str]):
         return self.reply
 
     def cancel(self) -> None:
-        """End the reply before its next token; any thread may call this and does not wait."""
+        """End the reply before its next token. Any thread may call this; it returns at once."""
         self._cancelled = True
         self._drawing.cancel()
 
@@ -306,11 +306,11 @@ class Stream(Iterator[str]):
         """End the stream where it is. Closing it again does nothing."""
         with self._chat.lock:
             self._pieces.close()
-            self._settle()  # a generator that has not begun does not run its `finally`
+            self._settle()  # a generator that has not started does not run its `finally`
 
-    def _draw(self, try_: int) -> "ReplyStream":
+    def _draw(self, offset: int) -> "ReplyStream":
         chat = self._chat
-        sampling = chat.draw(self._retries + try_)
+        sampling = chat.draw(self._retries + offset)
         return chat.generator.stream(self._prompt.ids, sampling, stop_loops=True)
 
     def _run(self) -> Steps[str]:
@@ -328,25 +328,26 @@ class Stream(Iterator[str]):
                 )
             failed = False
         except (GeneratorExit, KeyboardInterrupt):
-            failed = False  # ended early, and what was said stays
+            failed = False  # ended early: the text so far stays
             raise
         finally:
             self._settle(failed=failed)
 
     def _settle(self, *, failed: bool = False) -> None:
-        """Put the reply into the chat, or be as before the message if there is none."""
+        """Add the reply to the chat, or undo the message if there is no reply."""
         if self._reply:
             return
         chat = self._chat
         chat.open_stream = None
         reply = self._drawing.reply
         text = "" if failed else reply.text.strip()
-        said = [turn.content for turn in chat.session.turns if turn.role == "assistant"]
+        earlier = [turn.content for turn in chat.session.turns if turn.role == "assistant"]
         self._reply = dataclasses.replace(
             reply,
             text=text,
             left_window=self._prompt.left,
-            repeated=len(text.split()) > SHORT and _words(text) in map(_words, said),
+            repeated=len(text.split()) > MOST_WORDS_IGNORED
+            and _words(text) in map(_words, earlier),
         )
         chat.session.answer(text, cut=not reply.stopped)
 

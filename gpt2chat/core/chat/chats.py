@@ -1,4 +1,4 @@
-"""Chats in files: saved under a name, or kept automatically so that they can be resumed."""
+"""Save chats under a name, and automatically after each turn, so that they can be resumed."""
 
 import contextlib
 import json
@@ -12,13 +12,13 @@ from gpt2chat.core.errors import DataError, RowError
 from gpt2chat.core.files import storage, write_text
 from gpt2chat.core.text.conversations import Conversation, Message, parse_messages
 
-MOST_KEPT = 50
-"""Chats that are kept; the oldest makes room for another."""
+MOST_CHATS = 50
+"""Most chats that are saved automatically; the oldest is removed."""
 ELSEWHERE = "Set XDG_DATA_HOME to a folder of your own, or set `history=False`."
 
 
 class SavedChat(NamedTuple):
-    """What a file of a chat contains."""
+    """The content of a saved chat."""
 
     conversation: Conversation
     cut: frozenset[int] = frozenset()
@@ -26,22 +26,22 @@ class SavedChat(NamedTuple):
 
 
 class KeptChat(NamedTuple):
-    """A chat that was kept, and what is needed to resume it."""
+    """A chat that was saved automatically, with what is needed to resume it."""
 
     path: Path
     conversation: Conversation
     models: tuple[str, ...]
-    """Names of its models, the one that answers first; empty if the file does not say."""
+    """Names of its models; the first answers. Empty if the file names none."""
     when: datetime
     """Time of its latest turn."""
     unread: tuple[str, ...] = ()
-    """Why later chats cannot be resumed; each text names its file."""
+    """Errors of later chats, which cannot be read; each names its file."""
     cut: frozenset[int] = frozenset()
     """As in `SavedChat`."""
 
 
 def data_folder() -> Path | None:
-    """Return where chats and typed lines are kept; None without a home folder.
+    """Return the folder of saved chats and typed lines; None without a home folder.
 
     It is `gpt2chat` in `XDG_DATA_HOME` or in ~/.local/share.
     """
@@ -53,28 +53,28 @@ def data_folder() -> Path | None:
 
 
 def history_file() -> Path | None:
-    """Return the file of typed lines; None if none are kept.
+    """Return the file of typed lines; None if they are not saved.
 
     `GPT2CHAT_HISTORY` names another file than that of the data folder, or is `off`.
     """
-    given = os.environ.get("GPT2CHAT_HISTORY")
-    if given == "off":
+    name = os.environ.get("GPT2CHAT_HISTORY")
+    if name == "off":
         return None
     folder = data_folder()
-    return Path(given) if given else folder and folder / "history"
+    return Path(name) if name else folder and folder / "history"
 
 
 def chats_folder() -> Path | None:
-    """Return the folder of the kept chats; None if none are kept."""
+    """Return the folder of automatically saved chats; None if they are not saved."""
     folder = data_folder()
     return None if os.environ.get("GPT2CHAT_HISTORY") == "off" else folder and folder / "chats"
 
 
 def read_chat(path: Path) -> SavedChat:
-    """Return a saved or kept chat, or a plain JSON list of messages.
+    """Return a saved chat; the file may also be a plain JSON list of messages.
 
     Raises:
-        DataError: The file cannot be read, or is neither.
+        DataError: The file cannot be read, or is not a chat.
     """
     return _read(path)[0]
 
@@ -120,10 +120,10 @@ def _line(messages: Sequence[Message], cut: Collection[int], **fields: Any) -> s
 
 
 class Autosave:
-    """Keeps one chat after another, each in a file of its own."""
+    """Saves one chat after another, each in a file of its own."""
 
     def __init__(self, folder: Path, resumed: KeptChat | None = None):
-        """Write to `folder`; a chat that is resumed keeps its file."""
+        """Save to `folder`; a resumed chat keeps its file."""
         self.folder = folder
         self._path = resumed.path if resumed else None
         self._written = _changed(self._path)
@@ -131,13 +131,13 @@ class Autosave:
     def write(
         self, messages: Sequence[Message], models: Sequence[str], cut: Collection[int] = ()
     ) -> None:
-        """Keep the chat as it is; remove the file of a chat that has no user message any more.
+        """Save the chat, or remove its file if it no longer has a user message.
 
         Raises:
             StorageError: The file cannot be written.
         """
         if self._path is not None and _changed(self._path) != self._written:
-            self._path = None  # another program resumed the same chat: each keeps its own file
+            self._path = None  # another program resumed the same chat: each gets its own file
         if not any(message.role == "user" for message in messages):
             if self._path is not None:
                 self._path.unlink(missing_ok=True)
@@ -147,32 +147,30 @@ class Autosave:
             self._path = self.folder / f"{datetime.now():%Y-%m-%d-%H%M%S-%f}-{os.getpid()}.json"
         with storage(self.folder, ELSEWHERE):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        line = _line(messages, cut, models=[_lasting(name) for name in models])
+        # A folder's absolute path is valid in any working directory.
+        paths = [str(Path(name).resolve()) if Path(name).is_dir() else name for name in models]
+        line = _line(messages, cut, models=paths)
         write_text(self._path, line, elsewhere=ELSEWHERE, private=True)
         others = [path for path in _newest_first(self.folder) if path != self._path]
-        self._make_newest(others)
+        newest, written = _changed(others[0]) if others else None, _changed(self._path)
+        if newest is not None and written is not None and written <= newest:
+            # The clock was set back. The newest file is the one to resume, so date this after it.
+            with contextlib.suppress(OSError):
+                os.utime(self._path, ns=(newest + 1, newest + 1))
         self._written = _changed(self._path)
-        for old in others[MOST_KEPT - 1 :]:
+        for old in others[MOST_CHATS - 1 :]:
             old.unlink(missing_ok=True)
 
     def begin_another(self) -> None:
-        """Leave the chat's file as it is: the next messages belong to another chat."""
+        """Leave the chat's file as it is; the next messages belong to another chat."""
         self._path = None
-
-    def _make_newest(self, others: Sequence[Path]) -> None:
-        """Date the chat after all others, also if the clock was set back: the newest is resumed,
-        and the oldest are removed."""
-        newest, written = _changed(others[0]) if others else None, _changed(self._path)
-        if self._path and newest is not None and written is not None and written <= newest:
-            with contextlib.suppress(OSError):
-                os.utime(self._path, ns=(newest + 1, newest + 1))
 
 
 def latest_chat(folder: Path | None) -> KeptChat:
-    """Return the newest of the kept chats in a folder that can be read.
+    """Return the newest chat in a folder that can be read.
 
     Raises:
-        DataError: No chat is kept, or none can be read.
+        DataError: The folder has no chat, or none can be read.
     """
     unread: list[str] = []
     for path in _newest_first(folder) if folder else ():
@@ -182,10 +180,16 @@ def latest_chat(folder: Path | None) -> KeptChat:
             unread.append(str(error))
             continue
         when = datetime.fromtimestamp((_changed(path) or 0) / 1e9)
-        named: Any = fields.get("models")
-        models = map(str, cast(list[Any], named)) if isinstance(named, list) else ()
-        here = tuple(map(_here, models))
-        return KeptChat(path, chat.conversation, here, when, tuple(unread), chat.cut)
+        names: Any = fields.get("models")
+        folder_here = Path.cwd()
+        models = tuple(
+            # As one types the name in this working directory.
+            str(Path(name).relative_to(folder_here))
+            if Path(name).is_relative_to(folder_here)
+            else name
+            for name in (map(str, cast(list[Any], names)) if isinstance(names, list) else ())
+        )
+        return KeptChat(path, chat.conversation, models, when, tuple(unread), chat.cut)
     if unread:
         raise DataError(unread[0])
     raise DataError("There is no chat to resume. Start one with `chat()`.")
@@ -196,19 +200,8 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _changed(path: Path | None) -> int | None:
-    """Return when a file was written, in nanoseconds; None if it does not exist."""
+    """Return the time a file was written, in nanoseconds; None if it does not exist."""
     try:
         return path.stat().st_mtime_ns if path else None
     except OSError:
         return None
-
-
-def _lasting(model: str) -> str:
-    """Return a model's name as it is valid in any working directory."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
-
-
-def _here(model: str) -> str:
-    """Return a model's name as one types it in this working directory."""
-    here = Path.cwd()
-    return str(Path(model).relative_to(here)) if Path(model).is_relative_to(here) else model

@@ -1,15 +1,16 @@
-"""Write users' opinions on replies as rows that `prepare(feedback=FILE)` trains on.
+"""Write users' ratings of replies as rows that `prepare(feedback=FILE)` reads.
 
 A good reply is a sample; a bad one and a better one to the same prompt are a pair:
 
     {"prompt": [messages], "completion": text, "label": true}      label false for a bad one
     {"prompt": [messages], "chosen": text, "rejected": text}
 
-These are TRL's forms of unpaired and paired preferences. Fields that training ignores say more:
+These are TRL's forms of unpaired and paired preferences. Rows have further fields:
 
 - `cut: true`: the model did not end the good or chosen reply itself. `prepare` leaves such a row
   out, since it would train the model to stop in mid-sentence.
-- `chosen_model`, `rejected_model`, `seed` and `date`: of a vote between models.
+- `chosen_model`, `rejected_model`, `seed` and `date`: details of a vote between models, which
+  training ignores.
 """
 
 import json
@@ -17,14 +18,14 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from gpt2chat.core.files import storage
 from gpt2chat.core.text.conversations import Conversation
 
 
 class Feedback:
-    """Opinions on replies, each appended to a file at once."""
+    """Appends ratings of replies to a file, each at once."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -33,24 +34,24 @@ class Feedback:
         self._cut: set[tuple[Conversation, str]] = set()
 
     def good(self, prompt: Conversation, reply: str, *, cut: bool = False) -> int:
-        """Note a good reply, and a pair with each bad one to the same prompt.
+        """Write a good reply, and a pair with each bad one to the same prompt.
 
         Args:
-            cut: The model did not end the reply itself.
+            cut: Whether something other than the model ended the reply.
 
         Returns:
-            The number of rows written; 0 if the same was noted before.
+            The number of rows written; 0 if the reply was rated good before.
 
         Raises:
             StorageError: The file cannot be written.
         """
-        return self._note(prompt, reply, self._good, self._bad, label=True, cut=cut)
+        return self._rate(prompt, reply, self._good, self._bad, label=True, cut=cut)
 
     def bad(self, prompt: Conversation, reply: str, *, cut: bool = False) -> int:
-        """Note a bad reply, and a pair with each good one to the same prompt; see `good`."""
-        return self._note(prompt, reply, self._bad, self._good, label=False, cut=cut)
+        """Write a bad reply, and a pair with each good one to the same prompt; see `good`."""
+        return self._rate(prompt, reply, self._bad, self._good, label=False, cut=cut)
 
-    def _note(
+    def _rate(
         self,
         prompt: Conversation,
         reply: str,
@@ -64,7 +65,7 @@ class Feedback:
             return 0
         if cut:
             self._cut.add((prompt, reply))
-        # An opinion that changed no longer makes pairs.
+        # A reply that was rated the other way before makes no pair with itself.
         against = [other for other in others.get(prompt, ()) if other != reply]
         rows: list[dict[str, Any]] = [{"completion": reply, "label": label, **_cut(cut)}]
         for other in against:
@@ -86,16 +87,16 @@ class Feedback:
         *,
         cut: bool = False,
     ) -> int:
-        """Note which model's reply is the best, as a pair with each other reply.
+        """Write which model's reply is the best, as a pair with each other reply.
 
         Args:
             chosen: The model that gave the best reply.
             replies: The replies of all models, by model.
-            seed: The seed that all of them were drawn with.
-            cut: The model did not end the best reply itself.
+            seed: The seed of all replies.
+            cut: Whether something other than the model ended the best reply.
 
         Returns:
-            The number of rows written; 0 if the others replied the same, or nothing.
+            The number of rows written; 0 if all other replies are the same or empty.
 
         Raises:
             StorageError: The file cannot be written.
@@ -122,15 +123,12 @@ class Feedback:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as file:
                 # A file that was edited by hand may lack its last line break.
-                if file.tell() and not _ends_with_newline(file):
-                    lines.insert(0, "\n")
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        lines.insert(0, "\n")
                 file.write("".join(lines).encode())
 
 
 def _cut(cut: bool) -> dict[str, bool]:
     return {"cut": True} if cut else {}
-
-
-def _ends_with_newline(file: BinaryIO) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"

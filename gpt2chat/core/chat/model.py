@@ -27,23 +27,23 @@ def load(
 ) -> "ChatModel":
     """Return a model, ready to talk.
 
-    Several models may be loaded at once. Nothing outside the model changes: no working directory,
-    no environment variable, no logging, no signal handler.
+    Several models may be loaded at once. Loading changes nothing outside the model: no environment
+    variable, no logging, no signal handler.
 
     Args:
         name: A run, a model folder, a name on the Hugging Face Hub or `starter`; empty for the
             newest finished run under runs/.
         device: `auto` takes a GPU if there is one.
-        precision: How weights are read; `auto` is int8 on a CPU and bf16 on a GPU.
-        compile: Whether PyTorch compiles a step on a GPU: faster, after a first reply that waits.
+        precision: Number format of the weights; `auto` is int8 on a CPU and bf16 on a GPU.
+        compile: Whether PyTorch compiles a step on a GPU, which is faster after a slow first reply.
 
     Raises:
         CheckpointError: The name is not that of a GPT-2 model, or its files are damaged.
-        NetworkError: The name cannot be had from the Hub.
-        HardwareError: The device is absent, or does not have the precision.
+        NetworkError: The model cannot be downloaded from the Hub.
+        HardwareError: The device is absent, or does not support the precision.
     """
     chosen, _ = pick_model(str(name), ("sft", "orpo"))
-    # Imports torch, which takes longer than all before it.
+    # This imports torch, so it waits until the name is known to be valid.
     from gpt2chat.core.generation.loading import load_generator
 
     return ChatModel(chosen, load_generator(chosen, device, precision, compile))
@@ -55,7 +55,7 @@ class TokenLogprob(NamedTuple):
     token: str
     """Its text; U+FFFD stands for half a character."""
     logprob: float
-    """Its natural log-probability, given everything before it."""
+    """Its natural log-probability, given all tokens before it."""
 
 
 class ChatModel:
@@ -80,7 +80,7 @@ class ChatModel:
 
     @property
     def window(self) -> int:
-        """Number of tokens that prompt and reply may have together."""
+        """Most tokens of prompt and reply together."""
         return self.generator.window
 
     def chat(
@@ -94,7 +94,7 @@ class ChatModel:
         """Return a new chat with the model.
 
         Args:
-            system: The system prompt; None or an empty text for the template's own.
+            system: The system prompt; the template's own by default.
             document: A text to talk about.
             feedback: File that `good`, `bad` and `edit` append to.
             sampling: Fields of `Sampling`, such as `temperature=0` or `seed=1`.
@@ -118,7 +118,7 @@ class ChatModel:
 
         Args:
             prompt: The text; nothing is added to it.
-            sampling: As for `chat`.
+            sampling: Fields of `Sampling`, as for `chat`.
 
         Raises:
             ConfigError: A sampling setting is unknown or out of range.

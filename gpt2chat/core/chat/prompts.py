@@ -31,25 +31,21 @@ def read_prompts(path: Path) -> list[Conversation]:
     prompts: list[Conversation] = []
     for at, line in lines:
         try:
+            value: Any = {"prompt": line}
             if is_json:
-                prompts.append(_from_json(line))
+                value = json.loads(line)
+            fields = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+            prompt: Any = fields.get("messages", fields.get("prompt"))
+            if prompt is None:
+                raise RowError("neither prompt nor messages")
+            if isinstance(prompt, str):
+                conversation = Conversation((Message("user", prompt),))
             else:
-                prompts.append(Conversation((Message("user", line),)))
+                conversation = parse_messages(prompt)
+            if conversation.reply is not None:
+                raise RowError("the messages end with a reply, not with a user message")
+            prompts.append(conversation)
         except (RowError, ValueError, RecursionError) as error:
             reason = "not JSON" if isinstance(error, ValueError | RecursionError) else error
             raise DataError(f"{path}, line {at}: {reason}.", setting="prompts") from error
     return prompts
-
-
-def _from_json(line: str) -> Conversation:
-    value: Any = json.loads(line)
-    fields = cast(dict[str, Any], value) if isinstance(value, dict) else {}
-    given: Any = fields.get("messages", fields.get("prompt"))
-    if given is None:
-        raise RowError("neither prompt nor messages")
-    if isinstance(given, str):
-        return Conversation((Message("user", given),))
-    conversation = parse_messages(given)
-    if conversation.reply is not None:
-        raise RowError("the messages end with a reply, not with a user message")
-    return conversation

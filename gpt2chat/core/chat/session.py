@@ -25,7 +25,7 @@ class Prompt(NamedTuple):
 
     ids: list[int]
     left: int
-    """Number of messages that this turn pushed out of the window."""
+    """Number of messages that this prompt pushed out of the window."""
 
 
 class Session:
@@ -58,12 +58,12 @@ class Session:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The turns after the system prompt and the document, where these are set."""
+        """The system prompt and the document, if they are set, and the turns."""
         return (*self._head, *self._turns)
 
     @property
     def system(self) -> str:
-        """The system prompt, the template's own where none is set."""
+        """The system prompt; the template's own if none is set."""
         return self._conversation(UNWRITTEN).system
 
     @property
@@ -75,8 +75,8 @@ class Session:
         """Set the system prompt from the next turn on; the template's own if there is no text.
 
         Raises:
-            DataError: It takes more than half the window or, together with the document, leaves no
-                room for a message.
+            DataError: The text takes more than half the window or, together with the document,
+                leaves no room for a message.
         """
         self._set_head("system", text if text and text.strip() else None, "The system prompt")
 
@@ -84,8 +84,8 @@ class Session:
         """Put a document into the context block from the next turn on; None removes it.
 
         Raises:
-            DataError: It is empty, takes more than half the window or, together with the system
-                prompt, leaves no room for a message.
+            DataError: The text is empty, takes more than half the window or, together with the
+                system prompt, leaves no room for a message.
         """
         self._set_head("context", text, "The document")
 
@@ -101,18 +101,16 @@ class Session:
         message alone leaves less room than that, the reply may be shorter: at least 64 tokens.
 
         Raises:
-            DataError: The message is empty or too long for the window. Nothing has changed.
+            DataError: The message is empty or too long for the window. The chat is unchanged.
         """
         message = _message("user", text, "The message")
         return self._prompt([*self._turns, message], max_new_tokens)
 
     def answer(self, text: str, *, cut: bool = False) -> bool:
-        """Add the reply, whole or as far as it came, and return whether there was one.
-
-        An empty reply undoes the `ask` or `retry` before it.
+        """Add the reply and return True; undo the `ask` or `retry` if the reply is empty.
 
         Args:
-            cut: The model did not end the reply itself.
+            cut: Whether something other than the model ended the reply.
         """
         if not text.strip():
             self._turns = self._before
@@ -124,10 +122,10 @@ class Session:
 
     def take_back(self) -> bool:
         """Undo an `ask` or `retry` that got no reply; return whether there was one to undo."""
-        waits = self._turns[-1:] and self._turns[-1].role == "user"
-        if waits:
+        unanswered = bool(self._turns) and self._turns[-1].role == "user"
+        if unanswered:
             self._turns = self._before
-        return bool(waits)
+        return unanswered
 
     def retry(self, max_new_tokens: int) -> Prompt:
         """Drop the latest reply and return the prompt for another.
@@ -149,12 +147,12 @@ class Session:
         users = [at for at, message in enumerate(self._turns) if message.role == "user"]
         if not users:
             raise DataError("There is nothing to undo.")
-        taken = self._turns[users[-1]]
+        message = self._turns[users[-1]]
         self._turns = self._turns[: users[-1]]
         self._cut = {at for at in self._cut if at < users[-1]}
-        # What the message pushed out comes back with the next one if there is room again.
+        # What the message pushed out returns with the next one, if there is room.
         self._left = min(self._left, len(self._turns))
-        return taken.content
+        return message.content
 
     def clear(self) -> None:
         """Forget all messages; the system prompt and the document stay."""
@@ -169,7 +167,7 @@ class Session:
         return min(length_before_message(self._conversation(*inside, UNWRITTEN)), self.window)
 
     def beginning(self, max_new_tokens: int) -> list[int]:
-        """Return the tokens that the next prompt begins with, unless a long message is typed.
+        """Return the tokens that the next prompt begins with, if its message is not long.
 
         Raises:
             DataError: The system prompt and the document leave no room.
@@ -183,9 +181,7 @@ class Session:
         Raises:
             DataError: The latest message has no reply yet and is too long for the window.
         """
-        waits = self._turns and self._turns[-1].role == "user"
-        turns = self._turns if waits else [*self._turns, UNWRITTEN]
-        return lay_out(self._conversation(*turns), self.window, max_new_tokens)
+        return lay_out(self._next_prompt(), self.window, max_new_tokens)
 
     def leaves_next(self, max_new_tokens: int) -> tuple[Message, ...]:
         """Return the oldest exchange in the window, which leaves it first; empty without history.
@@ -193,9 +189,8 @@ class Session:
         Raises:
             DataError: The latest message has no reply yet and is too long for the window.
         """
-        waits = self._turns and self._turns[-1].role == "user"
-        whole = self._conversation(*self._turns, *(() if waits else (UNWRITTEN,)))
-        groups = exchanges(fitted(whole, self.window, max_new_tokens).history)
+        prompt = fitted(self._next_prompt(), self.window, max_new_tokens)
+        groups = exchanges(prompt.history)
         return tuple(groups[0]) if groups else ()
 
     def save(self, path: Path) -> None:
@@ -214,7 +209,7 @@ class Session:
 
         Raises:
             DataError: The file is not a saved chat, or its system prompt and document take too much
-                of the window. Nothing has changed.
+                of the window. The chat is unchanged.
         """
         chat = read_chat(path)
         self.replace(chat.conversation, str(path), chat.cut)
@@ -223,12 +218,12 @@ class Session:
         """Replace the chat with another.
 
         Args:
-            source: Where the conversation comes from, for messages.
+            source: Where the conversation comes from, for error messages.
             cut: Positions among its messages of the replies that the model did not end itself.
 
         Raises:
-            DataError: The system prompt and the document take too much of the window. Nothing has
-                changed.
+            DataError: The system prompt and the document take too much of the window. The chat is
+                unchanged.
         """
         head = [part for part in conversation.messages if part.role in ("system", "context")]
         for part in head:
@@ -245,7 +240,7 @@ class Session:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the latest reply is one that the model did not end itself."""
+        """Whether something other than the model ended the latest reply."""
         return len(self._turns) - 1 in self._cut
 
     @property
@@ -263,7 +258,7 @@ class Session:
         """Replace the latest reply with another text.
 
         Args:
-            cut: The text does not end where its writer would end it.
+            cut: Whether the text ends before its writer would have ended it.
 
         Raises:
             DataError: There is no reply yet, or the text is empty.
@@ -276,7 +271,13 @@ class Session:
 
     @property
     def _replied(self) -> bool:
+        """Whether the latest message has its reply."""
         return [message.role for message in self._turns[-2:]] == ["user", "assistant"]
+
+    def _next_prompt(self) -> Conversation:
+        """Return the conversation up to the message that the model answers next."""
+        unanswered = self._turns and self._turns[-1].role == "user"
+        return self._conversation(*self._turns, *(() if unanswered else (UNWRITTEN,)))
 
     def _conversation(self, *turns: Message) -> Conversation:
         return Conversation((*self._head, *turns))
@@ -306,9 +307,8 @@ class Session:
             )
 
     def _prompt(self, turns: list[Message], max_new_tokens: int) -> Prompt:
-        whole = self._conversation(*turns)
-        prompt = fitted(whole, self.window, max_new_tokens)
-        left = len(whole.turns) - len(prompt.turns)
+        prompt = fitted(self._conversation(*turns), self.window, max_new_tokens)
+        left = len(turns) - len(prompt.turns)
         pushed = max(left - self._left, 0)
         self._before, self._turns, self._left = self._turns, turns, left
         return Prompt(encode_conversation(prompt).ids, pushed)
@@ -318,7 +318,7 @@ def _message(role: Role, text: str, what: str) -> Message:
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Python keeps the bytes of half a character that was typed as half a surrogate pair.
+        # Python reads a byte that is not UTF-8 as a lone surrogate.
         raise DataError(f"{what} is not valid UTF-8. Type it again.") from None
     try:
         return Message(role, text)

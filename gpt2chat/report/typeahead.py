@@ -1,4 +1,4 @@
-"""Keep what is typed while a reply streams off the screen, for the next prompt."""
+"""Hide keys that are typed while a reply streams, and leave them for the next prompt."""
 
 import contextlib
 import os
@@ -15,10 +15,10 @@ MARK_PASTES, LEAVE_PASTES = b"\x1b[?2004h", b"\x1b[?2004l"
 
 @contextlib.contextmanager
 def quiet_keys() -> Generator[None]:
-    """Keep what is typed while a reply streams off the screen, for the next prompt to read.
+    """Do not echo what is typed in this block; the next prompt reads it.
 
-    Text that is pasted meanwhile stays whole. Ctrl-C works, and leaves what was typed before it.
-    Ctrl-Z drops that, since the shell would read it, and after `fg` the keys are quiet again.
+    Pasted text stays in one piece. Ctrl-C works, and does not drop what was typed before it. Ctrl-Z
+    drops that, since the shell would read it; after `fg` the keys are quiet again.
     """
     if screen_size() is None or not _has_keys():
         yield
@@ -26,53 +26,56 @@ def quiet_keys() -> Generator[None]:
     import termios
 
     terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
+    mode_before = termios.tcgetattr(terminal)
     try:
-        _hush(terminal)
+        _set_quiet_mode(terminal)
         with _handled({signal.SIGTSTP: _stop, signal.SIGCONT: _resume}):
             yield
     finally:
         _write(LEAVE_PASTES)
         if _has_keys():
-            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+            termios.tcsetattr(terminal, termios.TCSADRAIN, mode_before)
 
 
 def _has_keys() -> bool:
-    """Return whether typed keys come here. A program in the background would be stopped."""
+    """Return whether this process reads the keyboard.
+
+    The system stops a background process that changes the terminal's mode.
+    """
     if sys.platform == "win32" or not sys.stdin.isatty():
         return False
     return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
 
 
-def _hush(terminal: int) -> None:
+def _set_quiet_mode(terminal: int) -> None:
     import termios
     import tty
 
     tty.setcbreak(terminal, termios.TCSADRAIN)
     mode = termios.tcgetattr(terminal)
-    mode[3] |= termios.NOFLSH  # or Ctrl-C drops what was typed before it
+    mode[3] |= termios.NOFLSH  # otherwise Ctrl-C drops what was typed before it
     termios.tcsetattr(terminal, termios.TCSADRAIN, mode)
     _write(MARK_PASTES)
 
 
 @contextlib.contextmanager
 def _handled(handlers: dict[signal.Signals, Callable[..., None]]) -> Generator[None]:
-    """Handle signals that are not ignored, as far as this is the main thread."""
-    mine = current_thread() is main_thread()
-    old = {
+    """Handle these signals unless they are ignored; only the main thread can."""
+    is_main = current_thread() is main_thread()
+    handlers_before = {
         number: signal.signal(number, handler)
         for number, handler in handlers.items()
-        if mine and signal.getsignal(number) not in (None, signal.SIG_IGN)
+        if is_main and signal.getsignal(number) not in (None, signal.SIG_IGN)
     }
     try:
         yield
     finally:
-        for number, handler in old.items():
+        for number, handler in handlers_before.items():
             signal.signal(number, handler)
 
 
 def _stop(number: int, _: Any) -> None:
-    """Stop as without this handler, and leave the shell nothing to read that was typed before."""
+    """Stop as without this handler, after dropping typed keys, which the shell would read."""
     import termios
 
     if _has_keys():
@@ -85,9 +88,9 @@ def _stop(number: int, _: Any) -> None:
 def _resume(_number: int, _: Any) -> None:
     """Set the mode again: the shell has changed it."""
     if _has_keys():
-        _hush(sys.stdin.fileno())
+        _set_quiet_mode(sys.stdin.fileno())
 
 
 def _write(sequence: bytes) -> None:
-    # Not by sys.stdout: a signal handler may interrupt it while it writes.
+    # sys.stdout is not safe here: the signal handler may have interrupted one of its writes.
     os.write(sys.stdout.fileno(), sequence)
