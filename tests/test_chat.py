@@ -318,7 +318,7 @@ def test_ctrl_c_leaves_with_130_and_one_line(tiny_folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("redirection", "code", "said"),
     [
-        ("<&-", 3, "error: The message is empty. Give -p some text, or pipe some in.\n"),
+        ("<&-", 3, "error: The message is empty."),
         ("-p Hi <&-", 0, "8 tokens, cut at the limit"),
         ("-p Hi >&-", 0, "8 tokens, cut at the limit"),
         ("-p Hi >/dev/full", 6, "Standard output cannot be written: No space left on device.\n"),

@@ -536,7 +536,7 @@ def test_a_good_reply_is_noted_with_all_that_stood_before_it(dialogue: Dialogue,
     prompt = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
     (row,) = noted()
     assert (row["prompt"], row["completion"], row["label"]) == (prompt, reply, True)
-    assert "noted already" in said("/good")[1]
+    assert "noted that already" in said("/good")[1]
     assert len(noted()) == 1
 
 

@@ -66,7 +66,7 @@ def test_a_flag_becomes_a_setting(line: str, name: str, value: object):
 
 def test_flags_of_a_chats_sampling_reach_it():
     settings, _ = settings_of_line("-p Hello --temperature 0 --stop a --stop b", ChatConfig)
-    assert settings.prompt == "Hello"
+    assert settings.prompt == ("Hello",)
     assert settings.sampling == Sampling(temperature=0, stop=("a", "b"))
 
 
