@@ -19,21 +19,21 @@ def test_the_name_of_a_file_decides_its_split(tmp_path: Path):
     assert names == {"train": train, "validation": ["valid.jsonl"]}
 
 
-def test_a_test_split_stands_in_for_a_validation_split_only_where_there_is_none(tmp_path: Path):
+def test_a_test_split_is_validation_if_there_is_no_validation_split(tmp_path: Path):
     test = write(tmp_path / "test.jsonl", LINES)
     assert find_files("chat", str(tmp_path)) == {"validation": (test,)}
     validation = write(tmp_path / "val.jsonl", LINES)
     assert find_files("chat", str(tmp_path)) == {"validation": (validation,)}
 
 
-def test_of_a_copy_of_a_hub_repository_its_data_folder_is_read(tmp_path: Path):
+def test_only_the_data_folder_of_a_hub_repository_is_read(tmp_path: Path):
     wanted = write(tmp_path / "data" / "train-00000-of-00001.jsonl", LINES)
     for name in ("all.jsonl.gz", "data/.cache/train.jsonl", "data/dataset_info.json", "README.md"):
         write(tmp_path / name, LINES)
     assert find_files("oasst1", str(tmp_path)) == {"train": (wanted,)}
 
 
-def test_all_files_of_a_folder_of_ones_own_are_read_also_beside_a_data_folder(tmp_path: Path):
+def test_all_files_of_an_own_folder_are_read_even_if_it_has_a_data_folder(tmp_path: Path):
     wanted = [write(tmp_path / name, LINES) for name in ("a.jsonl", "data/b.jsonl", "sub/c.jsonl")]
     write(tmp_path / ".hidden" / "d.jsonl", LINES)
     for setting in ("chat", "preference"):
@@ -41,9 +41,7 @@ def test_all_files_of_a_folder_of_ones_own_are_read_also_beside_a_data_folder(tm
 
 
 @pytest.mark.parametrize("mark", ["manifest.json", "run.toml", "config.json"])
-def test_what_this_program_writes_into_a_folder_is_not_read_with_the_folder(
-    mark: str, tmp_path: Path
-):
+def test_the_output_of_this_program_in_a_folder_is_not_read(mark: str, tmp_path: Path):
     wanted = write(tmp_path / "a.jsonl", LINES)
     write(tmp_path / "data" / mark, b"{}")
     write(tmp_path / "data" / "sft" / "train-00000-of-00001.jsonl", LINES)
@@ -69,16 +67,18 @@ def test_a_glob_gives_its_files_in_order(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "fault"),
     [
-        ("none.jsonl", "there is no such file"),
+        ("none.jsonl", "no such file"),
         ("*.gz", "no file matches"),
-        ("a.csv", "not a kind of file that can be read"),
-        ("empty", "no data file in it"),
+        ("a.csv", "unknown"),
+        ("empty", "no data file"),
     ],
 )
-def test_what_is_not_there_is_said_with_its_flag(tmp_path: Path, name: str, said: str):
+def test_a_missing_or_unreadable_file_is_refused_with_its_setting(
+    tmp_path: Path, name: str, fault: str
+):
     write(tmp_path / "a.csv", b"a,b\n")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=rf"^`chat` .*{said}"):
+    with pytest.raises(DataError, match=rf"^`chat` .*{fault}"):
         find_files("chat", str(tmp_path / name))

@@ -53,7 +53,7 @@ def test_the_same_lengths_give_the_same_png(tmp_path: Path):
     assert 600 < height < 2000
 
 
-def test_each_kind_with_rows_has_two_panels_and_the_sources_one():
+def test_each_kind_with_rows_has_two_panels_and_the_sources_have_one():
     panels: list[Any] = lengths_figure(FOUND, 1024).axes
     titles = [axes.get_title(loc="left") for axes in panels]
     assert titles == [
@@ -84,7 +84,7 @@ NAMES = ("_hidden", "$x$ and $y$", "会話.jsonl", "two\nlines", *map(str, range
 
 
 @pytest.mark.parametrize("number", [1, len(COLOURS), len(NAMES)])
-def test_the_legend_names_every_source_as_it_is_called(number: int, tmp_path: Path):
+def test_the_legend_names_every_source(number: int, tmp_path: Path):
     found = {"sft": {"train": lengths(**dict.fromkeys(NAMES[:number], 10))}}
     figure = lengths_figure(found, 1024)
     assert legend(figure)[:-1] == [name.replace("\n", " ") for name in NAMES[:number]]

@@ -102,7 +102,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_run_does():
     _, said = process.communicate()
     assert process.returncode == 130
     assert said.decode().splitlines()[-1] == (
-        "Interrupted; data is as it was. Run the same again to resume."
+        "Interrupted. data is unchanged. Run the same again to resume."
     )
     assert parts() >= 3
     last = start(2)

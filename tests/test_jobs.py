@@ -57,7 +57,7 @@ def test_each_chunk_is_a_job_with_the_shape_of_its_files_first_record():
     ]  # fmt: skip
 
 
-def test_a_shape_that_is_forced_is_not_detected():
+def test_a_forced_shape_is_not_detected():
     row = {"instruction": "Hi", "output": "Hello", "messages": []}
     (job,) = jobs(chat=(write("a.jsonl", row),), shape=("alpaca",))
     assert isinstance(job.task, Records)
@@ -65,7 +65,7 @@ def test_a_shape_that_is_forced_is_not_detected():
     assert job.task.shape.name == "alpaca"
 
 
-def test_records_before_the_first_sound_one_are_jobs_without_a_shape():
+def test_chunks_before_the_first_readable_record_have_no_shape():
     made = jobs(chat=(write("a.jsonl", *["broken"] * 5, HI),))
     shapes = [job.task.shape for job in made if isinstance(job.task, Records)]
     assert shapes[0] is None
@@ -80,7 +80,7 @@ def test_a_first_record_that_lacks_a_field_does_not_decide_the_shape():
     assert job.task.shape.name == "prompt-completion"
 
 
-def test_one_broken_message_of_a_tree_takes_no_other_with_it():
+def test_a_broken_message_of_a_tree_affects_no_other():
     rows = sample_rows("oasst1.validation.jsonl.gz", 2022)
     first = [row for row in rows if row["message_tree_id"] == rows[0]["message_tree_id"]]
     first[1]["text"] = None
@@ -91,7 +91,7 @@ def test_one_broken_message_of_a_tree_takes_no_other_with_it():
         assert len(forest) == len(first) - 1
 
 
-def test_jobs_tell_how_far_the_reading_is():
+def test_jobs_know_the_share_that_has_been_read():
     shares = [job.done for job in jobs(chat=(write("a.jsonl", *[HI] * 10),
                                              write("b.jsonl", *[HI] * 10)))]  # fmt: skip
     assert shares == sorted(shares)
@@ -132,7 +132,7 @@ def test_whole_trees_are_read_as_their_message_rows():
     assert found == {row["message_id"]: row["text"] for row in first}
 
 
-def test_a_message_that_comes_twice_is_lost_with_its_line():
+def test_a_repeated_message_is_dropped_with_its_line():
     row = sample_rows("oasst1.validation.jsonl.gz", 1)[0]
     made = jobs(oasst1=write("a.jsonl", row, row))
     assert isinstance(made[0].task, Tally)
@@ -143,11 +143,11 @@ def test_a_message_that_comes_twice_is_lost_with_its_line():
 @pytest.mark.parametrize("flag", ["chat", "oasst1"])
 def test_an_empty_file_is_refused(flag: str):
     Path("a.jsonl").touch()
-    with pytest.raises(DataError, match="a.jsonl is empty. Give a file with records"):
+    with pytest.raises(DataError, match="a.jsonl is empty"):
         jobs(**{flag: ("a.jsonl",) if flag == "chat" else "a.jsonl"})
 
 
-def test_trees_given_as_conversations_are_refused_with_the_flag_for_them():
+def test_trees_given_as_conversations_are_refused():
     tree = {"message_tree_id": "t", "prompt": {"text": "Hi"}}
-    with pytest.raises(DataError, match="OASST1's messages: give them with `oasst1`"):
+    with pytest.raises(DataError, match="`oasst1`"):
         jobs(chat=(write("a.jsonl", tree),))

@@ -1,4 +1,4 @@
-"""The tallies of all parts add up, and what is read is told."""
+"""A journal adds up the tallies of all parts and reports the progress."""
 
 from collections import Counter
 
@@ -13,11 +13,11 @@ from gpt2chat.core.inputs.records import Record
 def tally(file: str, records: int, *broken: int) -> Tally:
     made = Tally("mine", file, records)
     for line in broken:
-        made.reject(Record(file, line, {}, "not JSON", "{"), RowError("not JSON"))
+        made.drop(Record(file, line, {}, "not JSON", "{"), RowError("not JSON"))
     return made
 
 
-def test_counts_of_all_parts_are_added():
+def test_the_counts_of_all_parts_are_added():
     journal = Journal(strict=False, listener=lambda _: None)
     journal.add(tally("a.jsonl", 3, 2), done=0.5)
     journal.add(tally("a.jsonl", 2, 4), done=1.0)
@@ -26,12 +26,10 @@ def test_counts_of_all_parts_are_added():
     assert journal.dropped == {"mine": {"not JSON": 2, "duplicate": 2}}
 
 
-def test_strict_stops_at_the_place():
+def test_strict_stops_at_the_first_bad_record():
     journal = Journal(strict=True, listener=lambda _: None)
     journal.add(tally("a.jsonl", 3), done=0.5)
-    with pytest.raises(
-        DataError, match="a.jsonl, line 5: not JSON. Mend it, or leave out --strict"
-    ):
+    with pytest.raises(DataError, match="a.jsonl, line 5"):
         journal.add(tally("a.jsonl", 3, 5), done=1.0)
 
 
@@ -41,7 +39,7 @@ def test_a_file_without_one_usable_record_is_refused():
     journal.add(tally("a.jsonl", 2, 2), done=1.0)
     journal.require_usable()
     journal.add(tally("b.jsonl", 2, 4, 5), done=1.0)
-    with pytest.raises(DataError, match=r"b.jsonl: none of its 2 records.*b.jsonl, line 4"):
+    with pytest.raises(DataError, match="b.jsonl, line 4"):
         journal.require_usable()
 
 
@@ -58,7 +56,7 @@ def test_progress_counts_every_record_once():
     assert journal.notes == ["a.jsonl is read"]
 
 
-def test_fields_that_each_record_names_anew_are_counted_together():
+def test_many_different_unused_fields_are_counted_together():
     journal = Journal(strict=False, listener=lambda _: None)
     for part in range(3):
         names = [f"field {part * 100 + n}" for n in range(100)]

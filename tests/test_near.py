@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from gpt2chat.core.data import near as near_module
 from gpt2chat.core.data.near import (
     MIN_SHINGLES,
-    NONE,
+    NO_ROW,
     PERMUTATIONS,
     SHINGLE_WORDS,
     THRESHOLD,
@@ -36,11 +36,11 @@ SHORTEST = MIN_SHINGLES + SHINGLE_WORDS - 1
 
 
 def earlier_near(rows: Any) -> Any:
-    return near_module.earlier_near(rows) != NONE
+    return near_module.earlier_near(rows) != NO_ROW
 
 
 def near_any(rows: Any, held: Any) -> Any:
-    return near_module.near_any(rows, held) != NONE
+    return near_module.near_any(rows, held) != NO_ROW
 
 
 def replies() -> list[str]:
@@ -106,7 +106,7 @@ def test_the_estimate_is_close_to_the_exact_similarity():
 
 
 @pytest.mark.parametrize("change", [another_word, one_more_sentence, shouted])
-def test_a_text_that_was_changed_a_little_is_found(change: Callable[[str], str]):
+def test_a_slightly_changed_text_is_a_near_duplicate(change: Callable[[str], str]):
     likenesses = [change(text) for text in TEXTS]
     assert sum(one != other for one, other in zip(TEXTS, likenesses, strict=True)) == len(TEXTS)
     near = earlier_near(signatures([*TEXTS, *likenesses]))
@@ -114,11 +114,11 @@ def test_a_text_that_was_changed_a_little_is_found(change: Callable[[str], str])
     assert near[len(TEXTS) :].mean() >= 0.99
 
 
-def test_texts_that_have_nothing_to_do_with_each_other_are_not_near():
+def test_unrelated_texts_are_not_near_duplicates():
     assert not earlier_near(signatures(replies())).any()
 
 
-def test_texts_that_share_a_template_are_not_near():
+def test_texts_that_share_a_template_are_not_near_duplicates():
     template = "Answer this question in the voice of a patient teacher, in full sentences:"
     texts = [f"{template}\n{row['instruction']}\n{row['input']}\n{row['output']}"
              for row in sample_rows("instructions.train.jsonl.gz", 1100)
@@ -143,13 +143,13 @@ def test_of_a_chain_of_small_changes_the_first_stays():
     assert earlier_near(rows).tolist() == [False] + [True] * (len(chain) - 1)
 
 
-def test_many_rows_of_one_kind_leave_one():
+def test_one_of_many_similar_rows_stays():
     near = earlier_near(signatures([TEXTS[0], *TEXTS[1:40] * 50]))
     assert not near[:40].any()
     assert near[40:].all()
 
 
-def test_short_texts_are_near_nothing():
+def test_short_texts_are_not_compared():
     long_enough = " ".join(string.ascii_lowercase[:SHORTEST])
     short = " ".join(string.ascii_lowercase[: SHORTEST - 1])
     rows = signatures([short, short, "", "", long_enough, long_enough])
@@ -159,7 +159,7 @@ def test_short_texts_are_near_nothing():
     assert near_any(rows, rows).tolist() == [False] * 4 + [True] * 2
 
 
-def test_nothing_gives_nothing():
+def test_no_texts_give_no_signatures():
     none = signatures([])
     assert none.shape == (0, PERMUTATIONS)
     some = signatures(TEXTS[:2])
@@ -168,7 +168,7 @@ def test_nothing_gives_nothing():
     assert near_any(some, none).tolist() == [False, False]
 
 
-def test_all_that_is_reported_is_near_and_little_is_missed():
+def test_every_reported_row_is_similar_and_few_are_missed():
     originals, likenesses = zip(*variants(), strict=True)
     texts = [*originals, *likenesses]
     random.Random(3).shuffle(texts)
@@ -185,7 +185,7 @@ def test_all_that_is_reported_is_near_and_little_is_missed():
     assert near[close].mean() >= 0.95
 
 
-def test_rows_that_resemble_a_held_one_are_found():
+def test_rows_that_resemble_one_of_the_others_are_reported():
     rows = signatures([another_word(text) for text in TEXTS[:120]])
     held = signatures(TEXTS[60:])
     near = near_any(rows, held)
@@ -195,7 +195,7 @@ def test_rows_that_resemble_a_held_one_are_found():
     assert (near_any(rows, np.concatenate([held, held[::-1]])) == near).all()
 
 
-def test_a_signature_depends_on_its_text_alone():
+def test_a_signature_depends_only_on_its_text():
     together = signatures([*TEXTS, "", *TEXTS[::-1]])
     assert (together[:250] == together[:250:-1]).all()
     for place in (0, 1, 199, 200, 249):
@@ -240,14 +240,14 @@ def run(script: str, texts: list[str], seed: str = "0") -> str:
     ).stdout
 
 
-def test_every_process_finds_the_same_signatures():
+def test_every_process_computes_the_same_signatures():
     texts = [*TEXTS, "\u6f22\u5b57" * 20, "\xe9t\xe9 " * 20]
     here = sha256(signatures(texts).tobytes()).hexdigest() + "\n"
     assert run(PRINT, texts, "1") == run(PRINT, texts, "2") == here
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_process_goes_on():
+def test_a_forked_process_does_not_hang():
     run(FORK, TEXTS * 3)
 
 
@@ -271,9 +271,9 @@ def test_a_lone_surrogate_does_no_harm():
     assert signatures(["\ud800 " + TEXTS[0]]).all()
 
 
-def test_a_row_that_is_nearly_the_same_is_named():
+def test_the_row_that_a_near_duplicate_resembles_is_returned():
     rows = signatures([TEXTS[0], TEXTS[1], TEXTS[0]])
-    assert near_module.earlier_near(rows).tolist() == [NONE, NONE, 0]
+    assert near_module.earlier_near(rows).tolist() == [NO_ROW, NO_ROW, 0]
     assert near_module.near_any(rows, rows[1:]).tolist() == [1, 0, 1]
 
 

@@ -20,7 +20,7 @@ def entry(conversation: Conversation, *remarks: str) -> Entry:
     return Entry(("sft", "validation"), row, frozenset(remarks), 7)
 
 
-def test_a_part_comes_back_as_it_was_written(tmp_path: Path):
+def test_a_part_is_read_back_as_it_was_written(tmp_path: Path):
     tally = Tally("mine", "a.jsonl", 3, 1, "a.jsonl, line 2: not JSON")
     tally.dropped["not JSON"] += 1
     tally.lines.append("{}\n")
@@ -41,7 +41,7 @@ def test_a_part_comes_back_as_it_was_written(tmp_path: Path):
     assert found.signatures().shape == (2, 128)
 
 
-def test_a_part_without_its_tally_is_not_there(tmp_path: Path):
+def test_a_part_without_its_tally_is_incomplete(tmp_path: Path):
     write_part(tmp_path / "1", [entry(talk("Hi", "Hello"))], Tally("mine", "a"), None)
     whole = (tmp_path / "1.json").read_bytes()
     (tmp_path / "1.json").write_bytes(whole[: len(whole) // 2])
@@ -57,14 +57,14 @@ def test_a_part_may_have_no_row(tmp_path: Path):
     assert len(found.index()) == found.rows == 0
 
 
-def test_a_message_may_hold_what_json_escapes(tmp_path: Path):
+def test_a_row_may_contain_characters_that_json_escapes(tmp_path: Path):
     odd = Conversation((Message("user", 'a\u2028"\\\x7f'), Message("assistant", "\u0000b")))
     part = write_part(tmp_path / "1", [entry(odd)], Tally("mine", "a"), None)
     assert part.lines.read_bytes().count(b"\n") == 1
 
 
 @pytest.mark.parametrize("end", [".rows", ".npy", ".signatures.npy"])
-def test_a_part_that_lost_a_file_is_not_there(end: str, tmp_path: Path):
+def test_a_part_without_one_of_its_files_is_incomplete(end: str, tmp_path: Path):
     signed = np.ones((1, 128), np.uint32)
     write_part(tmp_path / "1", [entry(talk("Hi", "Hello"))], Tally("mine", "a"), signed)
     (tmp_path / f"1{end}").unlink()

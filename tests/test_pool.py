@@ -87,7 +87,7 @@ def test_few_jobs_start_no_process():
     assert {process for _, (_, process) in results} == {os.getpid()}
 
 
-def test_what_is_done_already_is_not_done_again():
+def test_a_finished_job_is_not_done_again():
     def done(number: int) -> tuple[int, int] | None:
         return (-1, 0) if number % 2 else None
 
@@ -110,20 +110,20 @@ def test_jobs_are_not_read_far_ahead_of_their_turn():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_of_a_job_comes_in_its_turn(workers: int):
+def test_an_error_of_a_job_is_raised_in_order(workers: int):
     results = ordered(range(10), refuse, never, workers)
     assert [next(results)[1] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(DataError, match="the third is refused"):
         next(results)
 
 
-def test_the_job_of_a_worker_that_is_killed_is_taken_over(tmp_path: Path):
+def test_another_worker_does_the_job_of_a_killed_one(tmp_path: Path):
     jobs = [tmp_path / str(number) for number in range(10)]
     results = [name for _, name in ordered(jobs, killed_once, lambda _: None, workers=2)]
     assert results == [str(number) for number in range(10)]
 
 
-def test_a_job_that_kills_every_worker_ends_the_run_with_one_line():
+def test_a_job_that_kills_every_worker_is_a_hardware_error():
     with pytest.raises(HardwareError) as error:
         list(ordered(range(10), always_killed, never, workers=2))
     assert error.value.setting == "workers"
@@ -144,7 +144,7 @@ def test_a_bug_in_a_worker_keeps_its_traceback():
         list(ordered(range(2), odd, never, workers=2))
 
 
-def test_results_that_nobody_waits_for_leave_no_worker(tmp_path: Path):
+def test_an_abandoned_run_leaves_no_worker(tmp_path: Path):
     results = ordered([tmp_path] * 9, note_process, lambda _: None, workers=2)
     next(results)
     results.close()
@@ -189,7 +189,7 @@ def test_ctrl_c_twice_ends_the_workers_and_the_run(wait: float, tmp_path: Path):
     assert said.count(b"Traceback") <= 2
 
 
-def test_where_no_process_can_be_started_the_jobs_run_here(monkeypatch: pytest.MonkeyPatch):
+def test_jobs_run_in_this_process_if_none_can_be_started(monkeypatch: pytest.MonkeyPatch):
     def refuse_to_start(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 

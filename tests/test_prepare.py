@@ -61,7 +61,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_sample_has_what_its_four_files_have(sample: PrepareResult):
+def test_the_sample_has_the_rows_of_its_four_files(sample: PrepareResult):
     manifest = sample.manifest
     assert manifest.counts == {
         "sft": {
@@ -89,7 +89,7 @@ def test_every_row_of_the_sample_fits_the_window_and_its_counts_are_true(sample:
         assert sum(sum(bars["reply"]) for bars in lengths) == len(samples)
 
 
-def test_ids_are_unique_and_nothing_measured_on_is_trained_on(sample: PrepareResult):
+def test_ids_are_unique_and_no_validation_row_is_in_training(sample: PrepareResult):
     train, validation = (read_samples(sample.out, split) for split in ("train", "validation"))
     ids = [one.id for one in (*train, *validation)]
     assert len(ids) == len(set(ids))
@@ -100,7 +100,7 @@ def test_ids_are_unique_and_nothing_measured_on_is_trained_on(sample: PrepareRes
     assert not exchanges[0] & exchanges[1]
 
 
-def test_no_prompt_of_the_pairs_is_on_both_sides(sample: PrepareResult):
+def test_no_prompt_of_a_pair_is_in_both_splits(sample: PrepareResult):
     prompts = [
         {pair.preference.prompt for pair in read_pairs(sample.out, split)}
         for split in ("train", "validation")
@@ -145,7 +145,7 @@ def test_the_same_input_gives_the_same_bytes_and_another_seed_another_order():
     assert sorted(trees[0][shard].split(b"\n")) == sorted(trees[2][shard].split(b"\n"))
 
 
-def test_the_result_is_on_stdout_and_what_was_picked_on_stderr():
+def test_the_result_is_on_stdout_and_the_notes_are_on_stderr():
     result = invoke(*OFF, "--chat", write("my.jsonl", *questions(20)), "--out", "d")
     assert result.exit_code == 0
     assert (
@@ -172,7 +172,7 @@ def test_show_prints_trained_and_untrained_tokens_in_two_colours():
     assert "\x1b[90mHi<|eot_id|>" in process.stdout
 
 
-def test_duplicates_go_and_what_is_measured_on_is_not_trained_on():
+def test_duplicates_and_validation_rows_are_removed_from_training():
     train = write("train.jsonl", *questions(6), *questions(2))
     valid = write("valid.jsonl", questions(1)[0], questions(1)[0])
     result = prepare(config(chat=(train, valid)), ignore)
@@ -186,7 +186,7 @@ def test_duplicates_go_and_what_is_measured_on_is_not_trained_on():
     }
 
 
-def test_what_is_longer_than_the_window_is_dropped_or_loses_early_turns():
+def test_a_row_longer_than_the_window_loses_early_turns_or_is_dropped():
     turns = [{"role": role, "content": role * 10} for role in ("user", "assistant") * 8]
     rows = ({"messages": turns}, {"prompt": "Hi", "completion": "word " * 200})
     file = write("chat.jsonl", rows[0]), write("long.jsonl", rows[1])
@@ -200,7 +200,7 @@ def test_what_is_longer_than_the_window_is_dropped_or_loses_early_turns():
     assert result.manifest.window == 64
 
 
-def test_a_broken_record_is_kept_aside_with_its_line_and_the_rest_goes_on():
+def test_a_broken_record_is_listed_with_its_line_and_the_rest_is_used():
     write("chat.jsonl", HI, '{"prompt": "Hi', {"prompt": "Hi", "completion": ""})
     result = invoke(*OFF, "--chat", "chat.jsonl", "--holdout", "0")
     assert result.exit_code == 0
@@ -241,7 +241,7 @@ def test_strict_stops_at_the_first_broken_record():
         ({}, "--chat", ("fields none",)),
     ],
 )
-def test_an_unknown_shape_is_refused_with_its_line_and_what_was_expected(
+def test_an_unknown_shape_is_refused_with_its_line_and_the_known_shapes(
     row: dict[str, Any], flag: str, said: tuple[str, ...]
 ):
     result = invoke(*OFF, flag, write("a.jsonl", "broken", row))
@@ -256,7 +256,7 @@ def test_an_unknown_shape_is_refused_with_its_line_and_what_was_expected(
         (({"prompt": "Hi", "completion": ""},), "my.jsonl, line 1: empty assistant message"),
     ],
 )
-def test_a_file_of_which_nothing_can_be_used_is_refused(rows: tuple[Any, ...], said: str):
+def test_a_file_without_a_usable_record_is_refused(rows: tuple[Any, ...], said: str):
     failure(invoke(*OFF, "--chat", write("my.jsonl", *rows)), 3, said)
 
 
@@ -283,7 +283,7 @@ def test_a_sample_longer_than_the_window_alone_leaves_nothing():
     failure(invoke(*OFF, "--chat", file, "--holdout", "0"), 3, "1 longer than the window")
 
 
-def test_a_folder_with_files_of_ones_own_is_not_replaced():
+def test_a_folder_with_other_files_is_not_replaced():
     chat = write("chat.jsonl", HI)
     Path("thesis").mkdir()
     write("thesis/chapter.txt", "words")
@@ -293,7 +293,7 @@ def test_a_folder_with_files_of_ones_own_is_not_replaced():
     assert invoke(*OFF, "--chat", chat, "--out", ".").exit_code == 2
 
 
-def test_a_file_put_beside_the_shards_is_not_lost():
+def test_a_file_added_next_to_the_shards_is_not_lost():
     chat = write("chat.jsonl", HI)
     prepare(config(chat=(chat,), holdout=0), ignore)
     write("data/notes.txt", "words")
@@ -304,7 +304,7 @@ def test_a_file_put_beside_the_shards_is_not_lost():
 
 
 @pytest.mark.parametrize("place", ["sft/mine.jsonl", "sft/more/train.txt", ".tokens/a/b", "runs"])
-def test_a_file_below_the_shards_is_not_lost_either(place: str):
+def test_a_file_added_below_the_shards_is_not_lost(place: str):
     settings = config(chat=(write("chat.jsonl", HI),), holdout=0)
     mine = prepare(settings, ignore).out / place
     mine.parent.mkdir(parents=True, exist_ok=True)
@@ -315,7 +315,7 @@ def test_a_file_below_the_shards_is_not_lost_either(place: str):
     assert mine.exists()
 
 
-def test_a_file_that_is_put_into_the_folder_during_the_work_is_not_lost():
+def test_a_file_added_to_the_folder_during_the_run_is_not_lost():
     settings = config(chat=(write("chat.jsonl", HI),), holdout=0)
     prepare(settings, ignore)
 
@@ -338,7 +338,7 @@ def test_links_in_a_data_folder_are_not_replaced():
     assert Path("home/thesis").exists()
 
 
-def test_a_folder_that_was_trained_on_is_replaced_and_the_old_ids_with_it():
+def test_a_folder_with_token_ids_of_training_is_replaced():
     prepare(config(chat=(write("chat.jsonl", HI),), holdout=0), ignore)
     assert len(load_tokenized(Path("data"), "train", "reply")) == 1
     result = invoke(*OFF, "--chat", write("chat.jsonl", *questions(2)), "--holdout", "0")
@@ -352,7 +352,7 @@ def test_a_folder_that_cannot_be_written_is_one_line():
     failure(invoke(*OFF, "--chat", chat, "--out", f"{chat}/data"), 6, "Cannot write", "--out")
 
 
-def test_a_file_in_the_place_of_the_folder_is_one_line():
+def test_a_file_in_place_of_the_folder_is_one_line():
     chat = write("chat.jsonl", HI)
     failure(invoke(*OFF, "--chat", chat, "--out", chat), 6, "Cannot write", "--out")
     assert Path(chat).read_text() == json.dumps(HI) + "\n"
@@ -372,21 +372,21 @@ def test_a_full_disk_leaves_the_old_folder(monkeypatch: pytest.MonkeyPatch):
     assert tree(Path("data")) == before
 
 
-def test_ctrl_c_leaves_the_old_folder_and_nothing_beside_it():
+def test_ctrl_c_leaves_only_the_old_folder():
     settings = config(chat=(write("chat.jsonl", *questions(5)),), holdout=0)
     before = tree(prepare(settings, ignore).out)
 
     def press(_: Progress) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="data is as it was. Run the same again"):
+    with pytest.raises(Interrupted, match="resume"):
         prepare(settings, press)
     assert tree(Path("data")) == before
     assert sorted(path.name for path in Path().iterdir()) == ["chat.jsonl", "data"]
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.jsonl", "🙂.jsonl".encode()])
-def test_the_name_of_a_file_may_be_any_the_system_allows(name: bytes):
+def test_a_file_may_have_any_name_that_the_system_allows(name: bytes):
     file = write(os.fsdecode(name), *questions(5))
     result = prepare(config(chat=(file,), holdout=0, mix=(f"{file}=2",)), ignore)
     assert read_manifest(result.out).inputs[0].name == file
@@ -405,7 +405,7 @@ def test_questions_that_have_one_answer_are_all_kept():
     assert result.manifest.dropped == {}
 
 
-def test_a_near_duplicate_of_ones_own_is_named_with_what_it_resembles():
+def test_a_near_duplicate_in_own_data_is_listed_with_the_row_it_resembles():
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"},
              {"role": "user", "content": "who are you"},
              {"role": "assistant", "content": PEBBLE}]  # fmt: skip
@@ -430,7 +430,7 @@ def test_data_for_evaluation_alone_has_no_training_rows():
     assert "gpt2chat eval" in invoke(*OFF, "--chat", "test.jsonl").stdout
 
 
-def test_a_holdout_that_comes_to_nothing_is_said():
+def test_a_holdout_without_rows_is_reported():
     result = invoke("--only", "--chat", write("my.jsonl", *questions(3)), "--holdout", "0.01")
     assert result.exit_code == 0
     assert "my.jsonl: no validation rows" in result.stderr

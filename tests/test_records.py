@@ -91,7 +91,7 @@ def test_anything_else_after_a_record_makes_the_line_a_broken_one(tmp_path: Path
         (b'{"text": "a\x00b"}', "not JSON"),
     ],
 )
-def test_a_broken_line_says_where_it_is_and_the_next_one_is_read(
+def test_a_broken_line_has_its_place_and_the_next_line_is_read(
     tmp_path: Path, line: bytes, problem: str
 ):
     records = read(write(tmp_path / "a.jsonl", LINES + line + b"\n" + LINES))
@@ -115,14 +115,14 @@ def test_a_broken_line_says_where_it_is_and_the_next_one_is_read(
         ("a.json", b'[{"text": "one"}'),
     ],
 )
-def test_a_file_that_is_cut_short_or_another_kind_is_named(
+def test_a_truncated_file_or_one_of_another_format_is_named(
     tmp_path: Path, name: str, content: bytes
 ):
     with pytest.raises(DataError, match=rf"{name}:? i"):
         read(write(tmp_path / name, content))
 
 
-def test_chunks_hold_records_that_follow_each_other_and_tell_how_far_they_are(
+def test_chunks_have_consecutive_records_and_the_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(records, "CHUNK_ROWS", 4)
@@ -152,7 +152,7 @@ def test_a_chunk_ends_where_it_has_enough_text(tmp_path: Path, monkeypatch: pyte
     assert [len(chunk.lines) for chunk in read_chunks(file)] == [2, 2, 2]
 
 
-def test_a_line_that_is_too_long_is_left_out_and_the_next_one_is_read(
+def test_a_line_that_is_too_long_is_skipped_and_the_next_one_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(records, "LINE_BYTES", 40)
@@ -200,7 +200,7 @@ def test_records_are_found_in_every_form_of_json(
     assert values(write(file, gzip.compress(content) if packed else content)) == expected
 
 
-def test_lines_stay_lines_where_the_first_is_broken(tmp_path: Path):
+def test_json_lines_may_begin_with_a_broken_line(tmp_path: Path):
     broken, sound = b'{"prompt": "Hi\n', json.dumps(ROW).encode() + b"\n"
     for name in ("a.jsonl", "a.json"):
         records = read(write(tmp_path / name, broken + sound + sound))
@@ -228,27 +228,27 @@ def write_bad_text(file: Path, name: str) -> None:
     parquet.write_table(pa.table({"prompt": good, "completion": good, name: bad}), file)
 
 
-def test_a_parquet_cell_that_cannot_be_read_loses_its_record_only(tmp_path: Path):
+def test_a_parquet_cell_that_cannot_be_read_drops_only_its_record(tmp_path: Path):
     write_bad_text(tmp_path / "a.parquet", "notes")
     problems = [record.problem for record in read(tmp_path / "a.parquet")]
     assert problems == ["", "a cell of column notes cannot be read", ""]
 
 
-def test_a_bad_cell_of_an_irrelevant_column_loses_nothing(tmp_path: Path):
+def test_a_bad_cell_in_an_irrelevant_column_drops_nothing(tmp_path: Path):
     write_bad_text(tmp_path / "a.parquet", "source")
     assert [record.value.get("prompt") for record in read(tmp_path / "a.parquet")] == [
         "Hi", "Oh", "Bye",
     ]  # fmt: skip
 
 
-def test_a_date_that_python_does_not_know_is_such_a_cell(tmp_path: Path):
+def test_a_date_that_python_cannot_represent_drops_its_record(tmp_path: Path):
     dates = pa.array([0, 2**45], pa.timestamp("s"))
     parquet.write_table(pa.table({"prompt": ["Hi", "Oh"], "when": dates}), tmp_path / "a.parquet")
     problems = [record.problem for record in read(tmp_path / "a.parquet")]
     assert problems == ["", "a cell of column when cannot be read"]
 
 
-def test_a_value_that_is_stored_once_for_many_rows_is_not_read_for_all_at_once(
+def test_rows_that_share_one_large_value_are_read_a_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(records, "BATCH_BYTES", 2**23)

@@ -37,14 +37,14 @@ def test_a_row_has_the_messages_the_rendered_text_and_the_token_counts():
     assert row.length == len(encode_conversation(talk("Hi", "Hello")))
 
 
-def test_early_turns_are_dropped_whole_where_a_sample_is_too_long():
+def test_a_long_sample_loses_whole_early_turns():
     row = one(LONG)
     assert row is not None
     assert row.shortened
     assert json.loads(row.line)["conversation"] == talk("Hi", "Hello").as_dicts()
 
 
-def test_a_sample_that_is_too_long_without_its_history_is_no_row():
+def test_a_sample_too_long_without_its_history_is_not_a_row():
     assert one(talk("Hi", "Hello " * 80)) is None
     assert one(talk("Hi " * 80, "Hello")) is None
 
@@ -56,7 +56,7 @@ def test_without_a_window_any_length_is_a_row():
     assert row.length > WINDOW
 
 
-def test_both_sides_of_a_pair_keep_the_prompt_that_the_longer_one_leaves_room_for():
+def test_both_sides_of_a_pair_have_the_prompt_that_fits_the_longer_reply():
     row = pair(talk("early " * 5, "turn", "Hi"), "Hello", "Hello " * 20)
     assert row is not None
     assert row.shortened
@@ -65,11 +65,11 @@ def test_both_sides_of_a_pair_keep_the_prompt_that_the_longer_one_leaves_room_fo
 
 
 @pytest.mark.parametrize("replies", [("Hello", "Hello " * 80), ("Hello " * 80, "Hello")])
-def test_a_pair_with_one_side_too_long_is_no_row(replies: tuple[str, str]):
+def test_a_pair_with_one_side_too_long_is_not_a_row(replies: tuple[str, str]):
     assert pair(talk("Hi"), *replies) is None
 
 
-def test_control_tokens_typed_as_text_are_told():
+def test_a_row_notes_control_tokens_typed_as_text():
     typed, plain = one(talk("What is <|eot_id|>?", "A token.")), one(talk("Hi", "Hello"))
     assert typed is not None
     assert plain is not None
@@ -79,7 +79,7 @@ def test_control_tokens_typed_as_text_are_told():
     assert told.typed_control
 
 
-def test_rows_that_share_their_last_exchange_share_a_hash_and_no_other():
+def test_rows_with_the_same_last_exchange_share_only_that_hash():
     long, short = one(LONG, window=None), one(talk("Hi", "Hello"))
     assert long is not None
     assert short is not None
@@ -96,7 +96,7 @@ def test_a_conversation_far_longer_than_the_window_keeps_its_end():
     assert one(talk("Hi", "x" * 200_000)) is None
 
 
-def test_near_duplicates_are_looked_for_in_the_last_exchange():
+def test_the_compared_text_is_the_last_exchange():
     row, told = one(talk("a", "b", "Hi", "Hello")), pair(talk("a", "b", "Hi"), "Hello", "Go")
     assert row is not None
     assert told is not None

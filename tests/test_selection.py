@@ -64,66 +64,66 @@ def counted(selection: Selection) -> dict[str, dict[str, int]]:
     return {source: dict(counter) for source, counter in dropped.items()}
 
 
-def test_a_text_is_kept_once_in_a_split_and_the_first_stays(tmp_path: Path):
+def test_only_the_first_of_several_duplicates_in_a_split_stays(tmp_path: Path):
     selection = select(
         tmp_path,
         ("a", [("one", "train"), ("two", "train"), ("one", "validation")]),
         ("b", [("two", "train"), ("three", "train"), ("two", "train")]),
     )
     selection.without_duplicates("exact")
-    assert selection.kept.tolist() == [True, True, True, False, True, False]
+    assert selection.is_selected.tolist() == [True, True, True, False, True, False]
     assert counted(selection) == {"b": {"duplicate": 2}}
-    assert [lost.reason for lost in selection.lost] == ["duplicate"]
+    assert [removal.reason for removal in selection.removals] == ["duplicate"]
 
 
-def test_the_reference_set_keeps_what_it_has_twice(tmp_path: Path):
+def test_the_reference_set_keeps_its_duplicates(tmp_path: Path):
     rows: list[Given] = [("one", "validation", "reference")] * 2
     selection = select(tmp_path, ("a", rows))
     selection.without_duplicates("near")
-    assert selection.kept.all()
+    assert selection.is_selected.all()
 
 
 def test_with_dedup_off_all_rows_stay(tmp_path: Path):
     selection = select(tmp_path, ("a", [("one", "train")] * 3))
     selection.without_duplicates("off")
-    assert selection.kept.all()
+    assert selection.is_selected.all()
 
 
-def test_near_duplicates_leave_training_and_stay_in_validation(tmp_path: Path):
+def test_near_duplicates_are_removed_from_training_only(tmp_path: Path):
     nearly = STORY + "deeply"
     rows: list[Given] = [(STORY, "train"), (nearly, "train"), ("else " * 30, "train")]
     held: list[Given] = [(STORY + "a", "validation"), (STORY + "b", "validation")]
     selection = select(tmp_path, ("a", rows), ("b", held))
     selection.without_duplicates("near")
-    assert selection.kept.tolist() == [True, False, True, True, True]
+    assert selection.is_selected.tolist() == [True, False, True, True, True]
     selection.without_overlap("near")
-    assert selection.kept.tolist() == [False, False, True, True, True]
+    assert selection.is_selected.tolist() == [False, False, True, True, True]
     assert counted(selection)["a"] == {"near-duplicate": 1, "nearly also in validation": 1}
 
 
-def test_what_stands_in_validation_leaves_training(tmp_path: Path):
+def test_a_training_row_that_is_also_in_validation_is_removed(tmp_path: Path):
     rows: list[Given] = [("one", "train"), ("two", "train"), ("two", "train", "preference")]
     held: list[Given] = [("two", "validation", "reference")]
     selection = select(tmp_path, ("a", rows), ("b", held))
     selection.without_overlap("off")
-    assert selection.kept.tolist() == [True, False, False, True]
+    assert selection.is_selected.tolist() == [True, False, False, True]
     assert counted(selection) == {"a": {"also in validation": 2}}
 
 
-def test_what_nearly_stands_in_validation_leaves_training(tmp_path: Path):
+def test_a_training_row_that_is_nearly_in_validation_is_removed(tmp_path: Path):
     selection = select(
         tmp_path,
         ("a", [("A: " + STORY, "train"), ("else " * 30, "train")]),
         ("b", [(STORY, "validation", "reference")]),
     )
     selection.without_overlap("exact")
-    assert selection.kept.all()
+    assert selection.is_selected.all()
     selection.without_overlap("near")
-    assert selection.kept.tolist() == [False, True, True]
+    assert selection.is_selected.tolist() == [False, True, True]
     assert counted(selection) == {"a": {"nearly also in validation": 1}}
 
 
-def test_training_rows_come_in_a_drawn_order_and_validation_rows_as_they_stood(tmp_path: Path):
+def test_training_rows_are_shuffled_and_validation_rows_keep_their_order(tmp_path: Path):
     rows: list[Given] = [(f"text {n}", "train") for n in range(50)]
     rows += [(f"text {n}", "validation") for n in range(50)]
     selection = select(tmp_path, ("a", rows))
@@ -135,7 +135,7 @@ def test_training_rows_come_in_a_drawn_order_and_validation_rows_as_they_stood(t
     assert selection.order(1, {}, 0).places.tolist() == list(range(50, 100))
 
 
-def test_a_row_keeps_its_place_beside_others_when_rows_go(tmp_path: Path):
+def test_removing_rows_keeps_the_order_of_the_others(tmp_path: Path):
     rows: list[Given] = [(f"text {n}", "train") for n in range(50)]
     all_rows = select(tmp_path / "a", ("a", rows)).order(0, {}, 0).places.tolist()
     fewer = select(tmp_path / "b", ("a", rows[:30])).order(0, {}, 0).places.tolist()
@@ -153,7 +153,7 @@ def test_a_row_keeps_its_place_beside_others_when_rows_go(tmp_path: Path):
         (Share(0), 0),
     ],
 )
-def test_a_mix_takes_its_share_of_a_source(tmp_path: Path, share: Share, number: int):
+def test_a_mix_takes_its_share_of_each_source(tmp_path: Path, share: Share, number: int):
     rows: list[Given] = [(f"text {n}", "train") for n in range(40)]
     selection = select(tmp_path, ("a", rows), ("b", [("other", "train")]))
     order = selection.order(0, {"a": share}, 0)
@@ -168,5 +168,5 @@ def test_a_mix_takes_its_share_of_a_source(tmp_path: Path, share: Share, number:
     assert counted(selection) == dropped
 
 
-def test_every_split_has_its_place():
+def test_every_split_has_a_key():
     assert len(SPLITS) == len(set(SPLITS)) == 5

@@ -28,8 +28,8 @@ def test_by_default_three_names_on_the_hub_are_read():
     assert all(source.files is None for source in sources)
 
 
-def test_everything_off_is_refused_with_what_to_give():
-    with pytest.raises(ConfigError, match="Every source is off"):
+def test_no_source_is_an_error():
+    with pytest.raises(ConfigError, match="off"):
         found()
 
 
@@ -43,19 +43,19 @@ def test_a_path_on_disk_wins_over_a_name_on_the_hub(
 
 
 @pytest.mark.parametrize("value", ["alpaca.jsonl", "data/alpaca.parquet", "./alpaca", "/no/alpaca"])
-def test_what_looks_like_a_path_and_is_not_there_is_a_missing_file(value: str):
-    with pytest.raises(DataError, match=f"{value}: there is no such file"):
+def test_a_missing_path_is_not_looked_up_on_the_hub(value: str):
+    with pytest.raises(DataError, match="no such file"):
         found(alpaca=value)
 
 
-def test_own_sources_are_looked_up_on_the_hub_only_where_they_name_an_owner():
+def test_own_data_is_looked_up_on_the_hub_only_with_an_owner():
     (source,) = found(chat=("owner/name:train[:100]",))
     assert (source.name, source.files) == ("name", None)
-    with pytest.raises(DataError, match="name: there is no such file"):
+    with pytest.raises(DataError, match="no such file"):
         found(chat=("name",))
 
 
-def test_a_shape_is_forced_for_one_source_or_for_all_of_ones_own(tmp_path: Path):
+def test_a_shape_is_forced_for_one_source_or_for_all_own_data(tmp_path: Path):
     files = (touch(tmp_path, "a.jsonl"), touch(tmp_path, "b.jsonl"))
     assert [s.shape for s in found(chat=files, shape=("sharegpt",))] == ["sharegpt"] * 2
     assert [s.shape for s in found(chat=files, shape=("b.jsonl=alpaca",))] == ["", "alpaca"]
@@ -64,35 +64,36 @@ def test_a_shape_is_forced_for_one_source_or_for_all_of_ones_own(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "suggestion"),
     [
-        ({"shape": ("c.jsonl=hh",)}, "c.jsonl: no source has this name, only a.jsonl"),
-        ({"shape": ("hh",)}, "'hh' is not a known shape. Give one of these: messages"),
-        ({"mix": ("alpaca=2",)}, "alpaca: no source has this name, only a.jsonl"),
+        ({"shape": ("c.jsonl=hh",)}, "a.jsonl"),
+        ({"shape": ("hh",)}, "messages"),
+        ({"mix": ("alpaca=2",)}, "a.jsonl"),
     ],
 )
-def test_a_name_or_shape_that_is_not_there_is_said_with_those_that_are(
-    tmp_path: Path, settings: dict[str, Any], said: str
+def test_an_unknown_name_or_shape_is_refused_with_the_known_ones(
+    tmp_path: Path, settings: dict[str, Any], suggestion: str
 ):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=suggestion) as error:
         found(chat=(touch(tmp_path, "a.jsonl"),), **settings)
+    assert error.value.setting in settings
 
 
 def test_a_forced_shape_needs_a_source_that_can_have_it(tmp_path: Path):
     file = touch(tmp_path, "a.jsonl")
-    with pytest.raises(ConfigError, match="hh is for"):
+    with pytest.raises(ConfigError, match="preference"):
         found(alpaca=file, shape=("hh",))
     with pytest.raises(ConfigError, match="does not apply"):
         found(oasst1=file, shape=("oasst1=messages",))
 
 
-def test_a_source_with_a_validation_split_has_nothing_held_out(tmp_path: Path):
+def test_nothing_is_held_out_of_a_source_with_a_validation_split(tmp_path: Path):
     files = (touch(tmp_path, "train.jsonl"), touch(tmp_path, "valid.jsonl"))
     assert [source.holdout for source in found(chat=files, holdout=0.3)] == [0, 0]
     assert [source.holdout for source in found(chat=files[:1], holdout=0.3)] == [0.3]
 
 
-def test_the_sample_is_four_files_with_their_licences_beside_them():
+def test_the_sample_is_four_files_and_their_licences():
     sources = find_sources(PrepareConfig(sample=True))
     names = [file.name for source in sources for files in (source.files or {}).values()
              for file in files]  # fmt: skip
@@ -101,7 +102,7 @@ def test_the_sample_is_four_files_with_their_licences_beside_them():
     assert all(name in licences for name in names)
 
 
-def test_only_leaves_out_the_public_data_sets_that_are_not_given():
+def test_only_leaves_out_public_data_sets_that_are_not_given():
     rows = str(SAMPLE / "instructions.train.jsonl.gz")
     assert [source.value for source in find_sources(PrepareConfig(only=True, chat=(rows,)))] == [
         rows

@@ -10,7 +10,7 @@ from gpt2chat.core.inputs.shapes import Filtered
 BROKEN = Record("a.jsonl", 2, {}, "not JSON", '{"text')
 
 
-def test_a_broken_record_is_counted_and_kept_aside_as_it_stands():
+def test_a_broken_record_is_counted_and_listed_unchanged():
     tally = Tally("mine", "a.jsonl")
     tally.drop(BROKEN, RowError(BROKEN.problem))
     tally.drop(Record("a.jsonl", 3, {"text": 1}), RowError("text is not text"))
@@ -28,21 +28,21 @@ def test_a_broken_record_is_counted_and_kept_aside_as_it_stands():
     ]
 
 
-def test_what_is_sound_and_not_wanted_is_counted_only():
+def test_a_filtered_record_is_counted_and_not_listed():
     tally = Tally("mine", "a.jsonl")
     tally.drop(Record("a.jsonl", 1, {"text": "x"}), Filtered("score tie"))
     assert tally.dropped == {"score tie": 1}
     assert (tally.bad, tally.lines) == (0, [])
 
 
-def test_half_a_surrogate_pair_can_be_kept_aside():
+def test_a_record_with_half_a_surrogate_pair_is_listed():
     tally = Tally("mine", "a")
     tally.drop(Record("a", 1, {"text": "\ud83d"}), RowError("text with a lone surrogate"))
     tally.lines[0].encode()
     assert json.loads(json.loads(tally.lines[0])["text"]) == {"text": "\ud83d"}
 
 
-def test_only_the_beginning_of_a_long_record_is_kept_aside():
+def test_only_the_beginning_of_a_long_record_is_listed():
     tally = Tally("mine", "a")
     tally.drop(Record("a", 1, {"text": "x" * 10**6}), RowError("no user message"))
     assert len(tally.lines[0]) < 70_000

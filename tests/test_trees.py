@@ -60,7 +60,7 @@ def test_the_reference_set_has_the_conversations_of_the_reference_project(split:
     assert not items(split, "reference", sides=Sides("train", 0.0, 0))[0]
 
 
-def test_parts_of_the_messages_give_the_same_items_as_all_of_them(split: Path):
+def test_messages_in_parts_give_the_same_items_as_all_at_once(split: Path):
     whole, _ = items(split, "replies")
     parts: list[Item] = []
     for first in range(0, 2022, 500):
@@ -69,7 +69,7 @@ def test_parts_of_the_messages_give_the_same_items_as_all_of_them(split: Path):
     assert parts == whole
 
 
-def test_a_tree_stays_on_one_side(split: Path):
+def test_a_tree_is_either_training_or_validation(split: Path):
     sides = Sides("train", 0.3, 0)
     found, _ = items(split, "replies", sides=sides)
     pairs, _ = items(split, "pairs", sides=sides)
@@ -81,7 +81,7 @@ def test_a_tree_stays_on_one_side(split: Path):
     assert not groups["train"] & groups["validation"]
 
 
-def test_ranks_choose_among_training_replies_only(tmp_path: Path):
+def test_ranks_select_training_replies_only(tmp_path: Path):
     rows = [
         message("u", None, "Hi"),
         message("a1", "u", "Good", rank=0),
@@ -120,7 +120,7 @@ def test_pairs_of_the_split_are_ranked_by_people(split: Path):
     assert set(tally.dropped) <= {"no ranked sibling", "rank tie", same}
 
 
-def test_broken_texts_are_mended_in_samples_and_stay_in_the_reference_set(tmp_path: Path):
+def test_broken_texts_are_repaired_in_samples_and_unchanged_in_the_reference_set(tmp_path: Path):
     broken, mended = "Ein schÃ¶ner Tag", "Ein schöner Tag"
     rows = [message("u", None, "Hi"), message("a", "u", broken)]
     path = forest(tmp_path, rows)
@@ -130,4 +130,4 @@ def test_broken_texts_are_mended_in_samples_and_stay_in_the_reference_set(tmp_pa
     assert isinstance(reference.content, Sample)
     assert sample.content.conversation.messages[-1].content == mended
     assert reference.content.conversation.messages[-1].content == broken
-    assert sample.remarks == {"broken encoding mended"}
+    assert sample.remarks == {"broken encoding repaired"}

@@ -43,26 +43,33 @@ def test_each_record_becomes_rows_or_is_counted(tmp_path: Path):
     assert part.index()["line"].tolist() == [1]
 
 
-def test_records_of_which_none_can_be_read_have_no_shape(tmp_path: Path):
+def test_a_record_with_two_problems_counts_once(tmp_path: Path):
+    asked = {"messages": [{"role": "user", "content": ""}]}
+    part = run(job(tmp_path / "1", {"messages": TURNS}, asked))
+    assert (part.tally.records, part.tally.bad) == (2, 1)
+    assert len(part.tally.dropped) == 2
+
+
+def test_records_that_cannot_be_read_need_no_shape(tmp_path: Path):
     part = run(job(tmp_path / "1", "{", "[", shape=None))
     assert (part.rows, part.tally.bad) == (0, 2)
 
 
-def test_pairs_are_of_both_kinds_of_fields(tmp_path: Path):
+def test_records_of_one_chunk_may_have_different_shapes(tmp_path: Path):
     row = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"}
     part = run(job(tmp_path / "1", row, {**row, "rejected": "Hello"}, shape=CHOSEN))
     assert part.rows == 1
     assert part.tally.dropped == {"chosen and rejected replies are the same": 1}
 
 
-def test_remarks_are_kept_with_the_rows(tmp_path: Path):
+def test_a_row_has_its_remarks(tmp_path: Path):
     typed = {"role": "assistant", "content": "It ends with <|eot_id|>\x07."}
     part = run(job(tmp_path / "1", {"messages": [TURNS[0], typed]}))
     # Control token names are the second remark, removed control characters the fourth.
     assert part.index()["remarks"].tolist() == [0b1010]
 
 
-def test_what_is_counted_already_makes_no_row(tmp_path: Path):
+def test_a_tally_makes_a_part_without_rows(tmp_path: Path):
     done = replace(job(tmp_path / "1"), task=Tally("mine", "a.jsonl", 7))
     part = run(done)
     assert (part.rows, part.tally.records) == (0, 7)

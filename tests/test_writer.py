@@ -29,7 +29,7 @@ def selection(tmp_path: Path) -> Selection:
     return select(tmp_path, ("odd", odd), ("even", [*even, *held]), ("odd", more))
 
 
-def test_shards_hold_every_row_once_and_say_what_they_are(
+def test_shards_contain_every_row_once_and_have_their_hash(
     selection: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(writer, "SHARD_ROWS", 4)
@@ -74,12 +74,12 @@ def test_rows_are_counted_by_source_tokens_and_length(selection: Selection):
     assert sum(count_lengths(selection, order, window=16)["odd"]["prompt"]) == 7
 
 
-def test_what_is_longer_than_the_window_is_in_the_last_bar(selection: Selection):
+def test_the_last_bin_counts_rows_longer_than_the_window(selection: Selection):
     lengths = count_lengths(selection, selection.order(0, {}, 0), window=8)
     assert lengths["even"]["prompt"] == [0] * 15 + [3]
 
 
-def test_rows_that_are_lost_are_written_with_place_and_reason(tmp_path: Path):
+def test_dropped_rows_are_written_with_place_and_reason(tmp_path: Path):
     rows: list[Given] = [("one", "train"), ("two", "train"), ("one", "train")]
     selection = select(tmp_path, ("a", rows))
     selection.parts[0].dropped.write_text('{"reason": "not JSON"}\n')

@@ -1,7 +1,7 @@
-"""Histograms of the data, as a picture."""
+"""Draw histograms of the data as a picture."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +10,20 @@ from gpt2chat.core.data.shards import LENGTH_BINS, Lengths
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette without its black: told apart with any kind of colour vision.
+# Okabe and Ito's palette without black, which any kind of colour vision can distinguish.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 HATCHES = ("", "///", "...", "xxx")
-"""Of the sources past the last colour."""
+"""Hatches, so that more sources than colours can be distinguished."""
 NAME_LENGTH = 32
 """Most characters of a source's name."""
 LEGEND_LENGTH = 120
-"""Letters that stand beside each other in the legend."""
+"""Characters per line of the legend."""
 SIDES = {"prompt": "prompts", "reply": "replies"}
 
 KindLengths = Mapping[str, Mapping[str, Lengths]]
 """Lengths by kind and split."""
 Styles = Mapping[str, Mapping[str, Any]]
-"""How each source is drawn."""
+"""Keywords of matplotlib for each source."""
 
 
 def draw_lengths(lengths: KindLengths, window: int, picture: Path) -> None:
@@ -38,55 +38,61 @@ def draw_lengths(lengths: KindLengths, window: int, picture: Path) -> None:
     """
     figure = lengths_figure(lengths, window)
     with warnings.catch_warnings():
-        # A name in letters that the font lacks is drawn as boxes, and that is all there is to say.
+        # Letters that the font lacks are drawn as boxes. The user cannot change that here.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
 
 
 def lengths_figure(lengths: KindLengths, window: int) -> "Figure":
     """Return the picture: two panels for each kind that has rows, and one for the sources."""
-    # No pyplot: it would look for a display.
+    # Not pyplot, which would look for a display.
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     kinds = {kind: splits for kind, splits in lengths.items() if any(map(rows, splits.values()))}
-    bars = [(source, kind) for kind, splits in kinds.items() for source in _sources(splits)]
-    styles = _styles(dict.fromkeys(source for source, _ in bars))
-    heights = [*(2.6 for _ in kinds), 1 + 0.3 * len(bars)]
-    labels = _labels(styles)
-    legend = 0.3 * -(-len(labels) // _columns(labels))
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06)
-    figure = Figure(figsize=(10, sum(heights) + legend), layout=layout)
-    grid: Any = figure.add_gridspec(len(heights), len(SIDES), height_ratios=heights)
-    for line, (kind, splits) in enumerate(kinds.items()):
-        for column, side in enumerate(SIDES):
-            axes = figure.add_subplot(grid[line, column])
-            _draw_side(axes, kind, splits, side, window, styles)
-    _draw_sources(figure.add_subplot(grid[len(kinds), :]), kinds, bars, styles)
-    _draw_legend(figure, styles)
-    return figure
-
-
-def rows(lengths: Lengths) -> int:
-    """Return how many rows there are of all sources."""
-    return sum(sum(sides["prompt"]) for sides in lengths.values())
-
-
-def _sources(splits: Mapping[str, Lengths]) -> list[str]:
-    return list(dict.fromkeys(source for split in splits.values() for source in split))
-
-
-def _styles(sources: Iterable[str]) -> Styles:
-    """Return a colour and a hatch for each source, the same in all panels."""
-    return {
+    bars = [
+        (source, kind)
+        for kind, splits in kinds.items()
+        for source in dict.fromkeys(source for split in splits.values() for source in split)
+    ]
+    styles: Styles = {
         source: {
             "facecolor": COLOURS[number % len(COLOURS)],
             "hatch": HATCHES[number // len(COLOURS) % len(HATCHES)],
             "edgecolor": "white",
             "linewidth": 0,
         }
-        for number, source in enumerate(sources)
+        for number, source in enumerate(dict.fromkeys(source for source, _ in bars))
     }
+    labels = [*map(_short_name, styles), "validation, scaled to training"]
+    widths = [len(label) + 8 for label in labels]
+    columns = len(labels) if sum(widths) <= LEGEND_LENGTH else LEGEND_LENGTH // max(widths)
+    # In inches: the histograms, the bars of the sources, and a line of the legend.
+    heights = [*(2.6 for _ in kinds), 1 + 0.3 * len(bars)]
+    legend_height = 0.3 * -(-len(labels) // columns)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06)
+    figure = Figure(figsize=(10, sum(heights) + legend_height), layout=layout)
+    grid: Any = figure.add_gridspec(len(heights), len(SIDES), height_ratios=heights)
+    for line, (kind, splits) in enumerate(kinds.items()):
+        for column, side in enumerate(SIDES):
+            axes = figure.add_subplot(grid[line, column])
+            _draw_side(axes, kind, splits, side, window, styles)
+    _draw_sources(figure.add_subplot(grid[len(kinds), :]), kinds, bars, styles)
+    handles: list[Any] = [Patch(**style) for style in styles.values()]
+    handles.append(Line2D([], [], color="black", linewidth=1.2))
+    legend = figure.legend(
+        handles, labels, loc="outside upper center", ncols=columns, frameon=False
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # A name may contain dollar signs.
+    return figure
+
+
+def rows(lengths: Lengths) -> int:
+    """Return the number of rows of all sources."""
+    return sum(sum(sides["prompt"]) for sides in lengths.values())
 
 
 def _draw_side(
@@ -97,7 +103,7 @@ def _draw_side(
     window: int,
     styles: Styles,
 ) -> None:
-    """Draw the training rows as bars and the validation rows as a line, or these as bars alone."""
+    """Draw training rows as bars and validation rows as a line; without training rows, as bars."""
     split = "train" if rows(splits.get("train", {})) else "validation"
     edges = [window * number / LENGTH_BINS for number in range(LENGTH_BINS + 1)]
     heights = [0] * LENGTH_BINS
@@ -109,24 +115,21 @@ def _draw_side(
         scale = sum(heights) / rows(validation)
         bars = zip(*(sides[side] for sides in validation.values()), strict=True)
         axes.stairs([scale * sum(bar) for bar in bars], edges, color="black", linewidth=1.2)
-    axes.set_title(_title(kind, side, split, sum(heights)), fontsize=10, loc="left")
+    noun = "pairs" if kind == "preference" else "samples"
+    longer = "longer " if kind == "preference" and side == "reply" else ""
+    name = "training" if split == "train" else split
+    title = f"{kind}: {longer}{SIDES[side]} of {sum(heights):,} {name} {noun}"
+    axes.set_title(title, fontsize=10, loc="left")
     axes.set(xlabel="tokens", ylabel="rows", xlim=(0, window))
     axes.set_xticks(edges[::4])
     axes.set_xticklabels([*(f"{edge:,.0f}" for edge in edges[:-1:4]), f"{window:,}+"])
     _finish(axes, axes.yaxis)
 
 
-def _title(kind: str, side: str, split: str, number: int) -> str:
-    pairs = kind == "preference"
-    longer = "longer " if pairs and side == "reply" else ""
-    name = "training" if split == "train" else split
-    return f"{kind}: {longer}{SIDES[side]} of {number:,} {name} {'pairs' if pairs else 'samples'}"
-
-
 def _draw_sources(
     axes: Any, kinds: KindLengths, bars: list[tuple[str, str]], styles: Styles
 ) -> None:
-    """Draw a bar for each source and kind: the training rows, then the validation rows."""
+    """Draw a bar for each source and kind: first the training rows, then the validation rows."""
     longest = 1
     for place, (source, kind) in enumerate(bars):
         train, validation = (
@@ -141,7 +144,7 @@ def _draw_sources(
         axes.annotate(text, end, (5, 0), textcoords="offset points", fontsize=8, va="center")
         longest = max(longest, train + validation)
     axes.set_yticks(range(len(bars)))
-    for label in axes.set_yticklabels([f"{_shown(source)}, {kind}" for source, kind in bars]):
+    for label in axes.set_yticklabels([f"{_short_name(source)}, {kind}" for source, kind in bars]):
         label.set_parse_math(False)
     axes.invert_yaxis()
     axes.set(xlabel="rows", xlim=(0, 1.25 * longest))
@@ -149,39 +152,15 @@ def _draw_sources(
     _finish(axes, axes.xaxis)
 
 
-def _draw_legend(figure: "Figure", styles: Styles) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    handles: list[Any] = [Patch(**style) for style in styles.values()]
-    handles.append(Line2D([], [], color="black", linewidth=1.2))
-    labels = _labels(styles)
-    legend = figure.legend(
-        handles, labels, loc="outside upper center", ncols=_columns(labels), frameon=False
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-
-
-def _labels(sources: Iterable[str]) -> list[str]:
-    return [*map(_shown, sources), "validation, scaled to training"]
-
-
-def _columns(labels: list[str]) -> int:
-    """Return how many labels of the legend stand beside each other."""
-    widths = [len(label) + 8 for label in labels]
-    return len(labels) if sum(widths) <= LEGEND_LENGTH else LEGEND_LENGTH // max(widths)
-
-
-def _shown(source: str) -> str:
-    """Return a source's name on one line, its middle left out if it is long."""
+def _short_name(source: str) -> str:
+    """Return a source's name on one line, without the middle of a long one."""
     name = " ".join(source.split())
     half = NAME_LENGTH // 2
     return name if len(name) <= NAME_LENGTH else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _finish(axes: Any, numbers: Any) -> None:
-    """Give an axis of numbers thousands separators, and a grid behind the bars."""
+    """Add thousands separators to an axis of numbers, and a grid behind the bars."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     numbers.set_major_locator(MaxNLocator(nbins=5, integer=True))

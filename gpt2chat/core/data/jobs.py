@@ -1,4 +1,4 @@
-"""All records of all sources to jobs for the workers, in an order that never changes."""
+"""Divide the records of all sources into jobs for the workers, always in the same order."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -36,14 +36,14 @@ from gpt2chat.core.inputs.sources import SHAPES, Opened
 
 Shapes = Sequence[ChatShape | PreferenceShape]
 
-DETECT = 20
-"""Records that are looked at for a shape: the first ones may lack a field."""
-INGEST = 0.3
-"""Share of the work on a forest that reading its messages is, in the progress that is shown."""
+DETECTION_RECORDS = 20
+"""Records among which a shape is detected: the first ones may lack a field."""
+READING_SHARE = 0.3
+"""Share of reading in the work on OASST1's messages, for the progress display."""
 
 
 class Jobs:
-    """The jobs of one run: which part of the input each has, and where its part goes."""
+    """The jobs of one run, each with its records and the file name of its part."""
 
     def __init__(
         self, sources: Sequence[Opened], settings: PrepareConfig, work: Path, journal: Journal
@@ -61,8 +61,8 @@ class Jobs:
         """Yield all jobs.
 
         Raises:
-            DataError: A file cannot be read, is empty, or is of an unknown shape.
-            NetworkError: A data set that is streamed from the Hub breaks off.
+            DataError: A file cannot be read, is empty, or has an unknown shape.
+            NetworkError: The connection is lost while a data set is streamed.
         """
         for opened in self._sources:
             for split in opened.splits:
@@ -83,18 +83,22 @@ class Jobs:
 
     def _records(self, opened: Opened, split: Split, sides: Sides) -> Iterator[Job]:
         before = 0
-        # Data sets that were put together into one file keep their shapes, unless one is forced.
+        # A file may combine data sets of several shapes, unless `shape` forces one.
         others = () if opened.source.shape else tuple(SHAPES[opened.source.content])
         for file, size, chunks in opened.files(split):
-            for chunk, shape in self._shaped(opened, _nonempty(file, chunks)):
+            for chunk, shape in self._with_shape(opened, _nonempty(file, chunks)):
                 task = Records(chunk, shape, others)
                 yield self._job(opened.source.name, sides, task, before + chunk.done * size)
             before += size
 
-    def _shaped(
+    def _with_shape(
         self, opened: Opened, chunks: Iterable[Chunk]
     ) -> Iterator[tuple[Chunk, ChatShape | PreferenceShape | None]]:
-        """Yield a file's records with the shape that is forced, or that its first one has."""
+        """Yield the chunks of a file, each with the shape that is forced or detected.
+
+        Raises:
+            DataError: None of the first readable records has a known shape.
+        """
         source = opened.source
         shapes: Shapes = SHAPES[source.content]
         if source.content == "feedback":
@@ -102,18 +106,26 @@ class Jobs:
             yield from ((chunk, None) for chunk in chunks)
             return
         shape = shape_named(source.shape, shapes) if source.shape else None
-        said = ""
+        is_announced = False
         for chunk in chunks:
-            shape = shape or _detected(chunk, source.setting, shapes)
-            if shape and not said:
+            if shape is None:  # Every record so far is broken.
+                readable = (record for record in chunk.records() if not record.problem)
+                records = list(islice(readable, DETECTION_RECORDS))
+                detected = (detect(record.value, shapes) for record in records)
+                shape = next(filter(None, detected), None)
+                if records and shape is None:
+                    raise unknown_shape(records[0], source.setting, shapes)
+            if shape and not is_announced:
                 forced = ", as given" if source.shape else ""
-                said = f"{chunk.file}: shape {shape.title}{forced}"
-                self._journal.say(source.name, said)
+                self._journal.say(source.name, f"{chunk.file}: shape {shape.title}{forced}")
+                is_announced = True
             yield chunk, shape
 
     def _forest(self, opened: Opened, split: Split, sides: Sides) -> Iterator[Job]:
-        """Yield the jobs on a split's trees; a message can stand before its parent, so all of the
-        split is read first."""
+        """Yield the jobs on a split's trees.
+
+        The whole split is read first, because a message may come before its parent.
+        """
         path = self._work / f"{opened.source.name}-{split}.sqlite"
         jobs: list[Job] = []
         tallies: list[Tally] = []
@@ -128,9 +140,18 @@ class Jobs:
             rows = len(forest)
         name, size = opened.source.name, opened.size(split)
         yield from jobs
-        tasks = list(self._branches(path, tallies, rows))
+        files = ", ".join(dict.fromkeys(tally.file for tally in tallies))
+        best = self._settings.oasst1_rank == "best"
+        kinds: list[What] = ["replies", "reference"]
+        if self._settings.oasst1_pairs:
+            kinds.append("pairs")
+        tasks = [
+            Branches(path, files, what, first, first + BRANCH_ROWS, self._settings.lang, best)
+            for what in kinds
+            for first in range(0, rows, BRANCH_ROWS)
+        ]
         for number, task in enumerate(tasks, start=1):
-            share = INGEST + (1 - INGEST) * number / len(tasks)
+            share = READING_SHARE + (1 - READING_SHARE) * number / len(tasks)
             yield self._job(name, sides, task, share * size)
 
     def _messages(
@@ -143,41 +164,27 @@ class Jobs:
     ) -> Iterator[TreeMessage]:
         before = 0
         for file, size, chunks in opened.files(split):
-            sound = False
+            is_recognised = False
             for chunk in _nonempty(file, chunks):
                 tallies.append(Tally(opened.source.name, file))
                 for record in chunk.records():
-                    sound = sound or self._require_messages(record, opened)
+                    if not (is_recognised or record.problem):
+                        # The first record that can be read shows what the file contains.
+                        if is_tree(record.value):
+                            self._journal.say(opened.source.name, f"{file}: whole trees")
+                        elif not has_keys(record.value, oasst1.KEYS):
+                            raise unknown_shape(record, opened.source.setting, ())
+                        is_recognised = True
                     yield from _record_messages(record, tallies[-1])
-                # At once: what is dropped of a broken file could fill the memory.
-                whole = INGEST * opened.size(split)
-                jobs.append(self._job(opened.source.name, sides, tallies[-1], whole))
+                # Write the part now: the dropped records of a broken file could fill the memory.
+                read = READING_SHARE * opened.size(split)
+                jobs.append(self._job(opened.source.name, sides, tallies[-1], read))
                 if finished(jobs[-1]) is None:
                     run(jobs[-1])
                 tallies[-1].lines.clear()
-                done = self._done(INGEST * (before + chunk.done * size))
+                done = self._done(READING_SHARE * (before + chunk.done * size))
                 self._journal.read(opened.source.name, tallies, done)
             before += size
-
-    def _require_messages(self, record: Record, opened: Opened) -> bool:
-        """Return whether a record can be read; the first that can has to be a message."""
-        if record.problem:
-            return False
-        if is_tree(record.value):
-            self._journal.say(opened.source.name, f"{record.file}: whole trees")
-        elif not has_keys(record.value, oasst1.KEYS):
-            raise unknown_shape(record, opened.source.setting, ())
-        return True
-
-    def _branches(self, path: Path, tallies: Sequence[Tally], rows: int) -> Iterator[Branches]:
-        settings = self._settings
-        files = dict.fromkeys(tally.file for tally in tallies)
-        kinds: tuple[What, ...] = ("replies", "reference")
-        best = settings.oasst1_rank == "best"
-        for what in (*kinds, "pairs") if settings.oasst1_pairs else kinds:
-            for first in range(0, rows, BRANCH_ROWS):
-                last = first + BRANCH_ROWS
-                yield Branches(path, ", ".join(files), what, first, last, settings.lang, best)
 
 
 def _nonempty(file: str, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -185,19 +192,6 @@ def _nonempty(file: str, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     if first is None:
         raise DataError(f"{file} is empty. Give a file with records, or leave it out.")
     return chain((first,), chunks)
-
-
-def _detected(chunk: Chunk, setting: str, shapes: Shapes) -> ChatShape | PreferenceShape | None:
-    """Return the shape of the first record that has one; None where none can be read.
-
-    Raises:
-        DataError: None of the first that can be read has a known shape.
-    """
-    sound = list(islice((record for record in chunk.records() if not record.problem), DETECT))
-    found = next(filter(None, (detect(record.value, shapes) for record in sound)), None)
-    if sound and found is None:
-        raise unknown_shape(sound[0], setting, shapes)
-    return found
 
 
 def _record_messages(record: Record, tally: Tally) -> Iterator[TreeMessage]:
@@ -220,19 +214,19 @@ def _record_messages(record: Record, tally: Tally) -> Iterator[TreeMessage]:
 
 
 def unknown_shape(record: Record, setting: str, shapes: Shapes) -> DataError:
-    """Return what to tell the user of a record that none of the shapes fits.
+    """Return the error for a record that has none of the shapes.
 
     Args:
-        shapes: Those that the setting takes; none for OASST1's message rows.
+        shapes: The shapes that the setting reads; empty for OASST1's message rows.
     """
     fields = ", ".join(list(record.value)[:20])[:200] or "none"
     if shapes and (has_keys(record.value, oasst1.KEYS) or is_tree(record.value)):
-        advice = "These are OASST1's messages: give them with `oasst1`."
+        advice = "These are OASST1's messages. Give them with `oasst1`."
     elif setting != "preference" and detect(record.value, PREFERENCE_SHAPES):
-        advice = "These are preference pairs: give them with `preference`."
+        advice = "These are preference pairs. Give them with `preference`."
     elif setting != "chat" and detect(record.value, CHAT_SHAPES):
-        advice = "These are conversations: give them with `chat`."
+        advice = "These are conversations. Give them with `chat`."
     else:
         known = "; ".join(shape.title for shape in shapes) or ", ".join(oasst1.KEYS)
-        advice = f"Expected one of: {known}."
+        advice = f"Give records with one of these shapes: {known}."
     return DataError(f"{record.where}: unknown shape, with the fields {fields}. {advice}")

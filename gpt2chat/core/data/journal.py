@@ -1,4 +1,4 @@
-"""What `prepare` tells while it works, and what it counts over all parts."""
+"""Report the progress of `prepare`, and add up the tallies of all parts."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -10,27 +10,27 @@ from gpt2chat.core.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far `prepare` is, or what it picked."""
+    """The progress of `prepare`, or a note about it."""
 
     source: str
     records: int
-    """Read of this source so far."""
+    """Records of this source that have been read."""
     advance: int = 0
-    """Of these, since the last call."""
+    """Records read since the last call."""
     note: str = ""
-    """One line for the user; empty where only the number is told."""
+    """One line for the user; empty if only the numbers changed."""
     done: float = -1.0
-    """Share of all input that has been read; negative where that is not known."""
+    """Share of all input that has been read; negative if unknown."""
 
 
 MOST_FIELDS = 50
-"""Names of fields that are reported of a source; records may have names of their own each."""
+"""Most names of unused fields in a source's report: every record may have different ones."""
 OTHER_FIELDS = "other fields"
 Listener = Callable[[Progress], None]
 
 
 class Journal:
-    """Counts by source and reason, from the tallies of all parts in order."""
+    """Counts by source and reason, added up from the tallies of all parts."""
 
     def __init__(self, *, strict: bool, listener: Listener):
         self.dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -43,25 +43,25 @@ class Journal:
         self._files: dict[str, Tally] = {}
 
     def say(self, source: str, note: str) -> None:
-        """Tell the user what was picked."""
+        """Report a note to the user."""
         self.notes.append(note)
         self._listener(Progress(source, self._read[source], note=note))
 
     def read(self, source: str, tallies: Sequence[Tally], done: float) -> None:
-        """Tell how much has been read of records that are counted later, with their tallies."""
+        """Report records that have been read, and that `add` will count later."""
         records = self._read[source] + sum(tally.records for tally in tallies)
         self._listener(Progress(source, records, done=done))
 
     def drop(self, source: str, reason: str, number: int = 1) -> None:
-        """Count what is left out."""
+        """Count rows that are left out."""
         if number:
             self.dropped[source][reason] += number
 
     def add(self, tally: Tally, done: float) -> None:
-        """Add what became of one part's records.
+        """Add the tally of one part.
 
         Raises:
-            DataError: Records must all be usable (`strict`), and one is not.
+            DataError: With `strict`, a record cannot be used.
         """
         if tally.first_bad and self._strict:
             raise DataError(
@@ -76,17 +76,17 @@ class Journal:
                 unused[OTHER_FIELDS] += unused.pop(name)
         self._read[tally.source] += tally.records
         if tally.records:
-            whole = self._files.setdefault(tally.file, Tally(tally.source, tally.file))
-            whole.records += tally.records
-            whole.bad += tally.bad
-            whole.first_bad = whole.first_bad or tally.first_bad
+            total = self._files.setdefault(tally.file, Tally(tally.source, tally.file))
+            total.records += tally.records
+            total.bad += tally.bad
+            total.first_bad = total.first_bad or tally.first_bad
         read = self._read[tally.source]
         self._listener(Progress(tally.source, read, tally.records, done=done))
 
     def require_usable(self) -> None:
-        """Raise DataError where every record of a file is unusable."""
-        for file, whole in self._files.items():
-            if whole.records == whole.bad:
+        """Raise DataError if no record of a file can be used."""
+        for file, total in self._files.items():
+            if total.records == total.bad:
                 raise DataError(
-                    f"{file}: none of its {whole.records:,} records can be used. {whole.first_bad}."
+                    f"{file}: none of its {total.records:,} records can be used. {total.first_bad}."
                 )

@@ -1,9 +1,9 @@
-"""Parts: the rows that one worker made of one chunk, on disk until the shards are written.
+"""Store the rows of one job on disk until the shards are written.
 
-A part is five files with one stem: `.rows` (the lines of the shards), `.npy` (what is counted of
-each, `INDEX`), `.signatures.npy` (MinHash, for near-duplicates), `.dropped` (lines of the records
-that are dropped) and `.json` (the tally, and the sizes of the others). The last is written last: a
-part that has it and whose sizes are right is whole, and a run that resumes takes it as it is.
+A part is five files with one stem: `.rows` (lines of the shards), `.npy` (the `INDEX` of the rows),
+`.signatures.npy` (MinHash, for near-duplicates), `.dropped` (lines of `dropped.jsonl`) and `.json`
+(the tally, and the sizes of the other files). `.json` is written last, so a part that has it with
+the right sizes is complete, and a resumed run uses it.
 """
 
 import io
@@ -35,11 +35,11 @@ INDEX = np.dtype(
     [
         ("key", "u1"),  # place in SPLITS
         ("remarks", "u1"),  # bits, in the order of REMARKS
-        ("line", "u4"),  # of the record it comes from
-        ("reply_number", "u2"),  # in that record, from 1
+        ("line", "u4"),  # of the record
+        ("reply_number", "u2"),  # in the record, from 1
         ("offset", "u8"),
         ("size", "u4"),
-        ("text", "S16"),  # hash of all that is rendered
+        ("text", "S16"),  # hash of the rendered row
         ("exchange", "S16"),  # hash of the latest user message and the reply
         ("prompt", "u4"),  # tokens
         ("trained", "u4"),
@@ -52,7 +52,7 @@ Signatures = npt.NDArray[np.uint32]
 
 
 class Entry(NamedTuple):
-    """A row and where it goes."""
+    """A row, its kind and split, and its origin."""
 
     key: tuple[Kind, Split]
     row: Row
@@ -63,14 +63,14 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A whole part on disk."""
+    """A complete part on disk."""
 
     stem: Path
     tally: Tally
     rows: int
 
     def index(self) -> Index:
-        """Return what is counted of each row."""
+        """Return the index of the rows."""
         return np.load(self.stem.with_suffix(".npy"))
 
     def signatures(self) -> Signatures:
@@ -79,25 +79,24 @@ class Part:
 
     @property
     def dropped(self) -> Path:
-        """The file that holds its lines of `dropped.jsonl`."""
+        """File with its lines of `dropped.jsonl`."""
         return self.stem.with_suffix(".dropped")
 
     @property
     def lines(self) -> Path:
-        """The file that holds the rows."""
+        """File with the lines of its rows."""
         return self.stem.with_suffix(".rows")
 
 
 def read_part(stem: Path) -> Part | None:
-    """Return the part that an earlier run finished, if it did."""
+    """Return the part if an earlier run completed it, else None."""
     try:
         values: dict[str, Any] = json.loads(stem.with_suffix(".json").read_bytes())
         rows, sizes = values.pop("rows"), values.pop("sizes")
-        # A kill while parts are removed, or a crash of the machine, may leave some of the files.
-        whole = all(stem.with_suffix(end).stat().st_size == size for end, size in sizes.items())
+        # A kill while parts are removed, or a crash of the machine, may leave only some files.
+        if any(stem.with_suffix(end).stat().st_size != size for end, size in sizes.items()):
+            return None
     except (OSError, ValueError, KeyError, RecursionError):
-        return None
-    if not whole:
         return None
     for name in ("dropped", "noted", "unused"):
         values[name] = Counter[str](values.get(name, {}))
@@ -137,10 +136,10 @@ def write_part(
             sizes[end] = _write(stem.with_suffix(end), content.getvalue())
     sizes[".dropped"] = _write(stem.with_suffix(".dropped"), "".join(tally.lines).encode())
     tally.lines.clear()
-    beside = stem.with_suffix(".json.partial")
+    partial = stem.with_suffix(".json.partial")
     values = {entry.name: getattr(tally, entry.name) for entry in fields(tally)}
-    _write(beside, json.dumps({**values, "rows": len(entries), "sizes": sizes}).encode())
-    beside.replace(stem.with_suffix(".json"))
+    _write(partial, json.dumps({**values, "rows": len(entries), "sizes": sizes}).encode())
+    partial.replace(stem.with_suffix(".json"))
     return Part(stem, tally, len(entries))
 
 

@@ -1,9 +1,9 @@
 """Run jobs in several processes and yield their results in order.
 
-Each worker has a pipe of its own and one job at a time, and shares no lock, queue or thread with
-the others. So it can be killed at any moment, by us or by anyone: the others do not notice, and its
-job goes to the next one. With `concurrent.futures` a worker that was killed while it started, or a
-second Ctrl-C, left this process waiting for good.
+Each worker has its own pipe and one job at a time, and shares no lock, queue or thread with the
+others. So anyone may kill it at any moment: the others are not affected, and its job goes to the
+next one. `concurrent.futures` was rejected: after a kill of a starting worker, or a second Ctrl-C,
+it made this process wait forever.
 """
 
 import json
@@ -28,11 +28,11 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 FEW = 16
-"""Up to this many jobs run in this process: starting another costs as much as one or two jobs."""
+"""Most jobs that run in this process: starting a worker takes as long as one or two jobs."""
 AHEAD = 3
-"""Jobs per process that are read before their turn comes; they bound the memory."""
+"""Jobs per worker that are read before a worker is free, which bounds the memory."""
 TRIES = 2
-"""Workers that one job, or the start of one worker, may cost before the run gives up."""
+"""Workers that may die of one job, or while they start, before the run gives up."""
 
 
 def ordered(
@@ -41,11 +41,11 @@ def ordered(
     """Yield each job with its result, in the order of the jobs.
 
     Args:
-        done: Returns the result of a job that an earlier run has finished, else None.
-        workers: Processes; 0 for one per core, if there is enough to do.
+        done: Returns the result of a job that an earlier run finished, else None.
+        workers: Number of processes; 0 for one per core, if there are enough jobs.
 
     Raises:
-        HardwareError: Workers are killed again and again, as the system does when memory runs out.
+        HardwareError: Workers are killed repeatedly, as by the system when memory runs out.
     """
     jobs = iter(jobs)
     first = list(islice(jobs, FEW + 1)) if workers == 0 else []
@@ -60,7 +60,7 @@ def ordered(
                 return
         finally:
             pool.kill()
-    # Also where the system allows no further process: the result is the same.
+    # Also if the system does not allow another process. The results are the same.
     for job in jobs:
         result = done(job)
         yield job, run(job) if result is None else result
@@ -84,15 +84,15 @@ class _Worker(Generic[J, R]):
         self.pipe = Connection(ours.detach())
         self.task: _Task[J, R] | None = None
         self.ready = False
-        # Not by multiprocessing: a worker of that runs the user's script again, unless the script
-        # guards against it, and needs a process more that looks after semaphores. In a group of
-        # its own, since Ctrl-C goes to all processes of the terminal's.
+        # Not multiprocessing: its workers run the user's script again, unless the script guards
+        # against that, and it needs one more process to track semaphores. The worker has its own
+        # process group, because Ctrl-C goes to the whole group of the terminal.
         command = [sys.executable, "-c", _WORKER, str(theirs.fileno()), json.dumps(sys.path)]
         with theirs:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
             )
-        with suppress(OSError):  # it was killed; its pipe says so
+        with suppress(OSError):  # It was killed, which its pipe reports later.
             self.pipe.send(run)
 
 
@@ -112,8 +112,8 @@ class _Pool(Generic[J, R]):
         self._failed_starts = 0
 
     def start(self) -> bool:
-        """Start the workers that are missing; return whether there is any."""
-        with suppress(OSError):  # the user's limit of processes, or no memory for one
+        """Start the missing workers, and return whether there is at least one."""
+        with suppress(OSError):  # The user's limit on processes, or too little memory.
             while len(self._workers) < self._number:
                 self._workers.append(_Worker(self._run))
         return bool(self._workers)
@@ -127,14 +127,14 @@ class _Pool(Generic[J, R]):
 
     def results(self, jobs: Iterable[J], done: Callable[[J], R | None]) -> Generator[tuple[J, R]]:
         jobs = iter(jobs)
-        tasks: deque[_Task[J, R]] = deque()  # in order, the next result first
-        todo: deque[_Task[J, R]] = deque()  # those of them that no worker has
+        tasks: deque[_Task[J, R]] = deque()  # In order, the next result first.
+        todo: deque[_Task[J, R]] = deque()  # Those of them that no worker has.
         more = True
         while True:
             for worker in self._workers:
                 if todo and worker.ready and worker.task is None:
                     worker.task = todo.popleft()
-                    with suppress(OSError):  # it was killed; its pipe says so below
+                    with suppress(OSError):  # It was killed, which its pipe reports below.
                         worker.pipe.send(worker.task.job)
             read_ahead = more and len(tasks) < self._number * (AHEAD + 1)
             self._collect(todo, block=not read_ahead and bool(tasks) and not tasks[0].is_done)
@@ -155,7 +155,7 @@ class _Pool(Generic[J, R]):
                 return
 
     def _collect(self, todo: deque[_Task[J, R]], *, block: bool) -> None:
-        """Take what workers have sent, and replace those that were killed."""
+        """Receive the results of the workers, and replace workers that were killed."""
         ready = wait([worker.pipe for worker in self._workers], None if block else 0)
         lost: list[_Worker[J, R]] = []
         for worker in self._workers:
@@ -183,14 +183,14 @@ class _Pool(Generic[J, R]):
             tries = worker.task.workers_lost if worker.task else self._failed_starts
             if tries >= TRIES or not self.start():
                 raise HardwareError(
-                    "Worker processes are killed from outside, as happens when memory runs out. "
-                    "Run the same again to resume, with fewer `workers`.",
+                    "Worker processes were killed, probably because memory ran out. Run the same "
+                    "again with fewer `workers` to resume.",
                     setting="workers",
                 )
 
 
 def serve(descriptor: int) -> None:
-    """Do the jobs that come through a pipe, until the parent closes it or ends, however it ends."""
+    """Do the jobs that come through a pipe, until the parent closes it or ends in any way."""
     pipe = Connection(descriptor)
     jobs: SimpleQueue[Any] = SimpleQueue()
 
@@ -203,7 +203,7 @@ def serve(descriptor: int) -> None:
         except Exception:
             traceback.print_exc()
         finally:
-            os._exit(1)  # also in the middle of a job
+            os._exit(1)  # Even in the middle of a job.
 
     threading.Thread(target=receive, daemon=True).start()
     run = jobs.get()
@@ -213,16 +213,12 @@ def serve(descriptor: int) -> None:
         try:
             answer = (run(job), None)
         except Exception as error:
-            answer = (None, _portable(error))
+            if not isinstance(error, Gpt2ChatError):  # A bug keeps its traceback.
+                error.add_note("".join(traceback.format_exception(error)).rstrip())
+            answer = (None, error)
+            try:
+                pickle.loads(pickle.dumps(error))
+            except Exception:
+                text = "".join(traceback.format_exception(error)).rstrip()
+                answer = (None, RuntimeError(text))
         pipe.send(answer)
-
-
-def _portable(error: Exception) -> Exception:
-    """Return an error that can be sent to another process, with the traceback of a bug."""
-    if not isinstance(error, Gpt2ChatError):
-        error.add_note("".join(traceback.format_exception(error)).rstrip())
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError("".join(traceback.format_exception(error)).rstrip())
-    return error

@@ -1,8 +1,8 @@
-"""Turn sources into a folder of shards with a manifest, whole or not at all.
+"""Turn sources into a data folder, which is written completely or not at all.
 
     sources → jobs (chunks of records) → parts, by several processes → selection → shards
 
-Parts stay on the disk until the shards are written, so a run that was killed resumes.
+Parts stay on disk until the shards are written, so an interrupted run resumes.
 """
 
 import hashlib
@@ -46,11 +46,10 @@ from gpt2chat.core.data.writer import (
 )
 from gpt2chat.core.errors import ConfigError, DataError, HardwareError, Interrupted
 from gpt2chat.core.files import replaced_folder
-from gpt2chat.core.inputs.datafiles import OWN as OWN_DATA
+from gpt2chat.core.inputs.datafiles import OWN_SETTINGS
 from gpt2chat.core.inputs.sources import Opened, find_sources, open_sources
 from gpt2chat.core.text.tokens import (
     IGNORED,
-    Encoded,
     decode,
     encode_conversation,
     template_fingerprint,
@@ -59,38 +58,38 @@ from gpt2chat.core.text.tokens import (
 from gpt2chat.core.text.wording import plural
 
 LIBRARIES = ("datasets", "ftfy", "rensa", "tiktoken")
-"""Whose versions the manifest names."""
-SETTINGS = ("lang", "oasst1_rank", "oasst1_pairs", "mix", "dedup", "sample")
-"""Settings that the manifest records, besides seed and window."""
-OWN = re.compile(
+"""Libraries whose versions the manifest records."""
+RECORDED_SETTINGS = ("lang", "oasst1_rank", "oasst1_pairs", "mix", "dedup", "sample")
+"""Settings that the manifest records, apart from seed and window."""
+OWN_PATHS = re.compile(
     rf"{MANIFEST}|{DROPPED}|rejected\.jsonl|{PICTURE}|(.*/)?\.DS_Store|{TOKENS}(/[^/]*)?"
     r"|(sft|preference|reference)(/(train|validation)-\d+-of-\d+\.jsonl)?"
 )
-"""Paths in a data folder that may be replaced: what `prepare` writes, the ids that training keeps
-there, and what a file manager leaves."""
+"""Paths in a data folder that `prepare` may replace: its own files, the ids that training writes,
+and the files of a file manager."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareResult:
-    """What was written, and where."""
+    """The folder that was written, its manifest, and the notes."""
 
     out: Path
     manifest: Manifest
     notes: tuple[str, ...]
-    """What was picked, in the order it was said."""
+    """Notes for the user, in the order in which they were reported."""
 
 
 def prepare(settings: PrepareConfig, listener: Listener) -> PrepareResult:
-    """Write the shards of all sources to `settings.out`, in place of those that stand there.
+    """Write the shards of all sources to `settings.out`, in place of earlier ones.
 
     Args:
-        listener: Is told what was picked, and how many records were read.
+        listener: Called with notes and with the number of records that were read.
 
     Raises:
-        ConfigError: Every source is off, or the folder holds something that is not prepare's, or
-            another run is writing it.
-        DataError: A file is missing, broken or of an unknown shape; or nothing is left to train on.
-        NetworkError: A Hub name cannot be had.
+        ConfigError: Every source is off, the folder contains files that `prepare` did not write,
+            or another run is writing it.
+        DataError: A file is missing, broken or of an unknown shape, or no row is left to train on.
+        NetworkError: A name on the Hub cannot be loaded.
         StorageError: The disk is full or the folder cannot be written.
         HardwareError: Workers were killed, or memory ran out.
         Interrupted: Ctrl-C; the same call resumes.
@@ -104,27 +103,32 @@ def prepare(settings: PrepareConfig, listener: Listener) -> PrepareResult:
             journal.say(source.source.name, source.note())
         inputs = [entry for source in opened for entry in source.inputs()]
         with replaced_folder(settings.out, fingerprint(settings, inputs)) as (work, folder):
-            parts = _parts(Jobs(opened, settings, work, journal), settings, journal)
+            parts: list[Part] = []
+            jobs = Jobs(opened, settings, work, journal)
+            for job, part in ordered(jobs, run, finished, settings.workers):
+                journal.add(part.tally, job.done)
+                parts.append(part)
+            journal.require_usable()
             selection = Selection(parts, work, journal)
             manifest = _write(selection, opened, inputs, settings, journal, folder)
             (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
             _advise(manifest, opened, settings, journal)
-            # Something may have been put there while this took its minutes.
+            # Check again: other files may have been put there in the meantime.
             require_own_folder(settings.out)
     except KeyboardInterrupt:
         raise Interrupted(
-            f"Interrupted; {settings.out} is as it was. Run the same again to resume."
+            f"Interrupted. {settings.out} is unchanged. Run the same again to resume."
         ) from None
     except MemoryError:
         raise HardwareError(
             "Not enough memory to prepare the data. Close other programs, use fewer `workers`, or "
-            "give large data as JSON Lines, which is not read whole."
+            "give large data as JSON Lines, which is read in chunks."
         ) from None
     return PrepareResult(out=settings.out, manifest=manifest, notes=tuple(journal.notes))
 
 
 def fingerprint(settings: PrepareConfig, inputs: Sequence[Input]) -> str:
-    """Return a hash of all that decides the parts; only a run that shares it takes them over."""
+    """Return a hash of everything that affects the parts; a run with the same one reuses them."""
     values = asdict(settings)
     for name in ("out", "workers", "strict", "stats"):
         del values[name]
@@ -139,45 +143,37 @@ def _versions() -> dict[str, str]:
     return {"gpt2chat": __version__} | {name: version(name) for name in LIBRARIES}
 
 
-def _parts(jobs: Jobs, settings: PrepareConfig, journal: Journal) -> list[Part]:
-    """Have all jobs done; return their parts in order."""
-    parts: list[Part] = []
-    for job, part in ordered(jobs, run, finished, settings.workers):
-        journal.add(part.tally, job.done)
-        parts.append(part)
-    journal.require_usable()
-    return parts
-
-
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A sample as training sees it: its ids as text again."""
+    """A sample as training sees it, decoded from its ids."""
 
     id: str
     untrained: str
     trained: str
     tokens: int
-    """All of them."""
+    """Number of all tokens."""
     trained_tokens: int
 
 
 def first_samples(result: PrepareResult, number: int) -> list[Shown]:
-    """Return the first training samples; the chosen sides of pairs where there are no samples."""
+    """Return the first training samples, or the chosen sides of pairs if there are no samples."""
     if not number:
         return []
     if result.manifest.rows("sft", "train"):
-        samples = read_samples(result.out, "train")[:number]
-        named = [(sample.id, sample.conversation) for sample in samples]
+        rows = read_samples(result.out, "train")[:number]
+        named = [(sample.id, sample.conversation) for sample in rows]
     else:
         pairs = [(pair.id, pair.preference) for pair in read_pairs(result.out, "train")[:number]]
         named = [(row_id, p.prompt.with_reply(p.chosen)) for row_id, p in pairs]
-    return [_shown(row_id, encode_conversation(conversation)) for row_id, conversation in named]
-
-
-def _shown(row_id: str, encoded: Encoded) -> Shown:
-    trained = [label for label in encoded.labels if label != IGNORED]
-    untrained = encoded.ids[: len(encoded) - len(trained)]
-    return Shown(row_id, decode(untrained), decode(trained), len(encoded), len(trained))
+    samples: list[Shown] = []
+    for row_id, conversation in named:
+        encoded = encode_conversation(conversation)
+        # From the labels, so that what is shown is what the loss sees.
+        trained = [label for label in encoded.labels if label != IGNORED]
+        untrained = encoded.ids[: len(encoded) - len(trained)]
+        texts = (decode(untrained), decode(trained))
+        samples.append(Shown(row_id, *texts, len(encoded), len(trained)))
+    return samples
 
 
 def require_own_folder(folder: Path) -> None:
@@ -191,7 +187,7 @@ def require_own_folder(folder: Path) -> None:
     if not folder.is_dir():
         return
     paths = sorted(folder.rglob("*"))
-    ours = OWN if folder / MANIFEST in paths else re.compile("")
+    ours = OWN_PATHS if folder / MANIFEST in paths else re.compile("")
     for path in paths:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not ours.fullmatch(name):
@@ -210,19 +206,28 @@ def _write(
     journal: Journal,
     folder: Path,
 ) -> Manifest:
-    """Write the shards of the rows that stay.
+    """Write the shards of the selected rows.
 
     Raises:
-        DataError: Nothing is left to train on.
+        DataError: No row is left to train on.
     """
     selection.without_duplicates(settings.dedup)
     selection.without_overlap(settings.dedup)
     shares = dict(parse_share(share) for share in settings.mix)
     orders = {key: selection.order(key, shares, settings.seed) for key in range(len(SPLITS))}
-    # Data that is for evaluation alone may have no training rows; other data must have some.
-    to_train = any(s.holdout < 1 for s in opened if "train" in s.splits)
-    if not any(len(order.places) for key, order in orders.items() if key in TRAIN or not to_train):
-        raise DataError(_nothing_left(journal))
+    # Data for evaluation only may have no training rows; other data must have some.
+    is_for_training = any(s.holdout < 1 for s in opened if "train" in s.splits)
+    if not any(
+        len(order.places) for key, order in orders.items() if key in TRAIN or not is_for_training
+    ):
+        reasons: Counter[str] = Counter()
+        for counter in journal.dropped.values():
+            reasons.update(counter)
+        most = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common(4))
+        dropped = f" Dropped: {most}." if most else ""
+        raise DataError(
+            f"No training rows are left.{dropped} Give more data, for example with `chat=FILE`."
+        )
     write_dropped(selection, folder / DROPPED)
     shards = [
         s for key, order in orders.items() for s in write_shards(selection, key, order, folder)
@@ -244,7 +249,9 @@ def _write(
         version=VERSION,
         window=settings.max_length,
         seed=settings.seed,
-        settings={name: value for name, value in asdict(settings).items() if name in SETTINGS},
+        settings={
+            name: value for name, value in asdict(settings).items() if name in RECORDED_SETTINGS
+        },
         holdout={source.source.name: source.holdout for source in opened},
         counts=counts,
         dropped=_plain(journal.dropped),
@@ -263,35 +270,26 @@ def _write(
 def _advise(
     manifest: Manifest, opened: Sequence[Opened], settings: PrepareConfig, journal: Journal
 ) -> None:
-    """Say what a user may not expect: rows of theirs that are gone, or a split without rows."""
+    """Report what a user may not expect: removed rows of their own, or a split without rows."""
     for source in opened:
         name = source.source.name
         rows = [counts.get(name, {}) for counts in manifest.counts.values()]
         if 0 < source.holdout < 1 and not any(splits.get("validation") for splits in rows):
             journal.say(
                 name,
-                f"{name}: no validation rows. A `holdout` of {source.holdout:.0%} came to none of "
-                "so few. Raise it to have some.",
+                f"{name}: no validation rows. A `holdout` of {source.holdout:.0%} of so few rows "
+                "is none. Raise it to get some.",
             )
-        alike = sum(journal.dropped[name][reason] for reason in (NEAR, OVERLAP, NEAR_OVERLAP))
-        if alike and source.source.setting in OWN_DATA:
+        similar = sum(journal.dropped[name][reason] for reason in (NEAR, OVERLAP, NEAR_OVERLAP))
+        if similar and source.source.setting in OWN_SETTINGS:
             journal.say(
                 name,
-                f"{name}: {plural(alike, 'row')} left out for being like another. "
+                f"{name}: {plural(similar, 'row')} removed for similarity to another. "
                 f'{settings.out / DROPPED} lists them. Keep them with `dedup="off"`, and those '
-                "that are like validation rows with `holdout=0`.",
+                "similar to validation rows with `holdout=0`.",
             )
     if not any(manifest.rows(kind, "train") for kind in ("sft", "preference")):
         journal.say("", f"{settings.out} has no training rows: it is for evaluation only.")
-
-
-def _nothing_left(journal: Journal) -> str:
-    reasons: Counter[str] = Counter()
-    for counts in journal.dropped.values():
-        reasons.update(counts)
-    listed = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common(4))
-    why = f" Dropped: {listed}." if listed else ""
-    return f"No training rows are left.{why} Give more data, for example with `chat=FILE`."
 
 
 def _plain(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:

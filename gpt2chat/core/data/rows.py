@@ -1,4 +1,4 @@
-"""Samples and pairs to rows of shards: fitted to the window, rendered, and checked."""
+"""Fit samples and pairs to the window, and render them as rows of shards."""
 
 import hashlib
 import json
@@ -17,37 +17,37 @@ CONTROL_NAMES = (*SPECIAL_TOKENS, ENDOFTEXT)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a shard, and what is counted of it."""
+    """One line of a shard, and its measurements."""
 
     line: bytes
-    """JSON and a line break."""
+    """The row as JSON, with a line break."""
     text_hash: bytes
-    """Of all that is rendered: two rows that share it are duplicates."""
+    """Hash of the rendered row: two rows with the same one are duplicates."""
     exchange_hash: bytes
-    """Of the latest user message, its document and the reply (the chosen one, for a pair) alone."""
+    """Hash of the latest user message, its context and the reply (a pair's chosen one)."""
     exchange: str
-    """The end of these texts, with both replies of a pair, to find what is nearly the same."""
+    """The ends of these texts, with both replies of a pair, to find near-duplicates."""
     prompt_tokens: int
     trained_tokens: int
-    """Of the reply, its end of turn included; for a pair, of both replies."""
+    """Tokens of the reply with its end of turn; for a pair, of both replies."""
     reply_tokens: int
-    """Of the longer reply."""
+    """Tokens of the reply; for a pair, of the longer one."""
     shortened: bool
-    """Early turns were dropped."""
+    """Whether early turns were dropped."""
     typed_control: bool
-    """The name of a control token stands in it as text."""
+    """Whether its text contains the name of a control token."""
 
     @property
     def length(self) -> int:
-        """Tokens of the rendered row; for a pair, of its longer side."""
+        """Tokens of the rendered row; for a pair, with its longer reply."""
         return self.prompt_tokens + self.reply_tokens
 
 
 def sample_row(sample: Sample, window: int | None) -> Row | None:
-    """Return a sample as a row; None where it is longer than the window without its history.
+    """Return a sample as a row; None if it does not fit the window even without its history.
 
     Args:
-        window: Most tokens; None takes any length.
+        window: Most tokens; None for any length.
     """
     fitted = _fitted(sample.conversation, window)
     if fitted is None:
@@ -75,27 +75,34 @@ def sample_row(sample: Sample, window: int | None) -> Row | None:
 
 
 def pair_row(pair: Pair, window: int) -> Row | None:
-    """Return a pair as a row; None where a side is longer than the window without its history.
+    """Return a pair as a row; None if a side does not fit the window even without its history.
 
-    Both sides keep the same prompt: the one that the longer side leaves room for.
+    Both sides have the same prompt: the one that leaves room for the longer reply.
     """
-    sides = _fitted_sides(pair.preference, window)
-    if sides is None:
-        return None
-    preference = Preference(sides[0].conversation.prompt, *_replies(pair.preference))
+    replies = (pair.preference.chosen, pair.preference.rejected)
+    fitted_prompt, sides = pair.preference.prompt, list[Rendered]()
+    for reply in replies:
+        side = _fitted(fitted_prompt.with_reply(reply), window)
+        if side is None:
+            return None
+        sides.append(side)
+        fitted_prompt = side.conversation.prompt
+    if sides[0].conversation.prompt != fitted_prompt:  # The rejected reply is the longer one.
+        sides[0] = _rendered(fitted_prompt.with_reply(replies[0]))
+    preference = Preference(fitted_prompt, *replies)
     prompt, encoded = render(preference.prompt), [side.encoded for side in sides]
     for side in sides:
         check(pair.id, prompt, side.spans, side.encoded, window)
     if encoded[0].ids == encoded[1].ids:
         raise RuntimeError(f"row {pair.id}: chosen and rejected are the same tokens")
     prompt_text, prompt_tokens = to_text(prompt), encoded[0].prompt_length
-    replies = [to_text(side.spans[len(prompt) :]) for side in sides]
+    reply_texts = [to_text(side.spans[len(prompt) :]) for side in sides]
     lengths = [len(side) - prompt_tokens for side in encoded]
     fields = {
         "conversation": preference.prompt.as_dicts(),
         "prompt": prompt_text,
-        "chosen": replies[0],
-        "rejected": replies[1],
+        "chosen": reply_texts[0],
+        "rejected": reply_texts[1],
         "prompt_tokens": prompt_tokens,
         "chosen_tokens": lengths[0],
         "rejected_tokens": lengths[1],
@@ -103,7 +110,7 @@ def pair_row(pair: Pair, window: int) -> Row | None:
     return _row(
         pair,
         fields,
-        texts=(prompt_text, *replies),
+        texts=(prompt_text, *reply_texts),
         asked=_asked(preference.prompt),
         sizes=(prompt_tokens, sum(lengths), max(lengths)),
         shortened=preference != pair.preference,
@@ -122,34 +129,15 @@ def _rendered(conversation: Conversation) -> Rendered:
 
 
 def _fitted(conversation: Conversation, window: int | None) -> Rendered | None:
-    """Return what of a conversation fits; the same object where all of it does."""
+    """Return the part of a conversation that fits; the same object if all of it does."""
     letters = sum(len(message.content) for message in conversation.messages)
     if window is None or letters <= window * LONGEST_TOKEN:
-        # Most fit as they are; one that is far too long is not encoded to find that out.
+        # Most fit as they are. One that is far too long is not encoded to find that out.
         rendered = _rendered(conversation)
         if window is None or len(rendered.encoded) <= window:
             return rendered
     fitted = fit_window(conversation, window)
     return fitted and _rendered(fitted)
-
-
-def _fitted_sides(preference: Preference, window: int) -> list[Rendered] | None:
-    """Return both sides with the same prompt, the shorter of what each leaves room for."""
-    replies = _replies(preference)
-    prompt, sides = preference.prompt, list[Rendered]()
-    for reply in replies:
-        fitted = _fitted(prompt.with_reply(reply), window)
-        if fitted is None:
-            return None
-        sides.append(fitted)
-        prompt = fitted.conversation.prompt
-    if sides[0].conversation.prompt != prompt:
-        sides[0] = _rendered(prompt.with_reply(replies[0]))
-    return sides
-
-
-def _replies(preference: Preference) -> tuple[str, str]:
-    return preference.chosen, preference.rejected
 
 
 def check(
@@ -159,14 +147,14 @@ def check(
     encoded: Encoded,
     window: int | None,
 ) -> None:
-    """Raise RuntimeError where a row would train wrongly: a bug of ours, not the data's.
+    """Raise RuntimeError if a row would train wrongly, which would be a bug of this program.
 
     Args:
-        prompt: As a chat would render it.
-        spans: Of the whole sample.
-        encoded: Of these.
+        prompt: Spans of the prompt, as a chat renders it.
+        spans: Spans of the whole sample.
+        encoded: The encoded `spans`.
     """
-    rules = {
+    faults = {
         "the prompt is not the beginning of the sample": (
             spans[: len(prompt)] != prompt or any(span.trained for span in prompt)
         ),
@@ -175,9 +163,9 @@ def check(
         "an id is outside the vocabulary": max(encoded.ids) >= VOCAB,
         "it is longer than the window": window is not None and len(encoded) > window,
     }
-    for rule, broken in rules.items():
-        if broken:
-            raise RuntimeError(f"row {row_id}: {rule}")
+    for fault, is_present in faults.items():
+        if is_present:
+            raise RuntimeError(f"row {row_id}: {fault}")
 
 
 def _row(
@@ -193,38 +181,29 @@ def _row(
     line = json.dumps(values, ensure_ascii=False)
     contents = [message["content"] for message in fields["conversation"]]
     contents += [text.removesuffix(END_OF_TURN) for text in texts[1:]]
+    text = "\0".join(contents)
+    replies = "\n".join(texts[1:])
     return Row(
         # The name of a file, and so of a source, need not be UTF-8: such bytes become \udcff.
         line=line.encode("utf-8", "backslashreplace") + b"\n",
         text_hash=_digest(texts),
         exchange_hash=_digest((asked, texts[1])),
-        exchange=_exchange(asked, texts[1:]),
+        # No more of the question than of the replies: different answers to the same long question
+        # would be near-duplicates.
+        exchange=f"{asked[-len(replies) :]}\n{replies}",
         prompt_tokens=sizes[0],
         trained_tokens=sizes[1],
         reply_tokens=sizes[2],
         shortened=shortened,
-        typed_control=_names_control("\0".join(contents)),
+        typed_control="<|" in text and any(name in text for name in CONTROL_NAMES),
     )
 
 
 def _asked(conversation: Conversation) -> str:
-    """Return what the reply answers: the latest user message, and the document it speaks of."""
+    """Return what the reply answers: the latest user message and its context."""
     document = conversation.document
     user = conversation.user.content
     return f"{user}\n{document.content}" if document else user
-
-
-def _exchange(asked: str, replies: Sequence[str]) -> str:
-    """Return what is compared with other rows, no more of the question than of the replies.
-
-    With a long question whole, other answers to it would be nearly the same.
-    """
-    replied = "\n".join(replies)
-    return f"{asked[-len(replied) :]}\n{replied}"
-
-
-def _names_control(text: str) -> bool:
-    return "<|" in text and any(name in text for name in CONTROL_NAMES)
 
 
 def _digest(texts: Sequence[str]) -> bytes:

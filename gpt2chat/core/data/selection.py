@@ -1,4 +1,4 @@
-"""Which rows of all parts stay: duplicates out, what is measured on out of training, the mix."""
+"""Select the rows of the shards: remove duplicates and overlap with validation, apply the mix."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,27 +11,31 @@ import numpy.typing as npt
 
 from gpt2chat.core.config.prepare import Dedup, Share
 from gpt2chat.core.data.journal import Journal
-from gpt2chat.core.data.near import NONE, PERMUTATIONS, earlier_near, near_any, same_words
+from gpt2chat.core.data.near import (
+    NO_ROW,
+    PERMUTATIONS,
+    Hashes,
+    Places,
+    earlier_near,
+    near_any,
+    same_words,
+)
 from gpt2chat.core.data.parts import INDEX, SPLITS, Part, Signatures
 
 DUPLICATE = "duplicate"
 NEAR = "near-duplicate"
 OVERLAP = "also in validation"
 NEAR_OVERLAP = "nearly also in validation"
-CACHED = 10_000
-"""Questions that are kept in memory while near-duplicates are compared."""
-MIXED = "left out by the mix"
-
-Places = npt.NDArray[np.intp]
-"""Rows by their number in all parts, in the order of the sources."""
-Hashes = npt.NDArray[np.uint64]
+LEFT_OUT_BY_MIX = "left out by the mix"
+CACHED_QUESTIONS = 10_000
+"""Questions that stay in memory while near-duplicates are compared."""
 
 TRAIN = tuple(code for code, (_, split) in enumerate(SPLITS) if split == "train")
-HELD = tuple(code for code, (_, split) in enumerate(SPLITS) if split == "validation")
+VALIDATION = tuple(code for code, (_, split) in enumerate(SPLITS) if split == "validation")
 
 
-class Lost(NamedTuple):
-    """Rows that were left out, and why."""
+class Removal(NamedTuple):
+    """Rows that were removed for one reason."""
 
     places: Places
     reason: str
@@ -40,16 +44,19 @@ class Lost(NamedTuple):
 
 
 class Selection:
-    """The rows of all parts, fewer with each step; takes some 30 bytes of memory a row."""
+    """The rows of all parts, fewer after each step, in some 30 bytes of memory per row.
+
+    A place is the number of a row in all parts, in the order of the sources.
+    """
 
     def __init__(self, parts: Sequence[Part], folder: Path, journal: Journal):
         self.parts = parts
-        self.lost: list[Lost] = []
+        self.removals: list[Removal] = []
         self.starts = np.cumsum([0, *(part.rows for part in parts)])
         self.keys = self.column("key")
-        self.kept = np.ones(len(self.keys), bool)
+        self.is_selected = np.ones(len(self.keys), bool)
         self._offsets, self._sizes = self.column("offset"), self.column("size")
-        self._question = lru_cache(CACHED)(self._read_question)
+        self._question = lru_cache(CACHED_QUESTIONS)(self._read_question)
         self._folder = folder
         self._journal = journal
 
@@ -65,30 +72,30 @@ class Selection:
         codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
         code_of = np.array([codes[name] for name in names], np.intp)[part_of]
         for name, code in codes.items():
-            found = places[code_of == code]
-            if len(found):
-                yield name, found
+            own = places[code_of == code]
+            if len(own):
+                yield name, own
 
     def where(self, *keys: int) -> Places:
-        """Return the rows that are kept so far and go to one of some splits."""
-        return np.flatnonzero(self.kept & np.isin(self.keys, keys))
+        """Return the selected rows of some splits."""
+        return np.flatnonzero(self.is_selected & np.isin(self.keys, keys))
 
     def drop(self, places: Places, reason: str, like: Places) -> None:
-        """Leave rows out, counted.
+        """Remove rows, and count them.
 
         Args:
             like: The row that each of them resembles.
         """
-        for source, found in self.sources(places):
-            self._journal.drop(source, reason, len(found))
-        self.kept[places] = False
+        for source, own in self.sources(places):
+            self._journal.drop(source, reason, len(own))
+        self.is_selected[places] = False
         if len(places):
-            self.lost.append(Lost(places, reason, like))
+            self.removals.append(Removal(places, reason, like))
 
     def without_duplicates(self, dedup: Dedup) -> None:
-        """Keep the first of each set of duplicates, and in training of near-duplicates too.
+        """Keep only the first of several duplicates, and in training of near-duplicates too.
 
-        The reference set keeps its duplicates, and the validation splits their near-duplicates.
+        The reference set keeps its duplicates, and validation its near-duplicates.
         """
         if dedup == "off":
             return
@@ -104,28 +111,32 @@ class Selection:
                 places = self.where(key)
                 signed = self._signatures(places, "near")
                 like = earlier_near(signed, lambda a, b, p=places: self._same_questions(p[a], p[b]))
-                near = np.flatnonzero(like != NONE)
+                near = np.flatnonzero(like != NO_ROW)
                 self.drop(places[near], NEAR, places[like[near]])
 
     def without_overlap(self, dedup: Dedup) -> None:
-        """Leave out of training what is measured on: the same last exchange, or nearly the same."""
+        """Remove training rows whose last exchange is also, or nearly, in the validation data."""
         exchanges = self.column("exchange")
-        train, held = self.where(*TRAIN), self.where(*HELD)
-        known, first = np.unique(exchanges[held], return_index=True)
-        also = train[np.isin(exchanges[train], known)]
-        self.drop(also, OVERLAP, held[first[np.searchsorted(known, exchanges[also])]])
+        train, validation = self.where(*TRAIN), self.where(*VALIDATION)
+        hashes, first = np.unique(exchanges[validation], return_index=True)
+        overlap = train[np.isin(exchanges[train], hashes)]
+        like = validation[first[np.searchsorted(hashes, exchanges[overlap])]]
+        self.drop(overlap, OVERLAP, like)
         if dedup == "near":
             train = self.where(*TRAIN)
-            signed, against = self._signatures(train, "train"), self._signatures(held, "held")
-            like = near_any(signed, against, lambda a, b: self._same_questions(train[a], held[b]))
-            near = np.flatnonzero(like != NONE)
-            self.drop(train[near], NEAR_OVERLAP, held[like[near]])
+            like = near_any(
+                self._signatures(train, "train"),
+                self._signatures(validation, "validation"),
+                lambda a, b: self._same_questions(train[a], validation[b]),
+            )
+            near = np.flatnonzero(like != NO_ROW)
+            self.drop(train[near], NEAR_OVERLAP, validation[like[near]])
 
     def _same_questions(self, rows: Places, others: Places) -> npt.NDArray[np.bool_]:
-        """Return which rows ask nearly the same as the row beside them.
+        """Return which rows ask nearly the same question as the other row of their pair.
 
-        Signatures are mostly of the reply: without this, a bot that answers "Who are you?" and
-        "What is your name?" alike would lose one of the two questions.
+        Signatures depend mostly on the reply: without this check, a bot that answers "Who are
+        you?" and "What is your name?" alike would lose one of the two questions.
         """
         pairs = zip(rows.tolist(), others.tolist(), strict=True)
         same = [same_words(self._question(one), self._question(other)) for one, other in pairs]
@@ -142,17 +153,17 @@ class Selection:
         return self.parts[int(np.searchsorted(self.starts, place, side="right")) - 1]
 
     def row(self, place: int) -> dict[str, Any]:
-        """Return a row as it is written."""
+        """Return the fields of a row."""
         with self.part_of(place).lines.open("rb") as file:
             file.seek(int(self._offsets[place]))
             return json.loads(file.read(int(self._sizes[place])))
 
     def _signatures(self, places: Places, name: str) -> Signatures:
-        """Return the signatures of rows as a file in memory, since each takes 512 bytes."""
+        """Return the signatures of rows, mapped from a file: each takes 512 bytes."""
         if not len(places):
             return np.zeros((0, PERMUTATIONS), np.uint32)
         path = self._folder / f"{name}.signatures"
-        # Written first and mapped then: on a full disk, writing to a map kills the process.
+        # Written first and mapped afterwards: writing to a map on a full disk kills the process.
         with path.open("wb") as file:
             for number, part in enumerate(self.parts):
                 begin, end = np.searchsorted(places, self.starts[number : number + 2])
@@ -162,7 +173,7 @@ class Selection:
         return np.memmap(path, np.uint32, "r", shape=(len(places), PERMUTATIONS))
 
     def order(self, key: int, mix: dict[str, Share], seed: int) -> "Order":
-        """Return the rows of a split in the order they are written.
+        """Return the rows of a split in the order of the shards.
 
         Validation rows keep their order. Training rows are sorted by a hash of text and seed, so
         the order does not depend on the platform's random numbers.
@@ -171,47 +182,45 @@ class Selection:
         order = Order(places, np.zeros(len(places), np.uint32))
         if key not in TRAIN or not len(places):
             return order
-        places = places[np.argsort(self._drawn(order, seed), kind="stable")]
-        shares = [self._share(name, found, mix) for name, found in self.sources(places)]
+        places = places[np.argsort(self._draw(order, seed), kind="stable")]
+        shares: list[Order] = []
+        for name, own in self.sources(places):
+            share = mix.get(name, Share())
+            number = round(len(own) * share.weight)
+            if share.cap is not None:
+                number = min(number, share.cap)
+            self._journal.drop(name, LEFT_OUT_BY_MIX, max(len(own) - number, 0))
+            repeats = np.arange(number, dtype=np.uint32) // np.uint32(len(own))
+            shares.append(Order(np.resize(own, number), repeats))
         mixed = Order(
             np.concatenate([share.places for share in shares]),
-            np.concatenate([share.again for share in shares]),
+            np.concatenate([share.repeats for share in shares]),
         )
-        drawn = np.argsort(self._drawn(mixed, seed), kind="stable")
-        return Order(mixed.places[drawn], mixed.again[drawn])
+        order_of_mix = np.argsort(self._draw(mixed, seed), kind="stable")
+        return Order(mixed.places[order_of_mix], mixed.repeats[order_of_mix])
 
-    def _share(self, name: str, places: Places, mix: dict[str, Share]) -> "Order":
-        """Return as many of a source's rows as the mix has of them, the first in drawn order."""
-        share = mix.get(name, Share())
-        wanted = round(len(places) * share.weight)
-        if share.cap is not None:
-            wanted = min(wanted, share.cap)
-        self._journal.drop(name, MIXED, max(len(places) - wanted, 0))
-        again = np.arange(wanted, dtype=np.uint32) // np.uint32(len(places))
-        return Order(np.resize(places, wanted), again)
-
-    def _drawn(self, order: "Order", seed: int) -> Hashes:
-        """Return a number for each row, drawn by its text, the seed and which repeat it is."""
+    def _draw(self, order: "Order", seed: int) -> Hashes:
+        """Return a pseudo-random number for each row, from its text, the seed and its repeat."""
         texts = self.column("text")[order.places]
         halves = np.frombuffer(texts.tobytes(), "<u8")
-        drawn = _mixed(halves[::2] ^ _mixed(np.array([seed], np.uint64)))
-        return _mixed(drawn ^ order.again)
+        numbers = _split_mix(halves[::2] ^ _split_mix(np.array([seed], np.uint64)))
+        return _split_mix(numbers ^ order.repeats)
 
 
 class Order(NamedTuple):
-    """Rows to write, one after the other."""
+    """Rows in the order of the shards."""
 
     places: Places
-    again: npt.NDArray[np.uint32]
-    """How many times the row stood in the split before: above 0 where a mix repeats it."""
+    repeats: npt.NDArray[np.uint32]
+    """Number of each repeat: 0, or more for a row that the mix repeats."""
 
     def part(self, first: int, number: int) -> "Order":
-        """Return some rows that follow each other."""
-        return Order(self.places[first : first + number], self.again[first : first + number])
+        """Return some consecutive rows."""
+        return Order(self.places[first : first + number], self.repeats[first : first + number])
 
 
-def _mixed(values: Hashes) -> Hashes:
-    """Return the finalizer of SplitMix64 (Steele, Lea and Flood 2014) of each value."""
+def _split_mix(values: Hashes) -> Hashes:
+    """Return each value after the finalizer of SplitMix64 (Steele, Lea and Flood 2014)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

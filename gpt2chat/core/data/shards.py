@@ -5,8 +5,8 @@ data/
 ├── preference/train-00000-of-00001.jsonl, validation-…    a prompt, a chosen and a rejected reply
 ├── reference/validation-00000-of-00001.jsonl              the reference project's evaluation set
 ├── dropped.jsonl                                          what was dropped, where and why
-├── lengths.png                                            histograms, with --stats
-├── .tokens/                                               the rows as ids, kept by training
+├── lengths.png                                            histograms, if `stats` is set
+├── .tokens/                                               the rows as ids, written by training
 └── manifest.json                                          counts, hashes, fingerprints
 """
 
@@ -35,24 +35,24 @@ DROPPED = "dropped.jsonl"
 PICTURE = "lengths.png"
 TOKENS = ".tokens"
 LENGTH_BINS = 16
-"""Bars of a length histogram, each a sixteenth of the window; the last holds all above too."""
+"""Bins of a length histogram, each a sixteenth of the window; the last counts longer texts too."""
 
 Lengths = dict[str, dict[str, list[int]]]
-"""Number of rows by source, `prompt` or `reply` (a pair's longer one), and sixteenth of the window
-that its tokens fill."""
+"""Histograms by source, and by `prompt` or `reply` (a pair's longer one): the number of rows in
+each of the `LENGTH_BINS`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A conversation to train or to measure on."""
+    """A conversation with a reply to train or to measure."""
 
     id: str
     source: str
     group: str
-    """What is held out, and drawn in a bootstrap, as a whole: the tree of an OASST1 message, else
-    all that begins with the same document and first user message."""
+    """Rows that are held out together and drawn together in a bootstrap: those of an OASST1 tree,
+    otherwise those with the same context and first user message."""
     conversation: Conversation
-    """Ends with a reply."""
+    """The prompt and its reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Shard:
     """One file of a split."""
 
     path: str
-    """Below the data folder."""
+    """Path relative to the data folder."""
     kind: Kind
     split: Split
     rows: int
@@ -80,14 +80,14 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """`manifest.json`: what a data folder contains and where it comes from."""
+    """`manifest.json`: the contents of a data folder and their origin."""
 
     version: int
     window: int
     """Longest sample, in tokens."""
     seed: int
     settings: dict[str, Any]
-    """What else decided the rows: the settings of `prepare` that do not name a source."""
+    """Settings of `prepare` that affect the rows, apart from the sources."""
     holdout: dict[str, float]
     """Share of each source's groups that was held out for validation."""
     counts: dict[str, dict[str, dict[str, int]]]
@@ -95,11 +95,11 @@ class Manifest:
     dropped: dict[str, dict[str, int]]
     """Records, samples and pairs left out, by source and reason."""
     noted: dict[str, dict[str, int]]
-    """Rows kept with a remark, by source: early turns dropped, broken encoding mended …"""
+    """Rows with a remark, by source and remark, such as "early turns dropped"."""
     tokens: dict[str, dict[str, dict[str, int]]]
     """`prompt` and `trained` tokens by kind and split; a pair's prompt counts once."""
     lengths: dict[str, dict[str, Lengths]]
-    """By kind and split."""
+    """Histograms by kind and split."""
     shards: tuple[Shard, ...]
     inputs: tuple[Input, ...]
     template: str
@@ -107,9 +107,9 @@ class Manifest:
     tokenizer: str
     """Fingerprint of the tokenizer."""
     versions: dict[str, str]
-    """Of gpt2chat and of the libraries that decide the rows."""
+    """Versions of gpt2chat and of the libraries that affect the rows."""
     unused: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict[str, dict[str, int]])
-    """Records that were used without one of their fields, by source and the field's name."""
+    """Used records with an unused field, by source and the field's name."""
 
     def rows(self, kind: Kind, split: Split) -> int:
         """Return the number of rows."""
@@ -121,7 +121,7 @@ class Manifest:
 def read_samples(
     data: Path, split: Split, kind: Literal["sft", "reference"] = "sft"
 ) -> list[Sample]:
-    """Return the samples of a split; none if it has no validation samples.
+    """Return the samples of a split, which may be none for validation.
 
     Raises:
         DataError: There are no training samples, or the shards are not what `prepare` wrote.
@@ -137,7 +137,7 @@ def read_samples(
 
 
 def read_pairs(data: Path, split: Split) -> list[Pair]:
-    """Return the preference pairs of a split; none if it has no validation pairs.
+    """Return the preference pairs of a split, which may be none for validation.
 
     Raises:
         DataError: There are no training pairs, or the shards are not what `prepare` wrote.
@@ -174,10 +174,10 @@ def _names(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def read_manifest(data: Path) -> Manifest:
-    """Return what a data folder's manifest says.
+    """Return the manifest of a data folder.
 
     Raises:
-        DataError: There is none, or it is of another version, template or tokenizer.
+        DataError: It is missing, damaged, or made with another version, template or tokenizer.
     """
     path = data / MANIFEST
     try:
@@ -199,12 +199,12 @@ def read_manifest(data: Path) -> Manifest:
 
 @contextmanager
 def damage(path: Path, place: str = "") -> Generator[None]:
-    """Turn whatever reading a file of a data folder raises into an error with the file's name.
+    """Turn any error about reading a file of a data folder into one that names the file.
 
-    A file that was edited, cut short or replaced can raise almost anything.
+    A file that was edited, truncated or replaced can raise almost any error.
 
     Args:
-        place: Where in the file, such as ", row 7".
+        place: Place in the file, such as ", row 7".
 
     Raises:
         DataError: The file cannot be read, or is not what `prepare` wrote.
@@ -235,7 +235,7 @@ def _parsed(values: Any) -> Manifest:
     shards = tuple(Shard(**shard) for shard in values.pop("shards"))
     inputs = tuple(Input(**entry) for entry in values.pop("inputs"))
     manifest = Manifest(**values, shards=shards, inputs=inputs)
-    # Anything else in the manifest is only shown; these decide what is read.
+    # Only these are checked, because they decide what is read; the others are only displayed.
     for shard in shards:
         texts = (shard.path, shard.kind, shard.split, shard.sha256)
         if not all(_is(text, str) for text in texts) or not _is(shard.rows, int):
@@ -251,19 +251,19 @@ def _parsed(values: Any) -> Manifest:
 
 
 def _is(value: object, kind: type) -> bool:
-    """Return whether a value that was read is what its annotation says."""
+    """Return whether a value from JSON has the type of its annotation, which pyright assumes."""
     return isinstance(value, kind)
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """Return a manifest as JSON, the same for the same manifest."""
+    """Return a manifest as JSON, always the same text for the same manifest."""
     text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
-    # The name of a file need not be UTF-8; what is not becomes an escape such as \udcff.
+    # The name of a file need not be UTF-8: such bytes become an escape such as \udcff.
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def check_shards(data: Path, kind: Kind, split: Split) -> Manifest:
-    """Return the manifest, once the shards of a split are known to be what `prepare` wrote.
+    """Return the manifest, after a check that the shards of a split are as `prepare` wrote them.
 
     Raises:
         DataError: There is no manifest, or a shard is missing or changed.

@@ -1,4 +1,4 @@
-"""OASST1's trees to samples, to the reference project's evaluation set, and to pairs."""
+"""Make samples, the reference set and pairs from OASST1's trees."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,28 +19,33 @@ What = Literal["replies", "reference", "pairs"]
 
 
 class Branches(NamedTuple):
-    """Messages of a split, by number, whose paths become items."""
+    """Some messages of a split whose paths become items."""
 
     forest: Path
     file: str
     what: What
     first: int
     last: int
-    """The first that is not among them."""
+    """Row after the last of the messages."""
     lang: str
     best: bool
-    """Take the best-ranked replies only, in training."""
+    """Whether training uses only the best-ranked replies."""
 
 
 def tree_items(task: Branches, sides: Sides, tally: Tally) -> Iterator[Item]:
-    """Yield the items of some messages, in their order; what cannot be used is rejected."""
-    makers = {"replies": _replies, "reference": _reference, "pairs": _pairs}
+    """Yield the items of some messages, in order. A message that cannot be used is counted."""
     with Forest(task.forest) as forest:
-        yield from makers[task.what](forest, task, sides, tally)
+        match task.what:
+            case "replies":
+                yield from _replies(forest, task, sides, tally)
+            case "reference":
+                yield from _reference(forest, task, sides, tally)
+            case "pairs":
+                yield from _pairs(forest, task, sides, tally)
 
 
 def _replies(forest: Forest, task: Branches, sides: Sides, tally: Tally) -> Iterator[Item]:
-    """Ranks choose among training replies only, so that what is measured on stays the same."""
+    # Ranks select training replies only, so that the validation split does not depend on them.
     for reply in forest.replies(task.first, task.last):
         group = forest.group(reply)
         split = sides.of(group)
@@ -59,7 +64,7 @@ def _record(message: TreeMessage) -> Record:
 
 
 def _reference(forest: Forest, task: Branches, sides: Sides, tally: Tally) -> Iterator[Item]:
-    """The texts stay as they were published: the reference project's figure is measured on them."""
+    # Texts are not repaired: the reference project's figure is measured on the published ones.
     for message, path in forest.reference(task.lang, task.first, task.last):
         group = forest.group(message)
         if sides.of(group) == "validation":
@@ -73,11 +78,11 @@ def _reference(forest: Forest, task: Branches, sides: Sides, tally: Tally) -> It
 
 
 def _pairs(forest: Forest, task: Branches, sides: Sides, tally: Tally) -> Iterator[Item]:
-    for prompter, found in forest.pairs(task.lang, task.first, task.last):
+    for prompter, outcome in forest.pairs(task.lang, task.first, task.last):
         try:
-            if isinstance(found, RowError):
-                raise found
-            preference, remarks = repair_pair(found)
+            if isinstance(outcome, RowError):
+                raise outcome
+            preference, remarks = repair_pair(outcome)
         except RowError as error:
             tally.drop(_record(prompter), error)
             continue

@@ -1,17 +1,17 @@
-"""One worker's job: the records of a chunk to a part on disk."""
+"""Turn the records of one job into a part on disk."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.data.near import signatures
 from gpt2chat.core.data.parts import Entry, Part, read_part, write_part
-from gpt2chat.core.data.rows import Row, pair_row, sample_row
+from gpt2chat.core.data.rows import pair_row, sample_row
 from gpt2chat.core.data.samples import SHORTENED, TYPED, Item, Sides, record_items
-from gpt2chat.core.data.shards import Pair, Sample
+from gpt2chat.core.data.shards import Pair
 from gpt2chat.core.data.tally import Tally, dropped_line
 from gpt2chat.core.data.trees import Branches, tree_items
 from gpt2chat.core.errors import RowError
@@ -19,34 +19,34 @@ from gpt2chat.core.inputs.records import Chunk
 from gpt2chat.core.inputs.shapes import ChatShape, PreferenceShape, detect
 
 TOO_LONG = "longer than the window"
-DROPPED_TEXT = 200
-"""Characters of a reply that is dropped which dropped.jsonl shows."""
+REPORTED_REPLY = 200
+"""Characters of a dropped reply that `dropped.jsonl` shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one worker does at a time."""
+    """The unit of work of one worker."""
 
     stem: Path
-    """Of the part to write."""
+    """Path of the part to write, without a suffix."""
     name: str
-    """Of the source."""
+    """Name of the source."""
     sides: Sides
     task: "Records | Branches | Tally"
-    """A tally is of records that have been read already, and makes no rows."""
+    """What to read. A tally stands for records that were read already; its part has no rows."""
     settings: PrepareConfig
     done: float
-    """Share of all input that has been read with it; negative where that is not known."""
+    """Share of all input that has been read, including this job; negative if unknown."""
 
 
 class Records(NamedTuple):
-    """Records of a file, most of which have one shape."""
+    """Records of a file, most of them of one shape."""
 
     chunk: Chunk
     shape: ChatShape | PreferenceShape | None
-    """None where not one of them could be read, and for users' opinions on replies."""
+    """Usual shape; None if no record could be read, and for feedback."""
     others: tuple[ChatShape | PreferenceShape, ...] = ()
-    """Shapes that are tried on a record that does not have it."""
+    """Shapes of the records that do not have the usual one."""
 
 
 def finished(job: Job) -> Part | None:
@@ -55,24 +55,20 @@ def finished(job: Job) -> Part | None:
 
 
 def run(job: Job) -> Part:
-    """Do the job; the same job gives the same bytes in any process."""
-    tally, items = _begun(job)
+    """Do the job. The same job gives the same bytes in any process."""
+    match job.task:
+        case Tally():
+            tally, items = job.task, iter(())
+        case Records():
+            tally = Tally(job.name, job.task.chunk.file)
+            items = _record_items(job.task, job.sides, tally)
+        case Branches():
+            tally = Tally(job.name, job.task.file)
+            items = tree_items(job.task, job.sides, tally)
     entries = list(_entries(items, tally, job.settings.max_length))
     near = job.settings.dedup == "near"
     signed = signatures([entry.row.exchange for entry in entries]) if near else None
     return write_part(job.stem, entries, tally, signed)
-
-
-def _begun(job: Job) -> tuple[Tally, Iterator[Item]]:
-    match job.task:
-        case Tally():
-            return job.task, iter(())
-        case Records():
-            tally = Tally(job.name, job.task.chunk.file)
-            return tally, _record_items(job.task, job.sides, tally)
-        case Branches():
-            tally = Tally(job.name, job.task.file)
-            return tally, tree_items(job.task, job.sides, tally)
 
 
 def _record_items(task: Records, sides: Sides, tally: Tally) -> Iterator[Item]:
@@ -87,39 +83,25 @@ def _record_items(task: Records, sides: Sides, tally: Tally) -> Iterator[Item]:
 
 
 def _entries(items: Iterable[Item], tally: Tally, window: int) -> Iterator[Entry]:
-    """Yield the rows of items in order; one that does not fit the window is dropped."""
+    """Yield the rows of items in order, without those that do not fit the window."""
     numbers: Counter[tuple[str, str, int]] = Counter()
     for item in items:
         numbers[item.kind, item.file, item.line] += 1
         number = numbers[item.kind, item.file, item.line]
-        row = _row(item, window)
+        if isinstance(item.content, Pair):
+            row = pair_row(item.content, window)
+            reply = item.content.preference.chosen
+        else:
+            # The reference set is measured with any length, as the reference project does.
+            row = sample_row(item.content, None if item.kind == "reference" else window)
+            message = item.content.conversation.reply
+            reply = message.content if message else ""
         if row is None:
             tally.dropped[TOO_LONG] += 1
             place = (tally.source, item.file, item.line)
-            text = _reply(item)[:DROPPED_TEXT]
+            text = reply[:REPORTED_REPLY]
             tally.lines.append(dropped_line(*place, TOO_LONG, text, reply=number))
         else:
-            remarks = item.remarks | _remarks(row)
+            flags = {SHORTENED: row.shortened, TYPED: row.typed_control}
+            remarks = item.remarks | {remark for remark, is_set in flags.items() if is_set}
             yield Entry((item.kind, item.split), row, remarks, item.line, number)
-
-
-def _reply(item: Item) -> str:
-    if isinstance(item.content, Pair):
-        return item.content.preference.chosen
-    reply = item.content.conversation.reply
-    return reply.content if reply else ""
-
-
-def _row(item: Item, window: int) -> Row | None:
-    match item.kind:
-        case "sft":
-            return sample_row(cast(Sample, item.content), window)
-        case "reference":
-            return sample_row(cast(Sample, item.content), None)
-        case "preference":
-            return pair_row(cast(Pair, item.content), window)
-
-
-def _remarks(row: Row) -> set[str]:
-    remarks = {SHORTENED: row.shortened, TYPED: row.typed_control}
-    return {remark for remark, holds in remarks.items() if holds}

@@ -1,4 +1,4 @@
-"""The rows that stay, as shards: each file hashed, and counted for the manifest."""
+"""Write the selected rows as shards, and count them for the manifest."""
 
 import hashlib
 import json
@@ -15,16 +15,16 @@ from gpt2chat.core.data.samples import REMARKS
 from gpt2chat.core.data.selection import Order, Places, Selection
 from gpt2chat.core.data.shards import LENGTH_BINS, Lengths, Shard
 from gpt2chat.core.data.tally import dropped_line
-from gpt2chat.core.data.work import DROPPED_TEXT
+from gpt2chat.core.data.work import REPORTED_REPLY
 from gpt2chat.core.text.template import END_OF_TURN
 
 SHARD_ROWS = 20_000
 OPEN_FILES = 100
-"""Parts that are held open at a time, to read rows in a drawn order."""
+"""Parts that are open at a time while rows are read in a random order."""
 
 
 def write_shards(selection: Selection, key: int, order: Order, folder: Path) -> Iterator[Shard]:
-    """Write the rows of a split and yield what the manifest says of each file."""
+    """Write the rows of a split, and yield the manifest's entry of each file."""
     kind, split = SPLITS[key]
     firsts = range(0, len(order.places), SHARD_ROWS)
     lines = _Lines(selection)
@@ -56,22 +56,23 @@ class _Lines:
         self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
 
     def read(self, order: Order) -> Iterator[bytes]:
-        """Yield the line of each row, in the order given."""
-        places, again = order
+        """Yield the line of each row in order."""
+        places, repeats = order
         part_of = np.searchsorted(self._starts, places, side="right") - 1
-        columns = (part_of, self._offsets[places], self._sizes[places], again)
+        columns = (part_of, self._offsets[places], self._sizes[places], repeats)
         for part, offset, size, repeat in zip(*(c.tolist() for c in columns), strict=True):
-            file = self._file(part)
+            file = self._open.pop(part, None) or self._parts[part].lines.open("rb")
+            self._open[part] = file  # Now the most recently used.
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
             file.seek(offset)
             line = file.read(size)
-            yield _renamed(line, repeat) if repeat else line
-
-    def _file(self, part: int) -> IO[bytes]:
-        file = self._open.pop(part, None) or self._parts[part].lines.open("rb")
-        self._open[part] = file
-        if len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)[1].close()
-        return file
+            if repeat:  # Each copy of a row has an id of its own.
+                values: dict[str, Any] = json.loads(line)
+                values["id"] += f"#{repeat + 1}"
+                text = json.dumps(values, ensure_ascii=False)
+                line = text.encode("utf-8", "backslashreplace") + b"\n"
+            yield line
 
     def close(self) -> None:
         """Close all files."""
@@ -79,20 +80,13 @@ class _Lines:
             file.close()
 
 
-def _renamed(line: bytes, repeat: int) -> bytes:
-    """Return the line of a row that stands in the split again, with an id of its own."""
-    values: dict[str, Any] = json.loads(line)
-    values["id"] += f"#{repeat + 1}"
-    return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-
-
 def write_dropped(selection: Selection, path: Path) -> None:
-    """Write every record and row that was dropped, with file, line and reason.
+    """Write every dropped record and row, with its file, line and reason.
 
-    A row that was dropped for what it resembles names that one: `like` is its file and line.
+    If a row was removed because it resembles another, `like` is the place of the other.
     """
     columns = ("line", "reply_number")
-    lines, replies = (selection.column(name) if selection.lost else [] for name in columns)
+    lines, replies = (selection.column(name) if selection.removals else [] for name in columns)
 
     def place(row: int) -> dict[str, Any]:
         tally = selection.part_of(row).tally
@@ -100,23 +94,23 @@ def write_dropped(selection: Selection, path: Path) -> None:
 
     with path.open("wb") as file:
         for part in selection.parts:
-            with part.dropped.open("rb") as unusable:
-                shutil.copyfileobj(unusable, file)
-        for lost in selection.lost:
-            for row, like in zip(lost.places.tolist(), lost.like.tolist(), strict=True):
+            with part.dropped.open("rb") as dropped:
+                shutil.copyfileobj(dropped, file)
+        for removal in selection.removals:
+            for row, like in zip(removal.places.tolist(), removal.like.tolist(), strict=True):
                 values = selection.row(row)
                 text: str = values.get("completion") or values["chosen"]
-                text = text.removesuffix(END_OF_TURN)[:DROPPED_TEXT]
+                text = text.removesuffix(END_OF_TURN)[:REPORTED_REPLY]
                 source = selection.part_of(row).tally.source
                 line = dropped_line(
-                    source, reason=lost.reason, text=text, **place(row), like=place(like)
+                    source, reason=removal.reason, text=text, **place(row), like=place(like)
                 )
                 file.write(line.encode())
 
 
 def count_rows(selection: Selection, order: Order) -> dict[str, int]:
     """Return the number of rows by source, in the order of the sources."""
-    return {name: len(found) for name, found in selection.sources(order.places)}
+    return {name: len(places) for name, places in selection.sources(order.places)}
 
 
 def count_tokens(selection: Selection, order: Order) -> dict[str, int]:
@@ -128,27 +122,26 @@ def count_tokens(selection: Selection, order: Order) -> dict[str, int]:
 
 
 def count_lengths(selection: Selection, order: Order, window: int) -> Lengths:
-    """Return by source how many rows' prompts and replies fill each part of the window."""
+    """Return histograms of the lengths of prompts and replies, by source.
+
+    A bin is a sixteenth of the window; the last one also counts longer texts.
+    """
     lengths: Lengths = {}
-    for source, found in selection.sources(order.places):
-        lengths[source] = {
-            name: _histogram(selection.column(name)[found], window) for name in ("prompt", "reply")
-        }
+    for source, places in selection.sources(order.places):
+        lengths[source] = {}
+        for name in ("prompt", "reply"):
+            tokens = selection.column(name)[places].astype(np.int64)
+            bins = ((tokens - 1).clip(0) * LENGTH_BINS // window).clip(max=LENGTH_BINS - 1)
+            lengths[source][name] = np.bincount(bins, minlength=LENGTH_BINS).tolist()
     return lengths
 
 
-def _histogram(tokens: Any, window: int) -> list[int]:
-    """Count by sixteenths of the window; the last has what is longer too."""
-    bins = (tokens.astype(np.int64) - 1).clip(0) * LENGTH_BINS // window
-    return np.bincount(bins.clip(max=LENGTH_BINS - 1), minlength=LENGTH_BINS).tolist()
-
-
 def count_remarks(selection: Selection, places: Places) -> dict[str, Counter[str]]:
-    """Return how many rows have each remark, by source."""
+    """Return the number of rows with each remark, by source."""
     remarks = selection.column("remarks")
     counts: dict[str, Counter[str]] = {}
-    for source, found in selection.sources(places):
-        bits = np.unpackbits(remarks[found][:, None], axis=1, bitorder="little").sum(axis=0)
+    for source, own in selection.sources(places):
+        bits = np.unpackbits(remarks[own][:, None], axis=1, bitorder="little").sum(axis=0)
         counter: Counter[str] = Counter(dict(zip(REMARKS, bits.tolist(), strict=False)))
         counts[source] = +counter
     return counts

@@ -1,4 +1,4 @@
-"""Find data files, tell them apart by split, and open them, compressed or not."""
+"""Find data files, assign them to splits, and open them, compressed or not."""
 
 import bz2
 import glob
@@ -26,37 +26,38 @@ class Input:
 
     source: str
     name: str
-    """File name, or name on the Hub."""
+    """Name of the file, or of the data set on the Hub."""
     sha256: str
-    """Empty for a data set on the Hub."""
+    """Hash of a file; empty for a data set on the Hub."""
     revision: str
     """Commit of a data set on the Hub; empty for a file."""
 
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-PACKED = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 SUFFIXES = (
-    *(suffix + packed for suffix in JSON_SUFFIXES for packed in ("", *PACKED)),
+    *(suffix + packed for suffix in JSON_SUFFIXES for packed in ("", *COMPRESSED)),
     ".parquet",
 )
 METADATA = ("dataset_info.json", "dataset_infos.json", "state.json", "manifest.json")
-"""Files next to data files that hold no records."""
-OWN = ("chat", "preference", "feedback")
-"""Settings for data of the user's own, as opposed to the public data sets."""
-WRITTEN = {"manifest.json", "run.toml", "config.json"}
-"""One of these is in every data folder, run and model folder: no other file there is read."""
+"""Files next to data files that do not contain records."""
+OWN_SETTINGS = ("chat", "preference", "feedback")
+"""Settings for the user's own data, as opposed to the public data sets."""
+OUTPUT_MARKS = {"manifest.json", "run.toml", "config.json"}
+"""Files of which every data folder, run and model folder has one. Such a folder is not read."""
 
 _SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|validation|valid|val|dev|eval|test)(?:[^a-z]|$)")
 
 
 def find_files(setting: str, value: str) -> Files:
-    """Return the data files that a path, a folder or a glob stands for, by split.
+    """Return the data files of a path, a folder or a glob, by split.
 
-    `train`, `validation` (valid, val, dev, eval) or `test` in a file's name decide the split; test
-    files stand in for validation files where there are none, and are left out where there are.
+    `train`, `validation` (valid, val, dev, eval) or `test` in a file's name decides the split; the
+    default is train. Test files are used for validation if there are no validation files, and
+    are left out otherwise.
 
     Raises:
-        DataError: There is no such file, or none of a kind that can be read.
+        DataError: There is no such file, or its format is unknown.
     """
     path = Path(value).expanduser()
     if path.is_dir():
@@ -70,8 +71,8 @@ def find_files(setting: str, value: str) -> Files:
             "Give a file, a folder or a glob that exists.",
             setting=setting,
         )
-    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-    files = [file for file in found if file.is_file()]
+    matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    files = [file for file in matches if file.is_file()]
     if not files:
         raise DataError(
             f"`{setting}` {value}: no file matches. Give a file, a folder or another glob."
@@ -88,8 +89,8 @@ def _name(file: Path, folder: Path) -> str:
 def _folder_files(setting: str, folder: Path) -> list[Path]:
     """Return all data files in a folder and below, sorted by name.
 
-    Hidden files and folders are left out, and so is what this program writes: data folders, runs
-    and models, so that the folder one works in can be given.
+    Hidden files and folders are skipped. So is the output of this program (data folders, runs and
+    models), so that a user can give the folder that also contains it.
     """
 
     def refuse(error: OSError) -> NoReturn:
@@ -100,9 +101,9 @@ def _folder_files(setting: str, folder: Path) -> list[Path]:
         ) from error
 
     files: list[Path] = []
-    # Unlike glob, it does not pass over a folder that cannot be read.
+    # Unlike glob, os.walk reports a folder that cannot be read.
     for root, folders, names in os.walk(folder, onerror=refuse):
-        if Path(root) != folder and WRITTEN & set(names):
+        if Path(root) != folder and OUTPUT_MARKS & set(names):
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -111,12 +112,13 @@ def _folder_files(setting: str, folder: Path) -> list[Path]:
             for name in names
             if name.endswith(SUFFIXES) and name not in METADATA and not name.startswith(".")
         ]
-    if setting not in OWN:
+    if setting not in OWN_SETTINGS:
         # A copy of a Hub repository: its data/ is the data set, its other files are extras.
         files = [file for file in files if _name(file, folder).startswith("data/")] or files
     if not files:
         raise DataError(
-            f"`{setting}` {folder}: no data file in it (.jsonl, .json or .parquet).",
+            f"`{setting}` {folder}: no data file in it. Give a folder with .jsonl, .json or "
+            ".parquet files.",
             setting=setting,
         )
     return sorted(files, key=lambda file: _name(file, folder))
@@ -125,7 +127,7 @@ def _folder_files(setting: str, folder: Path) -> list[Path]:
 def _require_known(setting: str, file: Path) -> None:
     if not file.name.endswith(SUFFIXES):
         raise DataError(
-            f"`{setting}` {file}: not a kind of file that can be read. "
+            f"`{setting}` {file}: unknown file format. "
             "Give .jsonl, .json (also compressed: .gz, .bz2, .xz, .zst) or .parquet."
         )
 
@@ -136,39 +138,43 @@ def _by_split(names: dict[Path, str]) -> Files:
     train = tuple(file for file, split in splits.items() if split == "train")
     test = tuple(file for file, split in splits.items() if split == "test")
     validation = tuple(file for file in names if file not in train and file not in test) or test
-    found: Files = {}
+    files: Files = {}
     if train:
-        found["train"] = train
+        files["train"] = train
     if validation:
-        found["validation"] = validation
-    return found
+        files["validation"] = validation
+    return files
 
 
 @contextmanager
 def readable(file: Path) -> Generator[None]:
-    """Turn what goes wrong while a file is read into one line.
+    """Turn an error about reading a file into one line.
 
     Raises:
-        DataError: The file is cut short or damaged, of another kind, or cannot be read.
+        DataError: The file is truncated, damaged, in another format, or unreadable.
     """
     import pyarrow as pa
 
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(f"{file} is cut short or damaged ({error}). Get it again.") from error
+        raise DataError(f"{file} is truncated or damaged ({error}). Download it again.") from error
     except pa.ArrowException as error:
         cause = str(error).splitlines()[0]
-        raise DataError(f"{file} is not a whole Parquet file ({cause}).") from error
+        raise DataError(
+            f"{file} is not a complete Parquet file ({cause}). Download it again."
+        ) from error
     except OSError as error:
-        if error.strerror is None:  # bz2 and zstd say in this way that a file is damaged
-            raise DataError(f"{file} is cut short or damaged ({error}). Get it again.") from error
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+        if error.strerror is None:  # From bz2 or zstd, about a damaged file.
+            raise DataError(
+                f"{file} is truncated or damaged ({error}). Download it again."
+            ) from error
+        raise DataError(f"Cannot read {file}: {error.strerror}.") from error
 
 
 @contextmanager
 def opened(file: Path) -> Generator[tuple[IO[bytes], IO[bytes]]]:
-    """Give the file's text, unpacked, and the file itself, whose position tells the progress."""
+    """Open a file; give its decompressed content, and the file itself for its position."""
     with file.open("rb") as raw:
         match file.suffix:
             case ".gz":
@@ -178,14 +184,11 @@ def opened(file: Path) -> Generator[tuple[IO[bytes], IO[bytes]]]:
             case ".xz":
                 text = lzma.LZMAFile(raw)  # noqa: SIM115
             case ".zst":
-                text = _zst(raw)
+                # The standard library reads zstd only from Python 3.14 on.
+                import pyarrow as pa
+
+                stream = pa.CompressedInputStream(pa.PythonFile(raw), "zstd")
+                text = io.BufferedReader(cast(io.RawIOBase, stream), 2**20)
             case _:
                 text = raw
         yield cast(IO[bytes], text), raw
-
-
-def _zst(raw: IO[bytes]) -> io.BufferedReader:
-    import pyarrow as pa
-
-    stream = pa.CompressedInputStream(pa.PythonFile(raw), "zstd")
-    return io.BufferedReader(cast(io.RawIOBase, stream), 2**20)

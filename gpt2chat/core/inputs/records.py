@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 1_000
 CHUNK_BYTES = 2**22
 BATCH_BYTES = 2**28
-"""Memory that rows of a Parquet file read at once may take, if each is as large as can be."""
+"""Most memory for the rows of a Parquet file that are read at once."""
 GROUP_BYTES = 2**32
+"""Largest row group of a Parquet file that is read."""
 LINE_BYTES = 2**26
-"""A longer line is left out: 64 MiB of text are some 16 million tokens."""
-KEPT_TEXT = 2**16
-"""Characters of a broken line that are kept aside."""
+"""Longest line that is read: 64 MiB of text are some 16 million tokens."""
+REPORTED_TEXT = 2**16
+"""Characters of a broken line that `dropped.jsonl` shows."""
 TOO_LONG_A_LINE = "line longer than 64 MiB"
 
 BOM = b"\xef\xbb\xbf"
@@ -33,46 +34,46 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a file, or what is wrong with it."""
+    """One record of a file, or the reason why it cannot be read."""
 
     file: str
-    """As the user knows it: a file's name, or a Hub name and its split."""
+    """Name of the file, or of the data set on the Hub with its split."""
     line: int
-    """From 1: the line of a JSON Lines file, else the place in the list or table."""
+    """Line in a JSON Lines file, or place in a list or table, from 1."""
     value: dict[str, Any]
-    """Empty where the record is broken."""
+    """The fields; empty if the record is broken."""
     problem: str = ""
-    """Why it is broken, in a few words."""
+    """Reason why the record is broken, in a few words."""
     text: str = ""
-    """What stands there, if it is broken."""
+    """The text of a broken record."""
 
     @property
     def where(self) -> str:
-        """Where it stands, for an error's text."""
+        """The file and line, for messages."""
         return f"{self.file}, {'line' if '.jsonl' in self.file else 'record'} {self.line}"
 
 
 class Broken(NamedTuple):
-    """Stands for a record that cannot be given to another process, or cannot be read."""
+    """In place of a record that cannot be read, or cannot be sent to another process."""
 
     problem: str
 
 
 class Chunk(NamedTuple):
-    """Up to `CHUNK_ROWS` records that follow each other, not parsed yet."""
+    """Up to `CHUNK_ROWS` consecutive records, not parsed yet, in one of three forms."""
 
     file: str
     first: int
     """Number of the first record of `values` or `table`."""
     done: float
-    """Share of the file that has been read with it."""
+    """Share of the file that has been read, including this chunk."""
     lines: list[tuple[int, bytes]] = []
-    """JSON text by line number; of a line that is too long, nothing."""
+    """JSON text with its line number; of a line that is too long, the beginning."""
     values: list[Any] = []
     table: "pa.Table | pa.RecordBatch | None" = None
 
     def records(self) -> Iterator[Record]:
-        """Yield the records in order, broken ones with what is wrong."""
+        """Yield the records in order, broken ones with the reason."""
         for number, line in self.lines:
             yield from _parsed(self.file, number, line)
         values = self.values if self.table is None else _table_rows(self.table)
@@ -81,20 +82,20 @@ class Chunk(NamedTuple):
 
 
 def read_file(file: Path) -> Iterator[Record]:
-    """Yield the records of a data file in order, broken ones with what is wrong.
+    """Yield the records of a data file in order, broken ones with the reason.
 
     Raises:
-        DataError: The file as a whole cannot be read.
+        DataError: The file cannot be read.
     """
     for chunk in read_chunks(file):
         yield from chunk.records()
 
 
 def read_chunks(file: Path) -> Iterator[Chunk]:
-    """Yield a data file's records in order.
+    """Yield the records of a data file in order, in chunks.
 
     Raises:
-        DataError: The file as a whole cannot be read.
+        DataError: The file cannot be read.
     """
     with readable(file):
         if file.suffix == ".parquet":
@@ -109,22 +110,22 @@ def _lines(file: Path) -> Iterator[Chunk]:
     size = max(file.stat().st_size, 1)
     with opened(file) as (text, raw):
         lines: list[tuple[int, bytes]] = []
-        held = 0
+        size_of_lines = 0
         for number, line in enumerate(_read_lines(text), start=1):
             if number == 1:
                 line = line.removeprefix(BOM)
             if line and not line.isspace():
                 lines.append((number, line))
-                held += len(line)
-            if len(lines) == CHUNK_ROWS or held >= CHUNK_BYTES:
+                size_of_lines += len(line)
+            if len(lines) == CHUNK_ROWS or size_of_lines >= CHUNK_BYTES:
                 yield Chunk(file.name, 0, min(raw.tell() / size, 1.0), lines=lines)
-                lines, held = [], 0
+                lines, size_of_lines = [], 0
         if lines:
             yield Chunk(file.name, 0, 1.0, lines=lines)
 
 
 def _read_lines(text: IO[bytes]) -> Iterator[bytes]:
-    """Yield each line; of one that is longer than `LINE_BYTES`, its beginning."""
+    """Yield each line; of a line longer than `LINE_BYTES`, only the beginning."""
     while line := text.readline(LINE_BYTES + 1):
         yield line
         while len(line) > LINE_BYTES and not line.endswith(b"\n"):
@@ -132,13 +133,13 @@ def _read_lines(text: IO[bytes]) -> Iterator[bytes]:
 
 
 def _parsed(name: str, number: int, line: bytes) -> Iterator[Record]:
-    """Yield the record of a line, or the records where the line breaks between them are missing."""
+    """Yield the record of a line; several if the line breaks between them are missing."""
     line = line.rstrip(b"\r\n")
     if len(line) > LINE_BYTES:
         yield _broken(name, number, TOO_LONG_A_LINE, line)
         return
     try:
-        value: Any = parse_json(line.decode())  # of bytes, it would guess the encoding
+        value: Any = parse_json(line.decode())  # Given bytes, json would guess an encoding.
     except UnicodeDecodeError:
         yield _broken(name, number, "not UTF-8", line)
     except json.JSONDecodeError as error:
@@ -150,16 +151,16 @@ def _parsed(name: str, number: int, line: bytes) -> Iterator[Record]:
                 yield from _parsed(name, number, part.encode())
     except NestedTooDeep:
         yield _broken(name, number, "not JSON: nested too deep", line)
-    except ValueError:  # int() refuses numbers of more than 4,300 digits
+    except ValueError:  # int() refuses numbers of more than 4,300 digits.
         yield _broken(name, number, "not JSON: a number too long", line)
     else:
         yield _record(name, number, value)
 
 
 def _objects(text: str) -> list[str]:
-    """Return the objects in `{…}{…}`, each as text; what cannot be read is the last one.
+    """Return the objects in `{…}{…}`, each as text; the last one may be unreadable.
 
-    So it is where a record was appended to a file that had no last line break.
+    Such a line appears if a record was appended to a file without a final line break.
     """
     decoder, parts = json.JSONDecoder(), list[str]()
     start = end = 0
@@ -176,22 +177,22 @@ def _objects(text: str) -> list[str]:
 
 
 def _broken(name: str, number: int, problem: str, line: bytes) -> Record:
-    return Record(name, number, {}, problem, line[:KEPT_TEXT].decode(errors="replace"))
+    return Record(name, number, {}, problem, line[:REPORTED_TEXT].decode(errors="replace"))
 
 
 def _record(name: str, number: int, value: Any) -> Record:
     if isinstance(value, Broken):
         return Record(name, number, {}, value.problem)
     if is_message_list(value):
-        return Record(name, number, {"messages": value})  # nanochat's own format
+        return Record(name, number, {"messages": value})  # nanochat's format
     if isinstance(value, dict):
         return Record(name, number, cast(dict[str, Any], value))
-    text = json.dumps(value, default=str)[:KEPT_TEXT]
+    text = json.dumps(value, default=str)[:REPORTED_TEXT]
     return Record(name, number, {}, "not an object with named fields", text)
 
 
 def _is_whole(file: Path) -> bool:
-    """Return whether a file is to be parsed as one text: a list, or objects over several lines."""
+    """Return whether a file is one JSON text: a list, or objects that span several lines."""
     with opened(file) as (text, _):
         lines = (line.strip() for line in _read_lines(text))
         filled = (line for line in lines if line and line != BOM)
@@ -210,28 +211,30 @@ def _is_json(line: bytes) -> bool:
 
 
 def _whole(file: Path) -> Iterator[Chunk]:
-    """Yield the records of one JSON text. It is read whole: large data should be JSON Lines."""
+    """Yield the records of one JSON text, which is read into memory as a whole."""
     with opened(file) as (text, _):
         try:
             values = _values(text.read().removeprefix(BOM).decode())
         except (ValueError, RecursionError) as error:
             if ".json" not in file.suffixes:
-                values = None  # Lines, the first of them broken.
+                values = None  # JSON Lines after all, with a broken first line.
             else:
                 cause = "it is nested too deep" if isinstance(error, RecursionError) else error
-                raise DataError(f"Cannot read {file}: it is not JSON ({cause}).") from error
+                raise DataError(
+                    f"Cannot read {file}: it is not JSON ({cause}). Repair it, or leave it out."
+                ) from error
     if values is None:
         yield from _lines(file)
         return
     for first in range(0, len(values), CHUNK_ROWS):
         part = values[first : first + CHUNK_ROWS]
-        # A chunk is pickled for another process, which a value of many levels does not survive.
+        # A chunk is pickled for another process, and pickle recurses into nested values.
         part = [Broken("nested too deep") if is_too_deep(value) else value for value in part]
         yield Chunk(file.name, first + 1, (first + len(part)) / len(values), values=part)
 
 
 def _values(text: str) -> list[Any]:
-    """Return the records in a JSON text: objects one after the other, or what one value holds."""
+    """Return the records in a JSON text: consecutive values, or the records inside one value."""
     decoder, values, position = json.JSONDecoder(), list[Any](), 0
     while position < len(text):
         if text[position].isspace():
@@ -243,10 +246,10 @@ def _values(text: str) -> list[Any]:
 
 
 def _entries(value: Any) -> list[Any]:
-    """Return the records in the one value of a JSON text.
+    """Return the records inside the only value of a JSON text.
 
-    A list holds records, unless it is one conversation. An object is a record, unless one of its
-    fields holds a list of records: {"version": 1, "data": [...]}.
+    A list contains records, unless it is one conversation. An object is a record, unless exactly
+    one of its fields is a list of records: {"version": 1, "data": [...]}.
     """
     if isinstance(value, list):
         return [value] if is_message_list(value) else cast(list[Any], value)
@@ -277,18 +280,18 @@ def _parquet(file: Path) -> Iterator[Chunk]:
             if size > GROUP_BYTES:
                 raise DataError(
                     f"{file}: a row group is larger than {GROUP_BYTES // 2**30} GiB. Write the "
-                    "file anew with smaller ones."
+                    "file again with smaller row groups."
                 )
-            # A value that repeats is stored once, so each row may be as large as the whole group.
+            # A repeated value is stored once, so each row may be as large as the row group.
             at_once = min(max(BATCH_BYTES // max(size, 1), 1), CHUNK_ROWS)
             parts: list[Any] = []
-            number = held = 0
+            number = size_of_parts = 0
             for batch in table.iter_batches(batch_size=at_once, row_groups=[group]):
                 parts.append(batch)
-                number, held = number + len(batch), held + batch.nbytes
-                if number >= CHUNK_ROWS or held >= CHUNK_BYTES:
+                number, size_of_parts = number + len(batch), size_of_parts + batch.nbytes
+                if number >= CHUNK_ROWS or size_of_parts >= CHUNK_BYTES:
                     yield _table_chunk(file, first, rows, parts)
-                    first, parts, number, held = first + number, [], 0, 0
+                    first, parts, number, size_of_parts = first + number, [], 0, 0
             if parts:
                 yield _table_chunk(file, first, rows, parts)
                 first += number
@@ -302,9 +305,9 @@ def _table_chunk(file: Path, first: int, rows: int, parts: list[Any]) -> Chunk:
 
 
 def _table_rows(table: Any) -> list[Any]:
-    """Return the rows of a table as objects, or as what is wrong with them.
+    """Return the rows of a table as objects; a row that cannot be converted is `Broken`.
 
-    A cell may hold what Python has no value for: a text that is not UTF-8, the year 300,000.
+    A cell may have a value that Python cannot represent: text that is not UTF-8, the year 300,000.
     """
     import pyarrow as pa
 

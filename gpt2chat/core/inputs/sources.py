@@ -1,4 +1,4 @@
-"""Where records come from: files or Hub names, by split, and what part of them is held out."""
+"""Find the sources that the settings name, and open their files or Hub data sets."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -6,9 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpt2chat.core.config.prepare import OFF, PrepareConfig, parse_share
-from gpt2chat.core.errors import ConfigError, DataError
+from gpt2chat.core.errors import ConfigError
 from gpt2chat.core.files import STARTER
-from gpt2chat.core.inputs.datafiles import OWN, SUFFIXES, Files, Input, Split, find_files
+from gpt2chat.core.inputs.datafiles import (
+    OWN_SETTINGS,
+    SUFFIXES,
+    Files,
+    Input,
+    Split,
+    find_files,
+    readable,
+)
 from gpt2chat.core.inputs.hub import Content, HubData, is_hub_name, load_hub, reach
 from gpt2chat.core.inputs.records import CHUNK_ROWS, Chunk, read_chunks
 from gpt2chat.core.inputs.shapes import (
@@ -28,46 +36,65 @@ SHAPES: dict[Content, Sequence[ChatShape | PreferenceShape]] = {
 }
 
 SAMPLE = STARTER / "sample"
-"""The bundled files; LICENSES.md beside them says where they come from."""
+"""Folder of the bundled files; LICENSES.md in it names their origins."""
 HUB_ROW_BYTES = 1_000
-"""About what a row of a Hub data set weighs, beside files, in the progress that is shown."""
+"""Assumed size of a row of a Hub data set, for the progress display."""
 SAMPLE_HOLDOUT = 0.2
-"""Of the bundled pairs. Of its instructions none is held out: OASST1 has a validation split."""
+"""Share of the bundled pairs held out. No instruction is, since OASST1 has a validation split."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """One thing that a setting names."""
+    """One value of a setting for data."""
 
     name: str
-    """What its rows are counted under."""
+    """Name under which its rows are counted."""
     setting: str
     value: str
-    """As it was given."""
+    """The value as the user gave it."""
     content: Content
     holdout: float
-    """Share of its groups that goes to validation; 0 if it has a validation split."""
+    """Share of its groups that go to validation; 0 if it has a validation split."""
     files: Files | None
-    """None for a name on the Hub."""
+    """Its files; None for a name on the Hub."""
     shape: str = ""
-    """Of its records, where that is not to be detected."""
+    """The shape that `shape` forces on its records; empty to detect it."""
 
 
 def find_sources(settings: PrepareConfig) -> list[Source]:
-    """Return what there is to read, every file found and no Hub name looked up.
+    """Return the sources of a run. Files are looked for; Hub names are not.
 
     Raises:
-        ConfigError: Everything is off.
-        DataError: A file is not there, or of no kind that can be read.
+        ConfigError: Every source is off.
+        DataError: A file is missing, or its format is unknown.
     """
-    named = _sample() if settings.sample else _defaults(settings)
+    public: dict[str, Content] = {
+        "oasst1": "oasst1",
+        "alpaca": "chat",
+        "ultrafeedback": "preference",
+    }
+    named: list[Source] = list(_sample()) if settings.sample else []
+    for name, content in public.items() if not settings.sample else ():
+        value: str = getattr(settings, name)
+        is_default = value == getattr(PrepareConfig, name)
+        if value != OFF and not (settings.only and is_default):
+            named.append(_source(name, name, value, content, settings))
     own = [
         *(_own("chat", value, "chat", settings) for value in settings.chat),
         *(_own("preference", value, "preference", settings)
           for value in settings.preference),
         *(_own("feedback", value, "feedback", settings) for value in settings.feedback),
     ]  # fmt: skip
-    sources = _shaped([*named, *_share_validation(own)], settings.shape)
+    # Two files for one setting, such as train.jsonl and valid.jsonl: the second is the validation
+    # split of both, so nothing is held out of the first.
+    with_validation = {
+        source.setting for source in own if source.files and "validation" in source.files
+    }
+    own = [
+        replace(source, holdout=0.0) if source.setting in with_validation else source
+        for source in own
+    ]
+    sources = _with_shapes([*named, *own], settings.shape)
     if not sources:
         raise ConfigError(
             "Every source is off. Give one with `oasst1`, `alpaca`, `ultrafeedback`, `chat` or "
@@ -82,28 +109,28 @@ def _require_named(setting: str, name: str, sources: Sequence[Source]) -> None:
     names = list(dict.fromkeys(source.name for source in sources))
     if name not in names:
         raise ConfigError(
-            f"`{setting}` {name}: no source has this name, only {', '.join(names)}.",
+            f"`{setting}` {name}: no source has this name. Choose from {', '.join(names)}.",
             setting=setting,
         )
 
 
-def _shaped(sources: list[Source], forced: Sequence[str]) -> list[Source]:
-    """Return the sources with the shapes that `--shape` forces."""
-    for entry in forced:
+def _with_shapes(sources: list[Source], shapes: Sequence[str]) -> list[Source]:
+    """Return the sources with the shapes that the setting `shape` forces."""
+    for entry in shapes:
         name, _, shape = entry.rpartition("=")
         if name:
             _require_named("shape", name, sources)
-        chosen = [
+        targets = [
             source
             for source in sources
             if source.name == name or (not name and source.setting in ("chat", "preference"))
         ]
-        if not chosen:
+        if not targets:
             raise ConfigError(
-                f"`shape` {shape} is for `chat` and `preference`: give one of them.",
+                f"`shape` {shape} is for `chat` and `preference`. Give one of them.",
                 setting="shape",
             )
-        for source in chosen:
+        for source in targets:
             if source.content == "oasst1":
                 raise ConfigError(
                     "`shape` does not apply to `oasst1`: message rows and whole trees are "
@@ -112,30 +139,16 @@ def _shaped(sources: list[Source], forced: Sequence[str]) -> list[Source]:
                 )
             shape_named(shape, SHAPES[source.content])
         sources = [
-            replace(source, shape=shape) if source in chosen else source for source in sources
+            replace(source, shape=shape) if source in targets else source for source in sources
         ]
     return sources
-
-
-def _defaults(settings: PrepareConfig) -> Iterator[Source]:
-    contents: dict[str, Content] = {
-        "oasst1": "oasst1",
-        "alpaca": "chat",
-        "ultrafeedback": "preference",
-    }
-    for name, content in contents.items():
-        value: str = getattr(settings, name)
-        unasked = settings.only and value == getattr(PrepareConfig, name)
-        if value != OFF and not unasked:
-            yield _source(name, name, value, content, settings)
 
 
 def _names_hub(setting: str, value: str) -> bool:
     if value.endswith(SUFFIXES) or Path(value).exists():
         return False
-    # A file of one's own that is not there is a slip, not a data set: these have an owner.
-    own = setting in OWN
-    return is_hub_name(value) and ("/" in value or not own)
+    # For the user's own data, a name without an owner is more likely a mistyped file.
+    return is_hub_name(value) and ("/" in value or setting not in OWN_SETTINGS)
 
 
 def _own(setting: str, value: str, content: Content, settings: PrepareConfig) -> Source:
@@ -150,15 +163,6 @@ def _source(
     has_validation = files is not None and "validation" in files
     holdout = 0.0 if has_validation else settings.holdout
     return Source(name, setting, value, content, holdout, files)
-
-
-def _share_validation(own: list[Source]) -> Iterator[Source]:
-    """Hold nothing out of `--chat train.jsonl` where `--chat valid.jsonl` stands beside it."""
-    with_validation = {
-        source.setting for source in own if source.files and "validation" in source.files
-    }
-    for source in own:
-        yield replace(source, holdout=0.0) if source.setting in with_validation else source
 
 
 def _sample() -> Iterator[Source]:
@@ -180,16 +184,15 @@ class Opened:
 
     source: Source
     hub: HubData | None
-    """None where the source is files."""
+    """The data set on the Hub; None if the source is files."""
 
     @property
     def splits(self) -> list[Split]:
-        """The splits it has; validation last."""
-        found = self.hub.splits if self.hub else self.source.files or {}
-        return sorted(found)
+        """The splits of the source, training first."""
+        return sorted(self.hub.splits if self.hub else self.source.files or {})
 
     def files(self, split: Split) -> Iterator[tuple[str, int, Iterator[Chunk]]]:
-        """Yield each file of a split: its name, its bytes, and its records."""
+        """Yield each file of a split: its name, its size in bytes, and its records."""
         if self.hub:
             yield f"{self.hub.name} {split}", self.size(split), self._hub_chunks(self.hub, split)
         else:
@@ -197,7 +200,7 @@ class Opened:
                 yield file.name, file.stat().st_size, read_chunks(file)
 
     def size(self, split: Split) -> int:
-        """Return the bytes of a split, or a guess; 0 where nothing tells."""
+        """Return the size of a split in bytes; an estimate on the Hub, 0 if unknown."""
         if self.hub:
             return (self.hub.rows(split) or 0) * HUB_ROW_BYTES
         return sum(file.stat().st_size for file in (self.source.files or {}).get(split, ()))
@@ -210,21 +213,25 @@ class Opened:
             first += len(table)
 
     def inputs(self) -> list[Input]:
-        """Return what the manifest says of the files or the data set."""
+        """Return the entries of the manifest for the files or the data set."""
         name = self.source.name
         if self.hub:
             return [Input(name, self.hub.name, "", self.hub.revision)]
-        return [
-            Input(name, file.name, _sha256(file), "")
-            for split in self.splits
-            for file in (self.source.files or {})[split]
-        ]
+        inputs: list[Input] = []
+        for split in self.splits:
+            for file in (self.source.files or {})[split]:
+                with readable(file), file.open("rb") as content:
+                    sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+                inputs.append(Input(name, file.name, sha256, ""))
+        return inputs
 
     def note(self) -> str:
-        """Return one line on what was picked."""
+        """Return one line that says which files or which data set are read."""
         if self.hub:
             copy = (
-                "the copy in the cache, the Hub was not reached" if self.hub.cached else "the Hub"
+                "the copy in the cache, since the Hub is out of reach"
+                if self.hub.cached
+                else "the Hub"
             )
             where = f"{self.hub.name} from {copy}"
         else:
@@ -233,23 +240,23 @@ class Opened:
                 for split, files in sorted((self.source.files or {}).items())
             )
             where = ", ".join(parts)
-        held = f", {self.source.holdout:.0%} held out" if self.holdout else ""
-        return f"{self.source.name}: {where}{held}"
+        held_out = f", {self.source.holdout:.0%} held out" if self.holdout else ""
+        return f"{self.source.name}: {where}{held_out}"
 
     @property
     def holdout(self) -> float:
-        """Share of its training groups that goes to validation."""
+        """Share of its training groups that go to validation."""
         return 0.0 if "validation" in self.splits else self.source.holdout
 
 
 def open_sources(sources: Sequence[Source], *, streaming: bool) -> Iterator[Opened]:
-    """Yield each source, its Hub data set downloaded if it names one and is not streamed.
+    """Yield each source. A Hub data set is downloaded, unless it is streamed.
 
-    Every name is asked for first, so that a wrong one is told before the first download.
+    All names are looked up first, so that a wrong one is reported before the first download.
 
     Raises:
-        NetworkError: The Hub cannot be reached, or does not have a name.
-        DataError: A data set cannot be loaded by its name alone.
+        NetworkError: The Hub cannot be reached, or does not have one of the names.
+        DataError: A data set cannot be loaded by its name.
     """
     reached = {
         source: reach(source.setting, source.value) for source in sources if not source.files
@@ -265,11 +272,3 @@ def open_sources(sources: Sequence[Source], *, streaming: bool) -> Iterator[Open
                 streaming=streaming,
             )
         yield Opened(source, hub)
-
-
-def _sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
