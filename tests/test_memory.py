@@ -95,7 +95,7 @@ def test_the_flags_that_are_named_are_taken_and_leave_no_sample_out(
 
 def test_samples_that_are_left_out_count_for_nothing(settings: SftConfig):
     job = make_job(replace(settings, limit=20))
-    left_out = set(range(len(job.tokens))) - {item for row in job.rows for item in row}
+    left_out = set(range(len(job.tokens))) - {item for items in job.sequences for item in items}
     job.tokens.lengths[left_out.pop()] = 10_000
     assert "`batch_tokens=" in refused(job, 0.8)
 
