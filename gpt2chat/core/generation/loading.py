@@ -1,4 +1,4 @@
-"""A model's name to a generator: the one way in for chat, the library and whatever serves."""
+"""Load a generator by a model's name, for chat, the library and servers."""
 
 from gpt2chat.core.config.chat import ChatPrecision
 from gpt2chat.core.config.settings import Compile, Device
@@ -19,12 +19,12 @@ def load_generator(
 
     Args:
         name: A run, a model folder, a name on the Hugging Face Hub or `starter`.
-        compile: Whether PyTorch compiles a step: faster on a GPU, after a first reply that waits.
+        compile: Whether PyTorch compiles a step: faster on a GPU, but the first reply waits for it.
 
     Raises:
         CheckpointError: The name is not that of a GPT-2 model, or its files are damaged.
-        NetworkError: The name cannot be had from the Hub.
-        HardwareError: The device is absent, or does not have the precision.
+        NetworkError: The model cannot be downloaded from the Hub.
+        HardwareError: The device is absent, or does not support the precision.
     """
     on = pick_device(device)
     compiled = pick_compile(compile, on, tokens=0)
@@ -33,7 +33,7 @@ def load_generator(
         model = read_weights(folder)
         check_finite(model, folder.name)
     else:
-        # The import of transformers takes longer than loading a model: only where it is needed.
+        # Importing transformers takes longer than loading the model, so it happens only here.
         from gpt2chat.core.model.load import load_model
 
         model = load_model(folder)

@@ -1,4 +1,4 @@
-"""Turn drawn tokens into a reply: whole characters, where it ends, and whether it loops."""
+"""Turn drawn tokens into a reply: decode whole characters, find its end, notice loops."""
 
 import codecs
 import time
@@ -12,9 +12,9 @@ from gpt2chat.core.text.tokens import STOP_IDS, token_bytes
 LONGEST_LOOP = 96
 """Length in tokens of the longest passage whose repetition is noticed."""
 LOOP_TIMES = 3
-"""A reply loops once a passage occurs this often in a row …"""
+"""Number of times in a row that a passage of a loop must occur at least."""
 LOOP_TOKENS = 32
-"""… and these occurrences have at least this many tokens: short passages need more of them."""
+"""Tokens that these occurrences must have together, so short passages must occur more often."""
 
 FinishReason = Literal["stop", "length", "window", "loop", "cancelled"]
 """Why a reply ended: with a stop token or text, at `max_new_tokens`, at the model's last position,
@@ -23,40 +23,40 @@ because it repeated itself, or because the caller stopped it."""
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered, whole or as far as it came; `str(reply)` is its text."""
+    """A model's reply, complete or as far as it got; `str(reply)` is its text."""
 
     text: str
-    """Without half a character at its end. `Chat` strips white space, the engine keeps it."""
+    """The text, without half a character at its end. `Chat` strips white space around it."""
     ids: tuple[int, ...]
-    """Its tokens without the stop token; a stop text is among them, though not in `text`."""
+    """Token ids without the stop token. Those of a stop text are included."""
     finish_reason: FinishReason
-    """Why it ended. The repeats of a loop are neither in `text` nor in `ids`."""
+    """Why the reply ended. The repeats of a loop are neither in `text` nor in `ids`."""
     first_seconds: float
-    """Seconds from the start to the first token: the prompt's forward pass. 0 before that."""
+    """Seconds from the start to the first token: the prompt's forward pass. 0 before it."""
     seconds: float
     """Seconds from the start to the last token."""
     tokens: int
     """Number of generated tokens, including the stop token and the repeats of a loop."""
     choices: tuple[Choice, ...] = ()
-    """Its tokens with their log-probabilities, if these were asked for."""
+    """The tokens with their log-probabilities, if these were requested."""
     prompt_tokens: int = 0
     """Number of tokens that the model read before it answered."""
     left_window: int = 0
     """Number of earlier messages that left the window to make room for this turn."""
     repeated: bool = False
-    """An earlier reply of the same chat says the same."""
+    """Whether an earlier reply of the same chat has the same text."""
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def stopped(self) -> bool:
-        """Whether the model ended the reply itself, so that its end is not cut off."""
+        """Whether the model ended the reply itself, rather than a limit."""
         return self.finish_reason == "stop"
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed: the tokens after the first, by the time they took; 0 without any."""
+        """Tokens per second after the first one; 0 if there are none."""
         decoding = self.seconds - self.first_seconds
         return (self.tokens - 1) / decoding if self.tokens > 1 and decoding > 0 else 0.0
 
@@ -79,14 +79,14 @@ class ReplyBuilder:
     ):
         self.ids: list[int] = []
         self.ended = False
-        """A stop token, a stop text or a loop has ended the reply."""
+        """Whether a stop token, a stop text or a loop has ended the reply."""
         self._stop = stop
         self._loop = LoopWatch() if stop_loops else None
         self._prompt_tokens = prompt_tokens
         self._limit: Literal["length", "window"] = limit
         self._choices: list[Choice] = []
-        # A byte sequence that is not UTF-8 means nothing; as U+FFFD in the history, the model
-        # would learn to repeat it.
+        # Invalid bytes are dropped. As U+FFFD in the history they would lead the model to repeat
+        # them.
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         self._text = ""
         self._shown = 0
@@ -100,7 +100,7 @@ class ReplyBuilder:
         self._begun = self._first = self._last = time.perf_counter()
 
     def add(self, choice: Choice) -> str:
-        """Take a token and return the text that can be shown for it, often none."""
+        """Add a token, and return the text that can be shown now, which is often empty."""
         self._last = time.perf_counter()
         if not self._tokens:
             self._first = self._last
@@ -113,19 +113,22 @@ class ReplyBuilder:
             self._choices.append(choice)
         before = len(self._text)
         self._text += self._decoder.decode(token_bytes()[choice.token])
-        at = _first_of(self._stop, self._text, before)
-        if at is not None:
-            self._text = self._text[:at]
+        # Only stop texts that end within the new text are searched for.
+        starts = [self._text.find(stop, max(before - len(stop) + 1, 0)) for stop in self._stop]
+        starts = [start for start in starts if start >= 0]
+        if starts:
+            self._text = self._text[: min(starts)]
             self.ended, self._finish = True, "stop"
-            return self._show(at)
+            return self._show(len(self._text))
         if self._loop is not None:
             self._cut = self._loop.repeats(self.ids)
             if self._cut is not None:
                 self.ended, self._finish = True, "loop"
-        return self._show(len(self._text) - _begun(self._stop, self._text))
+        # Text that may be the beginning of a stop text is held back.
+        return self._show(len(self._text) - _unfinished_stop(self._text, self._stop))
 
     def end_at_limit(self) -> str:
-        """Note that no token follows; return the text held back as the beginning of a stop text."""
+        """End the reply at its limit, and return the text that was held back."""
         if not self.ended:
             self._finish = self._limit
         return self._show(len(self._text))
@@ -149,13 +152,17 @@ class ReplyBuilder:
         )
 
     def _show(self, end: int) -> str:
+        """Return the text up to `end` that has not been shown yet."""
         piece = self._text[self._shown : end]
         self._shown = max(end, self._shown)
         return piece
 
 
 class ReplyStream(Iterator[str]):
-    """The pieces of a reply as they come. `reply` may be read at any time, also after Ctrl-C."""
+    """The pieces of a reply as they are generated.
+
+    `reply` may be read at any time, also after Ctrl-C.
+    """
 
     def __init__(
         self,
@@ -180,14 +187,14 @@ class ReplyStream(Iterator[str]):
         self._cancelled = True
 
     def read(self) -> Reply:
-        """Read to the end and return the whole reply."""
+        """Read to the end, and return the complete reply."""
         for _ in self:
             pass
         return self.reply
 
     @property
     def reply(self) -> Reply:
-        """What has been generated so far."""
+        """The reply as far as it has been generated."""
         return self._builder.reply
 
     def _run(self, tokens: Iterator[Choice]) -> Iterator[str]:
@@ -211,31 +218,31 @@ class LoopWatch:
 
     def __init__(self) -> None:
         self._same = [0] * (LONGEST_LOOP + 1)
-        """For each distance, how many tokens in a row are those at this distance before them."""
+        """For each distance, how many tokens in a row equal the token at that distance before."""
 
     def repeats(self, ids: Sequence[int]) -> int | None:
-        """Take one more token, the last of `ids`; return how many tokens at their end repeat what
-        stands before them if that is a loop, None if it is none."""
-        found = None
+        """Return how many tokens at the end of `ids` repeat earlier ones; None if it is no loop.
+
+        Each call takes one more token than the last one.
+        """
+        repeats = None
         for distance in range(1, min(LONGEST_LOOP, len(ids) - 1) + 1):
             same = self._same[distance] + 1 if ids[-1] == ids[-1 - distance] else 0
             self._same[distance] = same
             if same >= max((LOOP_TIMES - 1) * distance, LOOP_TOKENS - distance):
-                found = found or same
-        return found
+                # The shortest passage counts, so that as much as possible is cut off.
+                repeats = repeats or same
+        return repeats
 
 
-def _first_of(stops: Sequence[str], text: str, before: int) -> int | None:
-    """Return where the first stop text begins, if one ends after `before`."""
-    places = [text.find(stop, max(before - len(stop) + 1, 0)) for stop in stops]
-    return min((place for place in places if place >= 0), default=None)
-
-
-def _begun(stops: Sequence[str], text: str) -> int:
-    """Return how many characters at a text's end may be the beginning of a stop text."""
-    lengths = (length for stop in stops for length in range(len(stop) - 1, 0, -1))
-    return max((length for length in lengths if _ends(text, stops, length)), default=0)
-
-
-def _ends(text: str, stops: Sequence[str], length: int) -> bool:
-    return any(length < len(stop) and text.endswith(stop[:length]) for stop in stops)
+def _unfinished_stop(text: str, stops: Sequence[str]) -> int:
+    """Return how many characters at the end of a text may be the beginning of a stop text."""
+    return max(
+        (
+            length
+            for stop in stops
+            for length in range(1, len(stop))
+            if text.endswith(stop[:length])
+        ),
+        default=0,
+    )
