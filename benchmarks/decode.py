@@ -1,18 +1,18 @@
-"""Generation by gpt2chat beside transformers, CTranslate2, llama.cpp: same weights and prompts.
+"""Compare generation by gpt2chat, transformers, CTranslate2, llama.cpp: same weights and prompts.
 
     python benchmarks/decode.py
     python benchmarks/decode.py --model gpt2 --batches 1 8 64 --repeats 9
     python benchmarks/decode.py --quiet 0.1      # on a machine that others use too
 
 Prints tables and writes them into docs/measurements.md; with --no-write it only prints. Runs on a
-GPU where there is one. A peer that is not installed is left out; decoding/decoders.py says how to
-get it.
+GPU if there is one. A program that is not installed is left out; decoding/decoders.py says how to
+install it.
 
 Each way has a process of its own with the model loaded, and they take turns: A B C, A B C. Figures
-are medians, with the lowest and the highest. Every way generates as many tokens as the others, the
-likeliest one each time, with the same number of threads; the first round is warm-up, compiling
-included. `drawn` is GPT-2 124M's shape with drawn weights: what a token takes does not depend on
-the values.
+are medians, with the lowest and the highest. All ways generate the same number of tokens, the
+likeliest one each time, with the same number of threads. The first round is warm-up, including
+compilation. `drawn` is GPT-2 124M's shape with random weights: the time of a token does not depend
+on the values.
 """
 
 import argparse
@@ -81,11 +81,11 @@ class Asked(argparse.Namespace):
 
 
 def prepare_folder(name: str, folder: Path) -> int:
-    """Save the model that all ways read; return its positions.
+    """Save the model that all ways read, and return its number of positions.
 
-    The rows of the tokens that end a reply become the mean of all rows. Their score is then the
-    mean of all scores and never the highest one, so no way needs to forbid them, which costs each
-    a different time.
+    The embeddings of the tokens that end a reply become the mean of all embeddings. Their score is
+    then the mean of all scores and never the highest one, so no way needs to forbid them, which
+    would cost each a different time.
     """
     if name == DRAWN:
         torch.manual_seed(0)
@@ -117,17 +117,18 @@ def measured(asked: Asked, ways: Sequence[str]) -> Found:
 
 
 def block(asked: Asked, ways: Sequence[str], found: Found, cost: dict[str, Cost]) -> str:
-    """Return what stands between the marks: what ran where, the tables, how to read them."""
+    """Return the text between the marks: the command and machine, and the tables."""
     parts = [
         "\n".join([*origin(asked, ways, found), *failure_lines(found)]),
-        "One reply: tokens a second after the first one, at the positions named; then the prompt,\n"
-        "to the first token. The ratios are gpt2chat's speed to that row's.",
+        "One reply: tokens per second after the first one, at the positions in the heading; then "
+        "the time of\nthe prompt, up to the first token. A ratio is gpt2chat's speed divided by that "
+        "row's.",
         table(ways, found, single_columns(asked.decode_tasks, asked.prefill_tasks)),
     ]
     if asked.batches:
         parts.append(
-            f"Several replies at a time: tokens a second of all together, {asked.batch_new} each "
-            f"after {asked.prompts[0]}."
+            "Several replies at a time: tokens per second of all replies together, "
+            f"{asked.batch_new} tokens each after a prompt of {asked.prompts[0]}."
         )
         parts.append(table(ways, found, batch_columns(asked.batch_tasks)))
     if cost:
@@ -141,7 +142,7 @@ def block(asked: Asked, ways: Sequence[str], found: Found, cost: dict[str, Cost]
 
 
 def origin(asked: Asked, ways: Sequence[str], found: Found) -> list[str]:
-    """Return the lines that say what ran where, when, and what was not there."""
+    """Return the lines with command, date, machine, versions, and programs not installed."""
     command = shlex.join(["python", "benchmarks/decode.py", *sys.argv[1:]])
     where = cpu_name() if asked.device.type == "cpu" else device_name(asked.device)
     versions = dict.fromkeys(version_of(WAYS[way]) for way in ways if WAYS[way].package != OURS)
@@ -151,7 +152,7 @@ def origin(asked: Asked, ways: Sequence[str], found: Found) -> list[str]:
         f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d, %H:%M} UTC;",
         f"{where}; torch {version('torch')}, {', '.join(versions)}, gpt2chat {commit()}.",
         f"Model: {model}. Medians of {asked.repeats} runs in turn, lowest and highest in brackets.",
-        f"Other work took {statistics.median(found.others):.2f} cores meanwhile, "
+        f"Other programs used {statistics.median(found.others):.2f} cores meanwhile, "
         f"{max(found.others):.2f} at most.",
         *([f"Not installed: {', '.join(absent)}."] if absent else []),
     ]
@@ -170,8 +171,8 @@ def parsed() -> Asked:
     parser.add_argument("--batch-new", type=int, default=32, help="tokens after each of a batch")
     parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
     parser.add_argument("--quiet", type=float, default=0.0, metavar="CORES",
-                        help="do a run again while other work takes more than this")  # fmt: skip
-    parser.add_argument("--scored", default="starter", help="model whose perplexity is taken")
+                        help="repeat a run while other programs use more than this")  # fmt: skip
+    parser.add_argument("--scored", default="starter", help="model whose perplexity is measured")
     parser.add_argument("--replies", type=int, default=250, help="most of them, 0 for none")
     parser.add_argument("--no-write", dest="write", action="store_false", help="only print")
     parser.add_argument("--worker", nargs=3, default=[], help=argparse.SUPPRESS)

@@ -1,12 +1,12 @@
-"""Ways to the log-probabilities of trained tokens: head and log-softmax, forward and backward.
+"""Compare ways to compute the log-probabilities of trained tokens, forward and backward.
 
     python benchmarks/head.py
     python benchmarks/head.py --tokens 8192 --widths 768 --repeats 21
 
-The ways take turns on the same hidden states: a step is the loss and its gradients by hidden states
-and weights, in bf16 where the device is fast at it. Figures are medians, with the lowest and
-highest; `error` is how far the weights' gradient is from float64's, as a share of it. Runs on a GPU
-where there is one, and then prints the highest memory of a step too.
+The ways take turns on the same hidden states. A step computes the loss and its gradients with
+respect to hidden states and weights, in bf16 if the device is fast at it. Figures are medians, with
+the lowest and highest; `error` is the difference of the weights' gradient from float64's, relative
+to it. Runs on a GPU if there is one, and then prints the peak memory of a step too.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def ours(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def fused(reduction: str) -> Loss:
-    """Return PyTorch's own; in pieces, as it chooses them. ORPO needs each token by itself."""
+    """Return PyTorch's own loss, in pieces that it chooses. ORPO needs the loss of each token."""
     options: Any = torch.nn.LinearCrossEntropyOptions()  # pyright: ignore[reportAttributeAccessIssue]
 
     def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def ways() -> dict[str, Loss]:
 
 
 def drawn(tokens: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return hidden states, the head's weights, and targets; of the size that GPT-2 has them."""
+    """Return random hidden states, head weights and targets, of GPT-2's magnitude."""
     random = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, width, generator=random)
     weight = torch.randn(VOCAB, width, generator=random) * 2 / width**0.5
@@ -69,7 +69,7 @@ def drawn(tokens: int, width: int, device: torch.device) -> tuple[Tensor, Tensor
 
 
 def step(loss: Loss, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: Any) -> Tensor:
-    """Return the gradient by the weights."""
+    """Return the gradient with respect to the weights."""
     leaves = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
     value = loss(leaves[0].to(dtype), leaves[1].to(dtype), targets)
     return torch.autograd.grad(value, leaves)[1]

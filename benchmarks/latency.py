@@ -1,14 +1,14 @@
-"""What a person waits for in `gpt2chat chat`: first prompt, first word after Enter, the end.
+"""Measure the waits in `gpt2chat chat`: first prompt, first word after Enter, exit.
 
     python benchmarks/latency.py
     python benchmarks/latency.py --model runs/orpo --turns 40
 
 Runs the real program in a pseudo-terminal and reads its screen. Each turn types a message of some
 30 tokens; the window is full after some turns, and from then on every turn moves an exchange out.
-Half of the turns are sent as soon as the prompt is there, half after a pause as long as a person's,
-in which the program computes the beginning of the next prompt. `drawn` is GPT-2 124M's shape with
-drawn weights: what a token takes does not depend on the values. Prints a table and writes it into
-docs/measurements.md; with --no-write it only prints.
+Half of the turns are sent as soon as the prompt appears, half after a pause as long as a person's,
+during which the program computes the beginning of the next prompt. `drawn` is GPT-2 124M's shape
+with random weights: the time of a token does not depend on the values. Prints a table and writes it
+into docs/measurements.md; with --no-write it only prints.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def one_answer(folder: Path, model: str) -> float:
 
 
 def waits(folder: Path, model: str, turns: int, pause: float) -> list[tuple[int, float, float]]:
-    """Talk; return for each turn the tokens used, the pause before, the seconds to the reply."""
+    """Chat, and return for each turn the tokens used, the pause, and the seconds to the reply."""
     terminal = Terminal(folder, "chat", "--model", model, *LIMIT)
     terminal.wait_for_prompt(1)
     terminal.wait_until(lambda: "loading" not in terminal.rows[-1], "loaded model")
@@ -87,13 +87,13 @@ def waits(folder: Path, model: str, turns: int, pause: float) -> list[tuple[int,
 
 
 def answered(terminal: Terminal) -> bool:
-    """Return whether the message is sent and a word of the reply stands below it."""
+    """Return whether the message is sent and a word of the reply is below it."""
     last = terminal.rows[-1]
     return terminal.used is None and not last.endswith(("in winter.", "left the window."))
 
 
 def read_for(terminal: Terminal, seconds: float) -> None:
-    """Show what comes for some time."""
+    """Read the program's output for some time."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         try:
@@ -103,7 +103,7 @@ def read_for(terminal: Terminal, seconds: float) -> None:
 
 
 def drawn_folder(folder: Path) -> str:
-    """Save GPT-2 124M's shape with drawn weights."""
+    """Save a model of GPT-2 124M's shape with random weights."""
     torch.manual_seed(0)
     save_model(set_ids(GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB))), folder)
     return str(folder)
@@ -130,7 +130,7 @@ def table(
 
 
 def main() -> None:
-    """Start the program some times, talk with it, print what was waited for."""
+    """Start the program several times, chat with it, and print the waits."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default=DRAWN, help=f"{DRAWN}, starter, or a folder")
     parser.add_argument("--starts", type=int, default=10)
@@ -159,8 +159,8 @@ def main() -> None:
         [
             f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d, %H:%M} UTC;",
             f"{cpu_name()}; torch {version('torch')}, gpt2chat {commit()}. Model: {kind}.",
-            "Medians, lowest and highest in brackets. The window counts as full where fewer than",
-            "250 tokens are free before the message: it has some 30, the reply 96 at most.",
+            "Medians, lowest and highest in brackets. The window counts as full if fewer than",
+            "250 tokens are free before the message, which has some 30; the reply has at most 96.",
             "",
             table(rows, turns, full=WINDOW - 250),
         ]

@@ -1,27 +1,28 @@
-"""Ways to give GPT-2 more positions than it has learned, measured on long OASST1 threads.
+"""Compare ways to give GPT-2 more positions than it has learned, on long OASST1 threads.
 
     python benchmarks/positions.py
     python benchmarks/positions.py --seeds 1 --ways interpolated stretched64 unextended
 
 The bundled starter model's 1,024 position embeddings become 2,048:
 
-- interpolated: as `--max-length 2048` does it, all rows stretched over the new ones.
-- stretched64: the first 64 kept, the others stretched.
-- tiled, mirrored, random: all kept; after them their copies, these in reverse, or drawn rows.
-- unextended: 1,024 only. Trained on the same samples with their oldest turns dropped, and on more
-  short ones, as many tokens in all; a long sample whose last exchange alone is too long is not
-  among them. Measured in windows of 1,024 that move by 512, the first token always in front.
+- interpolated: all rows are stretched over the new positions, as `--max-length 2048` does it.
+- stretched64: the first 64 rows stay, the others are stretched.
+- tiled, mirrored, random: all rows stay, followed by copies, copies in reverse, or random rows.
+- unextended: 1,024 positions. It is trained on the same samples with their oldest turns dropped,
+  and on more short ones, for the same number of tokens; long samples whose last exchange alone is
+  too long are left out. It is measured in windows of 1,024 that move by 512, always with the first
+  token in front.
 
-For each seed the trees of OASST1's English validation split are halved, those with a sample of
-more than 1,024 tokens for themselves. Trained on are one half, the bundled OASST1 training paths
-and UltraFeedback's chosen replies; long samples of OASST1 are taken before all others. Measured,
-right after extending and after a short SFT, is the loss on the other half, in nats per token:
+For each seed the trees of OASST1's English validation split are halved, and separately those with a
+sample of more than 1,024 tokens. Training uses one half, the bundled OASST1 training paths and
+UltraFeedback's chosen replies; long samples of OASST1 come before all others. The loss on the other
+half, in nats per token, is measured right after extending and after a short SFT:
 
-- threads: of each tree that has a sample of more than 1,024 tokens, the longest. Replies as in
-  training, the end of a turn included; all other columns count prompts too, and no control token.
+- threads: the longest sample of each tree that has one of more than 1,024 tokens. Only replies
+  count, including the end of turn; all other columns count prompts too, but no control tokens.
 - joined: the longest paths of trees as the turns of one conversation of 2,048 tokens, so that
-  every range of positions has like texts and as many. What is far back is another conversation
-  there, so only threads can show whether a longer window is of use.
+  every range of positions has similar texts, and equally many. Distant turns there belong to
+  another conversation, so only threads can show whether a longer window is useful.
 """
 
 import argparse
@@ -78,12 +79,12 @@ Results = dict[str, list[FloatArray]]
 
 
 def stretch(rows: Tensor, size: int) -> Tensor:
-    """Return `size` rows on the straight lines between the given ones, the ends kept."""
+    """Return `size` rows by linear interpolation between the given ones, with the same ends."""
     return F.interpolate(rows.T[None], size, mode="linear", align_corners=True)[0].T
 
 
 class Text(NamedTuple):
-    """What is measured on: all tokens of a sample but the first."""
+    """A text to measure: all tokens of a sample but the first."""
 
     group: str
     """Texts of one group are not independent of each other."""
@@ -92,7 +93,7 @@ class Text(NamedTuple):
 
 
 class Column(NamedTuple):
-    """Which tokens of which texts a figure is the mean of."""
+    """The tokens and texts over which a figure is the mean."""
 
     title: str
     joined: bool
@@ -135,7 +136,7 @@ def bundled(name: str) -> list[dict[str, Any]]:
 
 
 def validation_threads() -> Iterator[tuple[str, Conversation]]:
-    """Yield every wanted reply of OASST1's validation split with its path."""
+    """Yield the tree and the path of each English reply of OASST1's validation split."""
     rows = enumerate(bundled("oasst1.validation.jsonl.gz"), 1)
     messages = (parse_message(row, "", line) for line, row in rows)
     with (
@@ -148,7 +149,7 @@ def validation_threads() -> Iterator[tuple[str, Conversation]]:
 
 
 def fitted(conversation: Conversation, window: int) -> Encoded:
-    """Return a sample with its oldest turns dropped; an empty one where the last is too long."""
+    """Return a sample with its oldest turns dropped, or an empty one if the last is too long."""
     short = fit_window(conversation, window)
     return encode_conversation(short) if short else Encoded([], 0)
 
@@ -158,9 +159,9 @@ def is_long(conversation: Conversation) -> bool:
 
 
 def halves(threads: Threads, seed: int) -> tuple[Threads, Threads]:
-    """Return the threads of half of the trees and the others; of the long ones half on each side.
+    """Return the threads of each half of the trees, each with half of the long ones.
 
-    The first half is the smaller where their number is odd.
+    The first half is the smaller one if their number is odd.
     """
     long = {tree for tree, sample in threads if is_long(sample)}
     first: set[str] = set()
@@ -170,7 +171,7 @@ def halves(threads: Threads, seed: int) -> tuple[Threads, Threads]:
 
 
 def to_train_on(threads: Threads, seed: int) -> list[Conversation]:
-    """Return the long samples of OASST1, and short ones of both sources in a drawn order."""
+    """Return the long samples of OASST1, and short ones of both sources in a random order."""
     drawn = random.Random(seed)
     paths = [parse_messages(row["messages"]) for row in bundled("oasst1.train.chat.jsonl.gz")]
     first = [sample for _, sample in threads] + [s for path in paths for s in path.samples()]
@@ -183,7 +184,7 @@ def to_train_on(threads: Threads, seed: int) -> list[Conversation]:
 
 
 def first_of(samples: Sequence[Conversation], window: int, tokens: int) -> list[Encoded]:
-    """Return as many of the first samples, fitted into the window, as there is room for."""
+    """Return the first samples, fitted into the window, up to a number of tokens."""
     taken: list[Encoded] = []
     for conversation in samples:
         sample = fitted(conversation, window)
@@ -194,7 +195,7 @@ def first_of(samples: Sequence[Conversation], window: int, tokens: int) -> list[
 
 
 def held_texts(threads: Threads, most: int, seed: int) -> list[Text]:
-    """Return the long threads, and at most so many joined texts."""
+    """Return the long threads, and a limited number of joined texts."""
     by_length = sorted(threads, key=lambda thread: len(encode_conversation(thread[1])))
     paths = dict(by_length)
     longest: dict[str, Encoded] = {}
@@ -215,7 +216,7 @@ def held_texts(threads: Threads, most: int, seed: int) -> list[Text]:
 
 
 def extended(way: str, seed: int) -> Any:
-    """Return the starter model with 2,048 positions, or as it is."""
+    """Return the starter model, extended to 2,048 positions unless the way is `unextended`."""
     model: Any = load_model("starter", seed, packed=True)
     learned: Tensor = model.transformer.wpe.weight.detach()
     if way != UNEXTENDED:
@@ -257,9 +258,9 @@ def described(samples: Sequence[Encoded]) -> str:
 
 
 def windows(ids: list[int], size: int) -> Iterator[Encoded]:
-    """Yield parts of at most `size` ids, in which each id but the first is trained once.
+    """Yield parts of at most `size` ids, in which each id but the first is scored once.
 
-    All that follow the first part begin with its first token and move by half a window.
+    The later parts begin with the first token of the text, and move by half a window.
     """
     yield Encoded(ids[:size], 1)
     for start in range(size, len(ids), size // 2):
@@ -284,7 +285,7 @@ def measure(trainer: PackedTrainer, texts: Sequence[Text]) -> list[FloatArray]:
 
 
 def show(title: str, texts: Sequence[Text], results: Results, seed: int) -> None:
-    """Print the losses of each way, and what is left when those of interpolation are taken off."""
+    """Print the losses of each way, and their differences from those of interpolation."""
     head = f"{' | '.join(column.title for column in COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|"
     ratios = {way: [column.ratio(texts, results[way]) for column in COLUMNS] for way in results}
     print(f"\n| {title} | {head}")

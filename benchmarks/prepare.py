@@ -1,4 +1,4 @@
-"""`prepare` beside the reference project's construction, on the same OASST1 files, in one run.
+"""Compare `prepare` with the reference project's construction, on the same OASST1 files.
 
     python benchmarks/prepare.py
     python benchmarks/prepare.py --times 1 10 --rows 52000 --workers 2
@@ -8,12 +8,12 @@ Three tables:
 1. Conversations from message rows, without tokenising: the reference's way (a pandas frame; for
    each message the frame is scanned for its parent, again for every branch) and ours, on 1 and 10
    times OASST1's English validation split; then ours alone on 50 times, to show that it is linear.
-2. The whole stage with tokenising, cleaning and writing, as a command, beside the reference's
-   construction followed by transformers' tokenizer.
-3. Alpaca-like samples, a second: the whole command on `--rows` rows made from the bundled
-   instructions, and its peak of memory over all processes, on a tenth of the rows and on all.
+2. The whole stage with tokenising, cleaning and writing, as a command, compared with the
+   reference's construction followed by transformers' tokenizer.
+3. Alpaca-like samples per second: the whole command on `--rows` rows made from the bundled
+   instructions, and its peak memory over all processes, on a tenth of the rows and on all.
 
-A copy of the split has message ids of its own and other words in front, so none is a duplicate.
+Each copy of the split has its own message ids and other words in front, so none is a duplicate.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def rows_of(name: str) -> list[Row]:
 
 
 def copies(rows: list[Row], times: int) -> Iterator[Row]:
-    """Yield message rows `times` over, each copy with ids and words of its own."""
+    """Yield `times` copies of message rows, each with ids and words of its own."""
     for copy in range(times):
         for row in rows:
             ids = {
@@ -109,7 +109,7 @@ def reference_stage(path: Path) -> int:
 
 
 def our_stage(path: Path, workers: int) -> dict[str, Any]:
-    """Return what the command says of the OASST1 rows in a file, all held out or trained on."""
+    """Return what the command prints about the OASST1 rows in a file."""
     return prepare("--oasst1", str(path), "--alpaca", "off", workers=workers)
 
 
@@ -128,7 +128,7 @@ def prepare(*sources: str, workers: int) -> dict[str, Any]:
 
 
 class Peak(threading.Thread):
-    """Watches the memory of a process and its children; shared pages count once (PSS)."""
+    """Watches the memory of a process and its children. Shared pages count once (PSS)."""
 
     def __init__(self, process: int):
         super().__init__(daemon=True)

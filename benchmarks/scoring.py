@@ -1,10 +1,10 @@
-"""CPU time of scoring held-out pairs, by the number of rows of logits that are computed at a time.
+"""Measure the CPU time of scoring held-out pairs, by the rows of logits computed at a time.
 
     gpt2chat prepare --sample && python benchmarks/scoring.py --data data
 
-Each number of rows takes its turn. CPU seconds are compared, which other programs on the machine
-change less than seconds on the clock, and `largest difference` is that of any token's loss from the
-first number's, in nats.
+The numbers of rows take turns. CPU seconds are compared, because other programs on the machine
+change them less than elapsed time. `largest difference` is the largest difference of a token's loss
+from that with the first number of rows, in nats.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Chat for hundreds of turns in a real terminal and watch the memory: for a while, by hand.
+"""Chat for hundreds of turns in a real terminal, and print how much memory the program takes.
 
     python benchmarks/soak.py --model runs/orpo --turns 500
 
-The program is the real one with its prompt, its history and its kept chats, in an empty folder.
+The real program runs in an empty folder, with its prompt, its history and its saved chats.
 Each line has the turn, the tokens in the window, MiB of memory, and seconds per turn.
 """
 
@@ -33,7 +33,7 @@ MESSAGES = (
 
 
 def watched(terminal: Terminal, turns: int, every: int) -> Iterator[tuple[int, int, float, float]]:
-    """Chat; yield now and then the turn, tokens in the window, MiB, and seconds per turn."""
+    """Chat, and yield the turn, tokens in the window, MiB, and seconds per turn at intervals."""
     process = psutil.Process(terminal.child.pid)
     begun = time.monotonic()
     for turn, message in zip(range(1, turns + 1), itertools.cycle(MESSAGES), strict=False):
@@ -45,7 +45,7 @@ def watched(terminal: Terminal, turns: int, every: int) -> Iterator[tuple[int, i
 
 
 def main() -> None:
-    """Print a row of the table every so many turns."""
+    """Print a row of the table at intervals."""
     parser = argparse.ArgumentParser(description="Chat for hundreds of turns, watch the memory.")
     parser.add_argument("--model", default="starter", help="what gpt2chat chat takes")
     parser.add_argument("--turns", type=int, default=500)

@@ -3,8 +3,8 @@
     python benchmarks/study.py study
 
 Prepares the bundled sample, trains, measures with `gpt2chat eval`, and prints the tables of
-docs/log.md. A run that is finished in the folder is not done again, so the script goes on where it
-was stopped. Every run is one line of RUNS: its name, the command, what it starts from, and flags.
+docs/log.md. Runs that are finished in the folder are skipped, so the script resumes where it was
+stopped. Every run is one line of RUNS: its name, the command, the model it starts from, and flags.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from gpt2chat.core.files import STARTER
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training run, and what it is measured on."""
+    """One training run, and the data of its measurement."""
 
     name: str
     command: str
@@ -70,7 +70,7 @@ def gpt2chat(folder: Path, *arguments: str) -> str:
 
 
 def measure(folder: Path, model: str, data: str) -> dict[str, Any]:
-    """Return the figures of a model, by the name of the figure; kept in a file beside the runs."""
+    """Return the figures of a model by their names, and save them next to the runs."""
     kept = folder / "figures" / f"{model.rpartition('/')[2]}.{data}.json"
     if not kept.exists():
         kept.parent.mkdir(exist_ok=True)
@@ -82,7 +82,7 @@ def measure(folder: Path, model: str, data: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do what is not done yet, and print one line a run."""
+    """Do the runs that are not finished, and print one line for each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder.resolve()

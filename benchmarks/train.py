@@ -1,4 +1,4 @@
-"""Training steps of gpt2chat beside TRL's, for SFT and ORPO: same shards, same model, one run.
+"""Compare training steps of gpt2chat and TRL, for SFT and ORPO: same shards, same model, one run.
 
     python benchmarks/train.py --data demo/data
     python benchmarks/train.py --data data --model gpt2 --samples 4000 --pairs 1000 \\
@@ -8,11 +8,11 @@
 
 Prints a table and writes it into docs/measurements.md; with --no-write it only prints.
 
-Each way runs in a process of its own: peak memory is that way's alone, and one that fails has a row
-that says why. Tokens are counted before they are batched, so none of them is padding. The first
-fifth of the steps, at least one, is warm-up, compiling included; the others are timed as one block.
-Other work on the machine slows a way down and never speeds it up: --repeats takes the fastest of
-several rounds.
+Each way runs in a process of its own, so peak memory is that way's alone, and one that fails has a
+row with the reason. Tokens are counted before they are batched, so none of them is padding. The
+first fifth of the steps, at least one, is warm-up, including compilation; the others are timed as
+one block. Other programs on the machine slow a way down and never speed it up: --repeats takes the
+fastest of several rounds.
 """
 
 import argparse
@@ -93,7 +93,7 @@ class Asked(argparse.Namespace):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one way did in its timed steps."""
+    """The measurements of one way in its timed steps."""
 
     steps: int
     seconds: float
@@ -121,7 +121,7 @@ class Figures:
 class Clock(TrainerCallback):
     """Times all steps after the first fifth as one block, and ends the run at a limit.
 
-    The device is waited for at the two ends of the block only.
+    It waits for the device only at the two ends of the block.
     """
 
     def __init__(self, device: torch.device, limit: int):
@@ -229,7 +229,7 @@ def trl_changes(objective: str, kind: str, job: Job) -> dict[str, Any]:
 
 
 def trl(asked: Asked, objective: str, folder: Path, kind: str) -> Figures:
-    """Measure TRL's trainer, on the texts of the samples that gpt2chat's job takes."""
+    """Measure TRL's trainer on the texts of the samples that gpt2chat's job trains on."""
     # In place of the job's own model, whose memory is free then.
     model = load_model(asked.model)
     job = replace(job_of(asked, objective, folder, compiled=False), model=model)
@@ -307,7 +307,7 @@ def run_way(asked: Asked) -> None:
 
 
 def measured_apart(way: str) -> Figures | str:
-    """Return the figures of a way from a process of its own, or why there are none."""
+    """Return the figures of a way from a process of its own, or the reason of its failure."""
     command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
     # One GPU: TRL would split its batches over all it sees.
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
@@ -330,7 +330,7 @@ def measured_apart(way: str) -> Figures | str:
 def busy_table(asked: Asked, quiet: dict[str, Figures | str]) -> str:
     """Measure each way again next to busy programs; return its speed with and without them.
 
-    Everything runs in one call, as other work on the machine changes from hour to hour.
+    Everything runs in one call, because the load of the machine changes from hour to hour.
     """
     rows = [("", "tokens/s", f"next to {asked.busy} busy programs", "share kept")]
     spin = [sys.executable, "-c", "while True: pass"]
@@ -353,7 +353,7 @@ def busy_table(asked: Asked, quiet: dict[str, Figures | str]) -> str:
 
 
 def measure_all(asked: Asked) -> dict[str, Figures | str]:
-    """Return what each way did in its fastest round; one that has failed is not tried again."""
+    """Return each way's figures in its fastest round; a way that failed is not tried again."""
     # Packing and compiling are for a GPU.
     gpu = torch.cuda.is_available()
     left_out = [*["packed"] * (not gpu), *["compiled"] * (not gpu and not asked.compiled)]
@@ -377,7 +377,7 @@ def table(found: dict[str, Figures | str], peak: float) -> str:
     """Return the Markdown table.
 
     Args:
-        peak: Operations a second that utilisation is measured against.
+        peak: Operations per second that utilisation is relative to.
     """
     rows: list[tuple[str, ...]] = [HEAD]
     for way, figures in found.items():
@@ -398,9 +398,9 @@ def table(found: dict[str, Figures | str], peak: float) -> str:
 
 
 def block(asked: Asked, found: dict[str, Figures | str]) -> str:
-    """Return what stands between the marks: what ran where, the table, how to read it."""
+    """Return the text between the marks: the command and machine, the table, how to read it."""
     ran = {way: figures for way, figures in found.items() if isinstance(figures, Figures)}
-    # Other work on the machine only lowers it.
+    # Other programs on the machine can only lower it.
     peak = max(figures.peak for figures in ran.values())
     devices = dict.fromkeys(f"{figures.device}, {figures.precision}" for figures in ran.values())
     rows = dict.fromkeys(
@@ -419,12 +419,13 @@ Model {asked.model}; {" and ".join(rows)} from {", ".join(sources)}.
 
 {table(found, peak)}
 
-Tokens are real ones, no padding; a pair's prompt counts twice, and both programs compute it twice.
-TRL's defaults are batches of 8 and gradient checkpointing. Tuned is without checkpointing, batches
-of like lengths, in gpt2chat's precision, on a GPU 32 samples or 16 pairs each. Utilisation is the
-share of {peak / 1e12:.3g} TFLOP/s, which one large matrix product reached. What a step needs is
-counted for TRL as for gpt2chat (`row_flops`, on the real tokens): padding, recomputing and logits
-of untrained tokens are no use. Peak memory is {memory}, warm-up included."""
+Padding tokens are not counted; a pair's prompt counts twice, and both programs compute it twice.
+TRL's defaults are batches of 8 and gradient checkpointing. "Tuned" means no checkpointing, batches
+of similar lengths and gpt2chat's precision; on a GPU, 32 samples or 16 pairs each. Utilisation is
+the share of {peak / 1e12:.3g} TFLOP/s, which one large matrix product reached. The operations that
+a step needs are counted for TRL as for gpt2chat (`row_flops`, without padding): padding,
+recomputing and logits of untrained tokens do not count. Peak memory is {memory}, including the
+warm-up."""
 
 
 def parsed() -> Asked:
