@@ -121,8 +121,8 @@ def block(asked: Asked, ways: Sequence[str], found: Found, cost: dict[str, Cost]
     parts = [
         "\n".join([*origin(asked, ways, found), *failure_lines(found)]),
         "One reply: tokens per second after the first one, at the positions in the heading; then "
-        "the time of\nthe prompt, up to the first token. A ratio is gpt2chat's speed divided by that "
-        "row's.",
+        "the time of\nthe prompt, up to the first token. A ratio is gpt2chat's speed divided by "
+        "that row's.",
         table(ways, found, single_columns(asked.decode_tasks, asked.prefill_tasks)),
     ]
     if asked.batches:

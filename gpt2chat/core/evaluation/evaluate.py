@@ -145,6 +145,7 @@ def _measure(
     if material.prompt_ids:
         report = progress_of("replies")
         generated = measure_replies(generator, material.prompt_ids, settings.seed, report)
+    # At the full window attention costs the most, so this is the highest cost of a token.
     context = model.config.n_positions
     result = ModelResult(
         model=name,

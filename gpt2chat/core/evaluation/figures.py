@@ -58,6 +58,7 @@ def reply_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> dict[s
         losses: Losses of each reply's tokens, the last of which is the end of turn.
     """
     groups = tuple(sample.group for sample in samples)
+    # The last loss is that of the end of turn.
     sums, text = _sums(losses), _sums([part[:-1] for part in losses])
     tokens = _array([len(part) for part in losses])
     sizes = _array([reply_bytes(sample) for sample in samples])
@@ -109,6 +110,7 @@ def preference_figures(
         rejected: Losses of each rejected reply's tokens.
     """
     groups = np.array([pair.group for pair in pairs])
+    # Losses are -log p, so these are positive if the model prefers the chosen reply.
     margins = _means(rejected) - _means(chosen)
     sums = _sums(rejected) - _sums(chosen)
     chosen_lengths = _array([len(part) for part in chosen])

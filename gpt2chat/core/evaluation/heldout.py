@@ -121,10 +121,13 @@ def read_material(settings: EvalConfig, window: int) -> Material:
             )
         return Material()
     replies = draw(samples, limit, seed) if settings.ppl else []
+    # OASST1 has several replies to a prompt, so a prompt occurs in several samples.
     different = {sample.conversation.prompt for sample in samples}
     prompts = sorted(different, key=lambda prompt: _order(prompt, seed))[: settings.generations]
     references = encode_conversations(sample.conversation for sample in reference)
     choices = [pair.preference for pair in pairs]
+    # Results are comparable only if this hash is the same. Sorted, it does not depend on the order
+    # of the shards in the manifest.
     shards = [shard for shard in read_manifest(data).shards if shard.split == SPLIT]
     hashes = "".join(sorted(f"{shard.kind} {shard.sha256}\n" for shard in shards))
     material = Material(

@@ -102,6 +102,8 @@ def resample(ratio: Ratio, seed: int) -> FloatArray:
     """
     if not ratio.groups:
         raise ValueError("a figure needs at least one sample")
+    # Whole groups are drawn, because samples of one OASST1 tree, or pairs with one prompt, are not
+    # independent: drawing single samples would make the intervals too narrow.
     _, members = np.unique(np.array(ratio.groups), return_inverse=True)
     count = int(members.max()) + 1
     random = np.random.default_rng(seed)
@@ -122,6 +124,7 @@ def _group_sums(draws: NDArray[np.int64], members: NDArray[Any], values: FloatAr
 def _estimate(value: float, resampled: FloatArray, ratio: Ratio) -> Estimate:
     """Return a value with the percentiles of its resampled values."""
     groups = len(set(ratio.groups))
+    # Every resample of a single group is that group: an interval of no width would mislead.
     low = high = None
     if groups > 1:
         tail = (100 - LEVEL) / 2

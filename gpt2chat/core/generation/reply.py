@@ -125,7 +125,9 @@ class ReplyBuilder:
             if self._cut is not None:
                 self.ended, self._finish = True, "loop"
         # Text that may be the beginning of a stop text is held back.
-        return self._show(len(self._text) - _unfinished_stop(self._text, self._stop))
+        beginnings = (stop[:length] for stop in self._stop for length in range(1, len(stop)))
+        matches = (part for part in beginnings if self._text.endswith(part))
+        return self._show(len(self._text) - max(map(len, matches), default=0))
 
     def end_at_limit(self) -> str:
         """End the reply at its limit, and return the text that was held back."""
@@ -233,16 +235,3 @@ class LoopWatch:
                 # The shortest passage counts, so that as much as possible is cut off.
                 repeats = repeats or same
         return repeats
-
-
-def _unfinished_stop(text: str, stops: Sequence[str]) -> int:
-    """Return how many characters at the end of a text may be the beginning of a stop text."""
-    return max(
-        (
-            length
-            for stop in stops
-            for length in range(1, len(stop))
-            if text.endswith(stop[:length])
-        ),
-        default=0,
-    )
