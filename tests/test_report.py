@@ -374,9 +374,17 @@ def test_the_bar_gives_way_to_the_words(
     screen = io.StringIO()
     narrow = Console(file=screen, force_terminal=True, width=columns, color_system=None)
     monkeypatch.setattr(training, "err", narrow)
-    with training_progress("orpo") as (on_step, _):
+    with training_progress("orpo") as (on_step, *_):
         on_step(step(step=36_000))
     shown = screen.getvalue().rpartition("orpo ")[2]
     assert "12:34:56 left" in shown
     assert "…" not in shown
     assert ("━━━━━━━━" in shown) is bar_there
+
+
+def test_the_live_line_says_that_a_run_validates(monkeypatch: pytest.MonkeyPatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(training, "err", Console(file=screen, force_terminal=True, width=80))
+    with training_progress("sft") as (*_, on_validate):
+        on_validate()
+    assert "validating" in screen.getvalue()

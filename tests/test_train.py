@@ -315,8 +315,38 @@ def test_ctrl_c_as_the_old_run_is_removed_saves_the_first_step(
 
     monkeypatch.setattr(Run, "remove_checkpoints", removing)
     with pytest.raises(Interrupted, match="Stopped and saved at step 1 of"):
-        train(config(model, tiny_data, out, overwrite=True), None, ignore)
+        train(config(model, tiny_data, out, overwrite=True, eval_samples=0), None, ignore)
     assert Run(out).newest_checkpoint() == out / "checkpoints" / "checkpoint-1"
+
+
+def test_ctrl_c_in_the_validation_before_the_first_step_ends_the_run(
+    model: str, tiny_data: Path, tmp_path: Path
+):
+    answered = threading.Event()
+
+    def press() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert answered.wait(60)
+
+    settings = config(model, tiny_data, tmp_path / "sft", limit=6, epochs=1)
+    with pytest.raises(Interrupted, match="before the first step"):
+        train(settings, None, answered.set, press)
+    assert lines(settings.out) == []
+    assert train(settings).steps == 1  # nothing is in the way of another start
+
+
+def test_a_model_that_overflows_is_refused_before_the_first_step(tiny_data: Path, tmp_path: Path):
+    damaged = tiny_model()
+    with torch.no_grad():
+        damaged.transformer.wpe.weight.fill_(-3e38)
+        damaged.transformer.wpe.weight[:, 0] = 3e38
+    save_model(damaged, tmp_path / "damaged")
+    settings = config(str(tmp_path / "damaged"), tiny_data, tmp_path / "sft")
+    steps: list[Step] = []
+    with pytest.raises(DataError) as caught:
+        train(settings, steps.append)
+    assert (caught.value.setting, steps) == ("model", [])
+    assert Run(settings.out).newest_checkpoint() is None
 
 
 def test_ctrl_c_as_the_weights_are_written_lets_the_run_finish(
@@ -599,9 +629,10 @@ def test_ctrl_c_is_answered_inside_the_step(model: str, tiny_data: Path, tmp_pat
     """While PyTorch computes, Python runs no signal handler in the main thread."""
     told = threading.Event()
 
-    def press(_: Step) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert told.wait(60)
+    def press(step: Step) -> None:
+        if step.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert told.wait(60)
 
     with pytest.raises(Interrupted, match="saved at step 2"):
         train(config(model, tiny_data, tmp_path / "sft"), press, told.set)

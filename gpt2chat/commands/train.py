@@ -40,7 +40,7 @@ def train(settings: TrainConfig, given: Given, *, json: bool) -> None:
         note_positions(settings.data, settings.max_length)
         check_inputs(settings)
         prepare_for_training()
-        with training_progress(settings.command) as (on_step, on_interrupt):
+        with training_progress(settings.command) as (on_step, on_interrupt, on_validate):
             # torch takes seconds to import, so it waits until the settings are known to be valid.
             if settings.dry_run:
                 from gpt2chat.core.training.plan import plan
@@ -49,5 +49,6 @@ def train(settings: TrainConfig, given: Given, *, json: bool) -> None:
             else:
                 from gpt2chat.core.training.train import train_opened
 
-                show = partial(show_training, train_opened(start, on_step, on_interrupt))
+                result = train_opened(start, on_step, on_interrupt, on_validate)
+                show = partial(show_training, result)
     show(json=json)

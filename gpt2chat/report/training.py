@@ -36,11 +36,11 @@ class _Bar(BarColumn):
 @contextmanager
 def training_progress(
     what: str,
-) -> Generator[tuple[Callable[["Step"], None], Callable[[], None]]]:
+) -> Generator[tuple[Callable[["Step"], None], Callable[[], None], Callable[[], None]]]:
     """Show one live line on stderr while a run trains; nothing if stderr is not a terminal.
 
     Yields:
-        Two functions: one to call after each step, and one to call at the first Ctrl-C.
+        Three functions: to call after each step, at the first Ctrl-C, and before each validation.
     """
     bar = _Bar(bar_width=WIDEST_BAR)
     columns = (TextColumn("{task.description}"), bar, TextColumn("{task.fields[line]}"))
@@ -56,7 +56,10 @@ def training_progress(
         def on_interrupt() -> None:
             note("Stopping after this step; press Ctrl-C again to stop now.")
 
-        yield on_step, on_interrupt
+        def on_validate() -> None:
+            progress.update(task, line="validating")
+
+        yield on_step, on_interrupt, on_validate
 
 
 def step_line(step: "Step", room: int) -> str:

@@ -79,6 +79,7 @@ def train(
     settings: TrainConfig,
     on_step: Callable[[Step], None] | None = None,
     on_interrupt: Callable[[], None] | None = None,
+    on_validate: Callable[[], None] | None = None,
 ) -> TrainResult:
     """Train, and write the run folder: SFT or ORPO, by the type of the settings.
 
@@ -87,6 +88,7 @@ def train(
         on_interrupt: If given, the first Ctrl-C or SIGTERM calls it, in a thread of its own, saves
             after the current step and raises Interrupted; a second one ends the run. Signals reach
             the main thread only. Without it signals are left alone.
+        on_validate: Called before each validation, the one before the first step included.
 
     Raises:
         DataError: The shards are missing, changed or empty, or not those that the run began with;
@@ -96,16 +98,17 @@ def train(
             with other settings.
         HardwareError: The device is missing, or its memory too small.
         WorkerError: Another process of the run ended.
-        Interrupted: The run was stopped; a checkpoint is saved.
+        Interrupted: The run was stopped; a checkpoint is saved, except before the first step.
     """
     with open_run(settings, settings.command) as start:
-        return train_opened(choose_model(start)[0], on_step, on_interrupt)
+        return train_opened(choose_model(start)[0], on_step, on_interrupt, on_validate)
 
 
 def train_opened(
     start: Start,
     on_step: Callable[[Step], None] | None = None,
     on_interrupt: Callable[[], None] | None = None,
+    on_validate: Callable[[], None] | None = None,
 ) -> TrainResult:
     """Train in a run folder that `open_run` has locked, to the end of the run.
 
@@ -113,7 +116,7 @@ def train_opened(
         Gpt2ChatError: Any of the errors that `train` lists.
     """
     try:
-        return _train(start, on_step, on_interrupt)
+        return _train(start, on_step, on_interrupt, on_validate)
     finally:
         # If another process is lost, the group's threads still wait for it: destroying the group
         # would abort this one.
@@ -125,6 +128,7 @@ def _train(
     start: Start,
     on_step: Callable[[Step], None] | None,
     on_interrupt: Callable[[], None] | None,
+    on_validate: Callable[[], None] | None,
 ) -> TrainResult:
     settings, run, checkpoint = start.settings, start.run, start.checkpoint
     check_inputs(settings)
@@ -169,6 +173,7 @@ def _train(
                     trainer.args.eval_on_start = checkpoint is None and watch.validated
                     # The processes vote on what the watch wants: to stop, and to save.
                     watch.trainer, trainer.votes = trainer, watch.votes
+                    trainer.on_validate = on_validate
                     _run(trainer, watch, start, job)
             finally:
                 if process_count() == 1:

@@ -23,7 +23,7 @@ from transformers.optimization import get_scheduler
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
-from gpt2chat.core.errors import DataError
+from gpt2chat.core.errors import DataError, Interrupted
 from gpt2chat.core.files import reading
 from gpt2chat.core.model.flops import row_flops
 from gpt2chat.core.model.packing import SequenceShape
@@ -131,6 +131,8 @@ class PackedTrainer(SFTTrainer):
         self.flops_seen = 0.0
         """Floating-point operations that these tokens needed, forward and backward."""
         self.votes: Votes | None = None
+        self.on_validate: Callable[[], None] | None = None
+        """Called before each validation, by the first process."""
         self._sums: dict[str, Tensor] = {}
         self._summed_after = 0
         """The step after which the sums begin."""
@@ -374,8 +376,13 @@ class PackedTrainer(SFTTrainer):
         Raises:
             DataError: One of them is not finite, because of an earlier step or because the model
                 was damaged from the start.
+            Interrupted: A signal came before the first step, so there is nothing to save.
         """
         assert self.held_out is not None
+        if self.on_validate is not None and self.is_world_process_zero():
+            self.on_validate()
+        # Only before the first step: later, the step that follows is saved.
+        votes = self.votes if self.state.global_step == 0 else None
         model: Any = self.model_wrapped
         model.eval()
         sequences = [
@@ -386,11 +393,20 @@ class PackedTrainer(SFTTrainer):
         )
         sums: dict[str, Tensor] = {"loss": torch.zeros((), device=self.args.device)}
         for sequence in sequences[self.args.process_index :: self.args.world_size]:
+            # Under FSDP a sequence needs all processes.
+            if votes is not None and votes.wishes()[0] and not self.is_fsdp_enabled:
+                break
             inputs = self._prepare_inputs(sequence)
             logps = self.logps(self._uncompiled(), inputs)
             loss, shares = self.objective.loss(logps, inputs, counts)
             for name, share in {"loss": loss, **shares}.items():
                 sums[name] = sums.get(name, torch.zeros_like(share)) + share
+        if votes is not None:
+            wishes = torch.tensor(votes.wishes(), device=self.args.device)
+            if self._over_processes(wishes)[0] > 0:
+                raise Interrupted(
+                    "Stopped before the first step: nothing is saved. Start the run again."
+                )
         means: list[float] = self._over_processes(torch.stack(list(sums.values()))).tolist()
         if not all(map(math.isfinite, means)):
             raise self._spoiled(means[0])
