@@ -58,7 +58,7 @@ class Gpt2chat:
 
 
 class Stopwatch(BaseStreamer):
-    """Notes when transformers hands over the prompt, and then each step's tokens."""
+    """Records the times at which transformers returns the prompt and each step's tokens."""
 
     def __init__(self):
         self.marks: list[float] = []
@@ -71,7 +71,7 @@ class Stopwatch(BaseStreamer):
 
 
 class Transformers:
-    """`generate` of transformers, on the model as it loads it."""
+    """transformers' `generate`, with the model as transformers loads it."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: str, cache: str):
         kind: Any = GPT2LMHeadModel
@@ -131,7 +131,7 @@ class CTranslate2:
 
 
 def convert(library: Any, folder: Path, converted: Path) -> None:
-    """Write a folder in CTranslate2's form."""
+    """Convert a model folder to CTranslate2's format."""
     converter = library.converters.TransformersConverter(str(folder))
     converter.convert(str(converted), quantization="int8")
     # Our tokenizer has no token for the unknown, and CTranslate2 reads no file without one.

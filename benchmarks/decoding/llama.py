@@ -1,4 +1,4 @@
-"""llama.cpp through its C interface."""
+"""Generate with llama.cpp through its C interface."""
 
 import ctypes
 import importlib

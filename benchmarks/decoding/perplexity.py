@@ -1,4 +1,4 @@
-"""What a precision costs in perplexity: the same held-out replies scored in float32 and in it."""
+"""Measure what a precision costs in perplexity, on the same held-out replies as float32."""
 
 import subprocess
 import sys
@@ -57,7 +57,7 @@ def costs(model: str, limit: int, device: torch.device) -> dict[str, Cost]:
 
 
 def held_out(limit: int) -> Material:
-    """Return replies of the bundled sample that no model of ours is trained on."""
+    """Return held-out replies of the bundled sample."""
     with tempfile.TemporaryDirectory() as name:
         data = Path(name) / "data"
         command = [sys.executable, "-m", "gpt2chat", "prepare", "--sample", "--out", str(data)]
@@ -67,7 +67,7 @@ def held_out(limit: int) -> Material:
 
 
 def float32_losses(name: str, device: torch.device, scored: Sequence[Scored]) -> list[Losses]:
-    """Return -log p of the wanted tokens as `gpt2chat eval` computes it."""
+    """Return -log p of the scored tokens as `gpt2chat eval` computes it."""
     model: Any = load_model(name)
     return token_losses(model.to(device).eval(), scored, lambda done, total: None)
 
@@ -75,7 +75,7 @@ def float32_losses(name: str, device: torch.device, scored: Sequence[Scored]) ->
 def generator_losses(
     name: str, device: torch.device, precision: ChatPrecision, scored: Sequence[Scored]
 ) -> list[Losses] | None:
-    """Return -log p of the wanted tokens as the Generator computes it in a precision.
+    """Return -log p of the scored tokens as `Generator` computes it in a precision.
 
     Args:
         scored: Token ids of each sequence, and the first of them whose loss is wanted.

@@ -1,4 +1,4 @@
-"""All ways in turn, round by round, and what else the machine did meanwhile."""
+"""Run all ways in turn, round by round, and measure the load of other programs."""
 
 import itertools
 import sys
@@ -13,21 +13,21 @@ from decoding.ways import WAYS
 from decoding.workers import Worker
 
 TRIES = 8
-"""How often a run that other work disturbs is done, at most."""
+"""Most tries of a run that other programs disturb."""
 PATIENCE = 60.0
-"""Seconds to wait for other work to end before a try, at most."""
+"""Most seconds to wait before a try for other programs to end."""
 
 
 @dataclass
 class Found:
-    """What was measured."""
+    """The measurements."""
 
     timings: dict[tuple[str, Task], list[Timing]] = field(
         default_factory=dict[tuple[str, Task], list[Timing]]
     )
     failures: dict[tuple[str, Task], str] = field(default_factory=dict[tuple[str, Task], str])
     others: list[float] = field(default_factory=list[float])
-    """Cores that other work took during each run that counts."""
+    """Cores that other programs used during each run that counts."""
 
     def values(self, way: str, task: Task, figure: Callable[[Task, Timing], float]) -> list[float]:
         """Return a figure of each run of a task."""
@@ -37,7 +37,7 @@ class Found:
 def measure_all(
     workers: dict[str, Worker], tasks: Sequence[Task], repeats: int, quiet: float
 ) -> Found:
-    """Time every task on every way, in `repeats` rounds after one that does not count.
+    """Time every task on every way, in `repeats` rounds after one for warm-up.
 
     What has failed is not tried again.
 
@@ -67,7 +67,7 @@ def say(line: str) -> None:
 
 
 class Watch:
-    """Runs tasks, and notes how many cores anything else takes."""
+    """Runs tasks, and measures how many cores other programs use."""
 
     def __init__(self, workers: dict[str, Worker]):
         self.workers = workers
@@ -75,7 +75,7 @@ class Watch:
     def measure(
         self, worker: Worker, task: Task, turn: int, quiet: float
     ) -> tuple[Timing, float] | str:
-        """Return a run's times and the cores that other work took, or why it failed.
+        """Return a run's times and the cores that other programs used, or the reason of a failure.
 
         Where all tries were disturbed, the least disturbed one counts.
         """
@@ -96,7 +96,7 @@ class Watch:
         return best
 
     def wait(self, quiet: float) -> None:
-        """Wait until other work takes few cores."""
+        """Wait until other programs use few cores."""
         end = time.perf_counter() + PATIENCE
         while time.perf_counter() < end:
             before, begun = self.other_seconds(), time.perf_counter()
@@ -105,7 +105,7 @@ class Watch:
                 return
 
     def other_seconds(self) -> float:
-        """Return the CPU seconds that have gone to anything but this benchmark."""
+        """Return the CPU seconds that other programs have used."""
         times = psutil.cpu_times()
         # A guest's seconds are among the user's too.
         left_out = ("idle", "iowait", "guest", "guest_nice")

@@ -1,4 +1,4 @@
-"""Tables of what was measured."""
+"""Write the measurements as tables."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from decoding.ways import OURS, WAYS
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A figure of a task."""
+    """A column of a table: one figure of one task."""
 
     title: str
     task: Task
     figure: Callable[[Task, Timing], float]
     compared: bool = True
-    """A speed: gpt2chat's ratio to it follows."""
+    """Whether it is a speed, which gpt2chat's ratio to it follows."""
 
 
 def single_columns(decode: Sequence[Task], prefill: Sequence[Task]) -> list[Column]:
@@ -100,7 +100,7 @@ def interval(low: float | None, high: float | None, form: str) -> str:
 
 
 def failure_lines(found: Found) -> list[str]:
-    """Return one line for each reason that something has no figure."""
+    """Return one line for each reason that a figure is missing."""
     reasons: dict[tuple[str, str], list[Task]] = {}
     for (way, task), reason in found.failures.items():
         reasons.setdefault((WAYS[way].title, reason), []).append(task)

@@ -1,4 +1,4 @@
-"""What is timed, and the figures that its times give."""
+"""Define the tasks to time, and compute figures from their times."""
 
 import random
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ Prompts = Sequence[Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is timed: prompts of so many drawn tokens, and so many new tokens after each."""
+    """A task to time: prompts of random tokens, and a number of new tokens after each."""
 
     prompt: int
     new: int
     batch: int = 1
 
     def prompts(self, seed: int) -> Prompts:
-        """Return the ids. None begins like those of another task or seed: a cache is of no use."""
+        """Return the ids. Tasks and seeds have different beginnings, so that no cache helps."""
         drawn = random.Random(f"{self} {seed}")
         return [drawn.choices(range(ENDOFTEXT_ID), k=self.prompt) for _ in range(self.batch)]
 
@@ -29,21 +29,21 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When the tokens of one batch came, in seconds after its start."""
+    """The times of the tokens of one batch, in seconds after its start."""
 
     first: float
-    """The first token of every prompt: the latency of a reply."""
+    """Time at which every prompt had its first token: the latency of a reply."""
     last: float
     ids: list[int]
     """The reply to the first prompt."""
 
 
 def timing(begun: float, marks: Sequence[float], batch: int, replies: Prompts, new: int) -> Timing:
-    """Return the times of a batch, after a look at what was generated.
+    """Check what was generated, and return the times of the batch.
 
     Args:
-        marks: When each step, or each token of each step, was there; the first `batch` marks or
-            the first one are the first step's.
+        marks: Time of each step, or of each token of each step. The first mark, or the first
+            `batch` marks, belong to the first step.
     """
     lengths = {len(reply) for reply in replies}
     if lengths != {new} or len(replies) != batch:
@@ -55,15 +55,15 @@ def timing(begun: float, marks: Sequence[float], batch: int, replies: Prompts, n
 
 
 def decode_speed(task: Task, timing: Timing) -> float:
-    """Tokens a second after the first of each reply, all replies together."""
+    """Return tokens per second after the first one of each reply, all replies together."""
     return task.batch * (task.new - 1) / (timing.last - timing.first)
 
 
 def prefill_speed(task: Task, timing: Timing) -> float:
-    """Tokens of the prompt by the seconds to the first new token."""
+    """Return the tokens of the prompt per second, up to the first new token."""
     return task.batch * task.prompt / timing.first
 
 
 def latency(task: Task, timing: Timing) -> float:
-    """Milliseconds to the first new token."""
+    """Return the milliseconds to the first new token."""
     return timing.first * 1000

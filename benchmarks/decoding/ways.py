@@ -1,4 +1,4 @@
-"""The ways to generate that are compared: programs, and settings of each."""
+"""Define the ways to generate that are compared: programs with their settings."""
 
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -24,19 +24,19 @@ class Way:
 
     title: str
     package: str
-    """Whose version the page names."""
+    """The package whose version the page names."""
     load: Callable[[Path, torch.device], Decoder]
-    """Reads the model from a folder."""
+    """The function that loads the model from a folder."""
     needs: tuple[str, ...] = ()
-    """Modules that may not be there."""
+    """Modules that may not be installed."""
     devices: tuple[str, ...] = DEVICES
-    """Where it is measured if no ways are named."""
+    """Devices on which it is measured by default."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Variables that its process starts with."""
+    """Environment variables of its process."""
 
     @property
     def lacking(self) -> list[str]:
-        """What is not installed."""
+        """The modules that are not installed."""
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 

@@ -1,4 +1,4 @@
-"""Each way in a process of its own, which waits while another one is timed."""
+"""Run each way in a process of its own, which waits while another one is timed."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from decoding.ways import WAYS
 
 
 class Worker:
-    """The side that asks."""
+    """The parent's side of a worker process."""
 
     def __init__(self, way: str, folder: Path, device: torch.device):
         # To a file: nobody reads a pipe while the process works. `close` closes it.
@@ -31,7 +31,7 @@ class Worker:
         self.failure = self._answer().get("failed", "")
 
     def measure(self, task: Task, seed: int) -> Timing | str:
-        """Return the times of a task, or why there are none."""
+        """Return the times of a task, or the reason of its failure."""
         if self.failure:
             return self.failure
         answer = self._answer({**asdict(task), "seed": seed})
@@ -43,7 +43,7 @@ class Worker:
         self.errors.close()
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that the process has taken, all cores together."""
+        """Return the CPU seconds that the process has used on all cores."""
         try:
             times = psutil.Process(self.process.pid).cpu_times()
         except psutil.Error:
@@ -70,7 +70,7 @@ class Worker:
 
 
 def serve(way: str, folder: str, device: str) -> None:
-    """Load a way's model, say so, and answer each line of stdin with a line."""
+    """Load a way's model, report that it is ready, and answer each line of stdin with a line."""
     # The libraries print too; what they print goes to stderr.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
