@@ -18,10 +18,6 @@ CORE = Path(gpt2chat.__file__).parent / "core"
 FILES = {str(path.relative_to(CORE)): path for path in sorted(CORE.rglob("*.py"))}
 FLAG = re.compile(r"(?<![\w-])--[a-z]|gpt2chat (prepare|sft|orpo|eval|chat)\b")
 CALL = re.compile(r"`(\w+\([^`]*\))`")
-# These are still to be reworded. No file is to be added.
-FLAGS_REMAIN = [
-    "data/shards.py", "inputs/sources.py",
-]  # fmt: skip
 
 
 def texts(path: Path, *, docstrings: bool) -> Iterator[str]:
@@ -59,9 +55,7 @@ def calls(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_core_names_no_flag_and_no_command(name: str, request: pytest.FixtureRequest):
-    if name in FLAGS_REMAIN:
-        request.applymarker(pytest.mark.xfail(strict=False, reason="to be reworded"))
+def test_the_core_names_no_flag_and_no_command(name: str):
     assert [text for text in texts(FILES[name], docstrings=True) if FLAG.search(text)] == []
 
 
