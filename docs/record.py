@@ -1,142 +1,98 @@
-"""Record a short chat for docs/chat.md: python docs/record.py --model runs/orpo --other runs/sft
+"""Draw chat.svg, a chat in a terminal: python docs/record.py --model runs/orpo --other runs/sft
 
-The real program runs in a terminal and is typed to. What came on the screen is written to
-chat.cast, for asciinema's player, and to chat.svg, which moves by itself in a browser.
+The program runs in a pseudo-terminal and is typed to; the picture is what is then on its screen.
 """
 
 import argparse
-import codecs
+import io
+import itertools
 import os
-import random
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
-import pexpect
+from pyte.screens import Char
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
 
 sys.path.insert(1, str(Path(__file__).parent.parent))
 
-from film import Still, asciicast, still, svg, thinned
-
 from tests.terminal import CTRL_C, ENTER, Terminal
 
-DOCS = Path(__file__).parent
-COLUMNS, LINES = 84, 26
-LONGEST_PAUSE = 2.5
-"""Seconds: a longer silence, such as while a model loads, is shortened to this."""
-SHORTEST_STILL = 0.1
-"""Seconds: what changes faster is one still."""
+PICTURE = Path(__file__).with_name("chat.svg")
+COLUMNS, LINES = 84, 70
 
 
-class Recorder(Terminal):
-    """A terminal that notes what comes, and when."""
-
-    def __init__(self, folder: Path):
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        super().__init__(
-            folder, "-i", command=("sh",), environment={"PATH": path, "PS1": "$ ", "ENV": ""},
-            columns=COLUMNS, lines=LINES,
-        )  # fmt: skip
-        self.noted: list[tuple[float, bytes]] = []
-        self.stills: list[Still] = []
-        self._now, self._last = 0.0, time.monotonic()
-        self._fingers = random.Random(1)
-
-    def read(self, timeout: float = 120) -> bytes:
-        """Note what comes."""
-        data = super().read(timeout)
-        now = time.monotonic()
-        self._now += min(now - self._last, LONGEST_PAUSE)
-        self._last = now
-        self.noted.append((self._now, data))
-        self.stills.append(still(self._now, self.screen))
-        return data
-
-    def look(self, seconds: float) -> None:
-        """Read what comes in some seconds."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            try:
-                self.read(left)
-            except pexpect.TIMEOUT:
-                return
-
-    def write(self, text: str) -> None:
-        """Type as people do, look at it, and press Enter."""
-        for char in text:
-            self.press(char)
-            self.look(self._fingers.uniform(0.03, 0.11))
-        self.look(0.7)
-        self.press(ENTER)
-
-    def say(self, text: str, seconds: float = 2) -> None:
-        """Type a line, wait for all that it brings, and read that."""
-        number = self.prompts + 1
-        self.write(text)
-        self.wait_for_prompt(number)
-        self.look(seconds)
-
-    def events(self) -> Iterator[tuple[float, str]]:
-        """Yield what came as text; half a character waits for its other half."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        for when, data in self.noted:
-            yield when, decoder.decode(data)
-
-
-def talk(terminal: Recorder, other: str, seed: int) -> None:
+def talk(terminal: Terminal, other: str, seed: int) -> None:
     """Have the conversation; `other` is the model to compare."""
     terminal.wait("$")
-    terminal.look(0.5)
     number = terminal.prompts + 1
-    terminal.write(f"gpt2chat chat --seed {seed} --max-new-tokens 80")
+    terminal.press(f"gpt2chat chat --seed {seed} --max-new-tokens 60", ENTER)
     terminal.wait_for_prompt(number)
-    terminal.look(2)
-    terminal.say("What can I cook with potatoes?", 4)
-    terminal.say("/context", 6)
+    terminal.enter("What can I cook with potatoes?")
+    terminal.enter("/context")
     number = terminal.prompts + 1
-    terminal.write("Tell me a long story about a potato.")
-    terminal.wait_until(lambda: terminal.used is None and len(terminal.rows[-1]) in range(10, 30))
+    terminal.begin("Tell me a long story about a potato.")
+    time.sleep(0.1)
     terminal.press(CTRL_C)
     terminal.wait_for_prompt(number)
-    terminal.look(2)
-    number = terminal.prompts + 1
-    terminal.write(f"/compare {other}")
+    terminal.press(f"/compare {other}", ENTER)
     terminal.wait("Which is better?")
-    terminal.look(4)
-    # The models answer in a drawn order; whoever types here likes it short.
-    first, second, end = (terminal.rows.index(row) for row in ("A", "B", terminal.rows[-1]))
-    terminal.write("a" if second - first <= end - second else "b")
-    terminal.wait_for_prompt(number)
-    terminal.look(3)
-    terminal.write("bye")
-    terminal.wait_until(lambda: terminal.rows[-1] == "$")
+    terminal.enter("a")
+
+
+def look(cell: Char) -> Style:
+    """Return the style of a cell."""
+    colour = None if cell.fg == "default" else cell.fg.replace("brown", "yellow")
+    # tests/terminal.py keeps faint text as blinking, since pyte does not know it.
+    return Style(
+        color=colour, bold=cell.bold, italic=cell.italics, reverse=cell.reverse, dim=cell.blink
+    )
+
+
+def picture(terminal: Terminal) -> str:
+    """Return what is on the screen as an SVG that needs no font and no file from elsewhere."""
+    console = Console(file=io.StringIO(), record=True, width=COLUMNS, force_terminal=True)
+    rows = terminal.rows
+    prompt = max(y for y, row in enumerate(rows) if row.startswith(">"))
+    for y, row in enumerate(rows):
+        if y > prompt and not row:
+            continue  # the screen is taller than the picture: the meter is at its bottom
+        line = Text()
+        cells = [terminal.screen.buffer[y][x] for x in range(COLUMNS)]
+        for style, group in itertools.groupby(cells, look):
+            line.append("".join(cell.data for cell in group), style)
+        console.print(line, soft_wrap=True)
+    no_web_font = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    no_comment = re.sub(r"<!--.*?-->", "", no_web_font)
+    return console.export_svg(title="gpt2chat chat", code_format=no_comment, unique_id="chat")
 
 
 def main() -> None:
-    """Write both files."""
-    parser = argparse.ArgumentParser(description="Record a short chat for docs/chat.md.")
+    """Record the chat and write the picture."""
+    parser = argparse.ArgumentParser(description="Draw a short chat for docs/chat.md.")
     parser.add_argument("--model", type=Path, required=True, help="a run folder")
     parser.add_argument("--other", type=Path, required=True, help="an older one, to compare with")
-    parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=DOCS, help="folder of the two files")
+    parser.add_argument("--seed", type=int, default=2)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        # Links in an empty folder: nothing else is shown, and nothing is written to the runs.
+        # Links in an empty folder: the chat shows nothing else, and writes nothing to the runs.
         runs = Path(folder, "runs")
         runs.mkdir()
         for run in (given.model.resolve(), given.other.resolve()):
             (runs / run.name).symlink_to(run, target_is_directory=True)
-        terminal = Recorder(Path(folder))
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        terminal = Terminal(
+            Path(folder), "-i", command=("sh",), columns=COLUMNS, lines=LINES,
+            environment={"PATH": path, "PS1": "$ ", "ENV": ""},
+        )  # fmt: skip
         talk(terminal, f"runs/{given.other.resolve().name}", given.seed)
+        PICTURE.write_text(picture(terminal), encoding="utf-8")
         terminal.close()
-    title = "gpt2chat chat"
-    stills = thinned(terminal.stills, SHORTEST_STILL)
-    cast = asciicast(terminal.events(), datetime.now(), title, COLUMNS, LINES)
-    (given.out / "chat.cast").write_text(cast, encoding="utf-8")
-    (given.out / "chat.svg").write_text(svg(stills, title, COLUMNS, LINES), encoding="utf-8")
 
 
 if __name__ == "__main__":

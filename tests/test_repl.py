@@ -122,7 +122,7 @@ def test_an_edit_opens_the_reply_in_the_prompt(terminal: Terminal):
     terminal.send("/edit\r", then="> /edit ")
     terminal.send(CTRL_U + "/edit First." + ESCAPE + "\rSecond.\r", then="Noted: 3 rows")
     terminal.send("/edit\r", then="> /edit First.\n  Second.")
-    terminal.send("\r", then="The reply stays as it was.")
+    terminal.send("\r", then="The reply is unchanged.")
 
 
 def test_a_reply_is_compared_and_voted_on(terminal: Terminal, tiny_folder: Path):
@@ -150,12 +150,12 @@ def test_ctrl_c_just_after_enter_ends_the_reply_or_brings_the_message_back(
     terminal.press(message, ENTER)
     time.sleep(milliseconds / 1000)
     terminal.press(CTRL_C)
-    ends = ("stopped by", "200 tokens", "Stopped.", "No reply came", LEAVES)
+    ends = ("stopped by", "200 tokens", "Stopped.", "No reply, so", LEAVES)
     terminal.wait_until(
         lambda: any(end in terminal.text for end in ends) and terminal.used is not None
     )
     assert "Exception" not in terminal.text
-    # Where no reply came, the message stands there as it was sent, and again to be sent.
+    # Without a reply, the message is on the screen as it was sent, and again at the prompt.
     replied = "tokens, " in terminal.text or "1 token, " in terminal.text
     assert replied or terminal.text.count(f"> {message}") == 2
     terminal.press(CTRL_U)
@@ -246,7 +246,7 @@ def test_show_says_where_lines_cannot_be_kept(tiny_folder: Path, tmp_path: Path)
         tmp_path, "chat", "--model", str(tiny_folder), environment=environment, lines=60
     )
     terminal.wait(METER)
-    terminal.send("/show\r", then="typed lines    not kept")
+    terminal.send("/show\r", then="typed lines    not saved")
     assert terminal.leave("/exit\r") == 0
 
 

@@ -336,7 +336,7 @@ def test_where_stdout_is_no_terminal_nothing_but_answers_goes_there(tmp_path: Pa
     lines = ("Hello!", '"""', "one", "two", '"""', "/set", "/retry", "/save chat.json", "/show")
     code = terminal.leave("\n".join((*lines, "exit", "")))
     assert code == 0
-    assert "typed lines    not kept" in terminal.text
+    assert "typed lines    not saved" in terminal.text
     answers = (tmp_path / "answers.txt").read_text(encoding="utf-8")
     saved = json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))["messages"]
     assert [message["content"] for message in saved[::2]] == ["Hello!", "one\ntwo"]

@@ -50,9 +50,9 @@ def leave(_: Dialogue, _text: str) -> None:
 
 
 COMMANDS = (
-    Command("/help", "this list", show_help, aliases=("/?",)),
+    Command("/help", "show this list", show_help, aliases=("/?",)),
     Command("/clear", "forget all messages; system prompt and document stay", clear),
-    Command("/retry", "another reply to the latest message", retry, needs_model=True),
+    Command("/retry", "get another reply to the latest message", retry, needs_model=True),
     Command("/undo", "take back the latest message, to edit it", undo),
     Command("/edit [TEXT]", "edit the latest reply, or replace it with TEXT", edit, "text"),
     Command(
