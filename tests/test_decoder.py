@@ -142,6 +142,7 @@ def test_int8_scores_of_few_tokens_are_near_those_of_many_at_once(starter: GPT2L
     assert apart(few, many) < 0.05
 
 
+@pytest.mark.slow
 def test_int8_costs_less_than_one_per_cent_of_perplexity(starter: GPT2LMHeadModel):
     made = Int8Decoder(starter, torch.float32)
     whole, short, count = 0.0, 0.0, 0
@@ -238,6 +239,7 @@ def with_starter(code: str, **environment: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_float32_is_used_if_numba_cannot_store_what_it_compiles():
     # If the package and the home folder are read-only, numba finds no place and fails on import.
     out, err = with_starter(
@@ -248,6 +250,7 @@ def test_float32_is_used_if_numba_cannot_store_what_it_compiles():
     assert "NUMBA_CACHE_DIR" in err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="numba can take no more cores than one")
 def test_int8_leaves_torch_as_many_threads_as_it_had():
     out, err = with_starter(
@@ -256,6 +259,7 @@ def test_int8_leaves_torch_as_many_threads_as_it_had():
     assert out == "int8 1\n", err
 
 
+@pytest.mark.slow
 def test_numbas_own_threads_serve_several_decoders_at_once():
     code = """
 import numba
