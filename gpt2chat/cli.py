@@ -20,10 +20,17 @@ from gpt2chat.commands.eval import evaluate
 from gpt2chat.commands.prepare import prepare
 from gpt2chat.commands.runs import runs
 from gpt2chat.commands.train import orpo, sft
-from gpt2chat.core.errors import ConfigError, Gpt2ChatError, Interrupted, StorageError
+from gpt2chat.core.errors import (
+    ConfigError,
+    Gpt2ChatError,
+    HardwareError,
+    Interrupted,
+    StorageError,
+)
 from gpt2chat.options import Command, command
 from gpt2chat.threads import exit_without_waiting
 
+NO_MEMORY = "Out of memory. Close other programs, or give the program more."
 DELETED = "The working directory was deleted. Change to another one."
 
 
@@ -71,8 +78,15 @@ def errors_in_one_line() -> Generator[None]:
             error = StorageError(f"Cannot write the output: {problem.strerror}.")
             # Python writes the rest of the buffer as it ends, and would fail once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        elif problem.errno == errno.ENOMEM:
+            error = HardwareError(NO_MEMORY)
         else:
             raise
+    except (MemoryError, ImportError) as problem:
+        # What the loader says where no room is left for a library.
+        if isinstance(problem, ImportError) and "map segment" not in str(problem):
+            raise
+        error = HardwareError(NO_MEMORY)
     from gpt2chat.report import show_error
 
     show_error(error)

@@ -1,5 +1,6 @@
 """The program as a whole: help, version, exit codes, and what it does not load."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,27 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("gpt2chat.core.training.checks.pick_model", broken)
     result = CliRunner().invoke(app, ["orpo"])
     assert isinstance(result.exception, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libarrow.so: failed to map segment from shared object"),
+    ],
+)
+def test_too_little_memory_is_one_line_and_exit_code_5(
+    problem: Exception, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("gpt2chat.core.training.checks.pick_model", full)
+    result = CliRunner().invoke(app, ["orpo"])
+    assert result.exit_code == 5
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
 
 
 IN_AN_IMPORT = """

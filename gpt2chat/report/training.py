@@ -145,11 +145,11 @@ def show_training(result: "TrainResult", *, json: bool) -> None:
         table.add_row("validation loss", f"{best}; these weights were saved")
     if "accuracy" in result.validation:
         accuracy = f"{result.validation['accuracy']:.3f} of the held-out pairs"
-        table.add_row("preference accuracy", accuracy)
         if result.validation["accuracy"] < 0.5:
             accuracy += (
                 "; below 0.5 because the mean per token is higher for longer replies, good or bad"
             )
+        table.add_row("preference accuracy", accuracy)
         margin = f"{result.validation['margin']:+.3f} nats per token, chosen over rejected"
         table.add_row("margin", margin)
     table.add_row("written", Text(str(result.out)))

@@ -87,6 +87,8 @@ class Journal:
         """Raise DataError if no record of a file can be used."""
         for file, total in self._files.items():
             if total.records == total.bad:
-                raise DataError(
-                    f"{file}: none of its {total.records:,} records can be used. {total.first_bad}."
+                number = total.records
+                which = (
+                    f"none of its {number:,} records can" if number > 1 else "its one record cannot"
                 )
+                raise DataError(f"{file}: {which} be used. {total.first_bad}.")
