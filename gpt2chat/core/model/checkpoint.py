@@ -1,4 +1,4 @@
-"""A model directory that plain transformers loads: weights, configs, tokenizer, template."""
+"""Write a model folder that plain transformers loads: weights, configs, tokenizer, template."""
 
 import json
 from collections.abc import Generator
@@ -19,8 +19,8 @@ from gpt2chat.core.text.tokens import load_tokenizer
 def chat_tokenizer(window: int) -> PreTrainedTokenizerFast:
     """Return the tokenizer for transformers, TRL and vLLM, with the template in Jinja.
 
-    Unlike ours it reads the name of a special token in text as that token, which is how rendered
-    text becomes ids there.
+    Unlike the tokenizer that gpt2chat uses, it reads the name of a special token in a text as that
+    token. transformers needs that to turn rendered text into ids.
     """
     plain = Tokenizer.from_str(load_tokenizer().to_str())
     plain.encode_special_tokens = False
@@ -38,10 +38,10 @@ def chat_tokenizer(window: int) -> PreTrainedTokenizerFast:
 def plain(model: GPT2LMHeadModel, state: dict[str, Tensor] | None = None) -> GPT2LMHeadModel:
     """Return a `GPT2LMHeadModel` with the weights of one that was trained on packed rows.
 
-    A folder names the class it was saved from, and other programs know that one only.
+    A model folder names the class it was saved from, and other programs know only this one.
 
     Args:
-        state: The weights, where the model does not hold all of them itself.
+        state: The weights, if the model itself does not hold all of them (FSDP).
     """
     if type(model) is GPT2LMHeadModel and state is None:
         return model
@@ -56,7 +56,7 @@ def plain(model: GPT2LMHeadModel, state: dict[str, Tensor] | None = None) -> GPT
 def save_model(
     model: GPT2LMHeadModel, folder: Path, state: dict[str, Tensor] | None = None
 ) -> None:
-    """Write a plain `GPT2LMHeadModel` directory: safetensors, tied embeddings, no code of ours.
+    """Write a plain `GPT2LMHeadModel` folder: safetensors, tied embeddings, no code of gpt2chat.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.
@@ -70,9 +70,9 @@ def save_model(
 def save_tokenizer(folder: Path, window: int) -> None:
     """Write the tokenizer so that transformers 4 and 5 both load it.
 
-    transformers 5 names a class of its own, which version 4 does not have; both know this one, and
-    with it give the same ids. Without the input names version 4 adds token types, which GPT-2
-    would take for tokens.
+    transformers 5 writes the name of a class that version 4 does not have. Both have the class
+    below, and give the same ids with it. Without the input names, version 4 adds token types, which
+    GPT-2 would take for tokens.
     """
     chat_tokenizer(window).save_pretrained(folder)
     file = folder / "tokenizer_config.json"
@@ -84,7 +84,7 @@ def save_tokenizer(folder: Path, window: int) -> None:
 
 @contextmanager
 def no_bars() -> Generator[None]:
-    """Keep transformers from drawing a progress bar, and leave its setting as it was."""
+    """Turn off transformers' progress bars, and restore its setting at the end."""
     enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -1,6 +1,6 @@
-"""What the files of a model folder say, checked before a weight is read.
+"""Check the JSON files of a model folder before any weight is read.
 
-Only JSON is read here, and nothing is imported that takes long.
+Nothing that takes long is imported here.
 """
 
 import json
@@ -17,10 +17,10 @@ CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-"""Says which of several files each tensor is in."""
+"""File that lists which of several weight files has each tensor."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-"""How the names of files end that hold weights as a pickle."""
+"""Endings of files that hold weights as a pickle."""
 
 DEFAULTS: Mapping[str, Any] = {
     "vocab_size": GPT2_VOCAB,
@@ -36,7 +36,7 @@ DEFAULTS: Mapping[str, Any] = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
-"""What transformers takes for a setting of GPT-2 that a config.json does not have."""
+"""transformers' values for settings of GPT-2 that a config.json leaves out."""
 ADVICE = "Check the path, or train a model with `sft()`."
 COUNTS = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 
@@ -45,7 +45,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """Return the JSON object in a file.
 
     Raises:
-        CheckpointError: It cannot be read, or is something else.
+        CheckpointError: It cannot be read, or is not a JSON object.
     """
     with reading(file):
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -111,14 +111,14 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def check_vocabulary(folder: Path, config: Mapping[str, Any], name: str) -> bool:
-    """Return whether a model's vocabulary has the chat template's tokens, beside GPT-2's own.
+    """Return whether a model's vocabulary has the chat template's tokens in addition to GPT-2's.
 
-    The number of rows alone does not say: GPT-2 that was padded to a multiple of 8 has as many.
+    The number of embeddings alone does not show it: GPT-2 padded to a multiple of 8 has as many.
 
     Raises:
-        CheckpointError: The vocabulary is another, and the model would read and write garbage.
+        CheckpointError: The vocabulary is not GPT-2's, so the model would read and write garbage.
     """
-    source, vocabulary, added = _read_vocabulary(folder)
+    source, vocabulary, added = read_vocabulary(folder)
     if vocabulary is not None and not gpt2_vocabulary().items() <= vocabulary.items():
         own = gpt2_vocabulary()
         token = next(token for token in own if vocabulary.get(token) != own[token])
@@ -151,16 +151,10 @@ def check_vocabulary(folder: Path, config: Mapping[str, Any], name: str) -> bool
     )
 
 
-def knows_template(folder: Path) -> bool:
-    """Return whether the tokenizer in a folder has the chat template's tokens."""
-    _, _, added = _read_vocabulary(folder)
-    return SPECIAL_IDS.items() <= added.items()
+def read_vocabulary(folder: Path) -> tuple[str, dict[str, int] | None, dict[str, int]]:
+    """Return the name of the tokenizer's file, its tokens, and the tokens added to them.
 
-
-def _read_vocabulary(folder: Path) -> tuple[str, dict[str, int] | None, dict[str, int]]:
-    """Return the name of the tokenizer's file, its tokens, and those that were added to them.
-
-    None for the tokens where the folder has no tokenizer: it is taken to be GPT-2's.
+    The tokens are None if the folder has no tokenizer, which is then assumed to be GPT-2's.
     """
     file = folder / "tokenizer.json"
     if file.exists():
@@ -186,10 +180,10 @@ def _read_vocabulary(folder: Path) -> tuple[str, dict[str, int] | None, dict[str
 
 
 def require_weights(folder: Path, name: str, file: str) -> None:
-    """Refuse a folder without safetensors, and say what its weights are in instead.
+    """Refuse a folder without safetensors, with the format that its weights have instead.
 
     Raises:
-        CheckpointError: They are missing, or in a format that can run code as it is read.
+        CheckpointError: The weights are missing, or in a format that can run code as it is read.
     """
     if not (folder / file).exists() and not (file == WEIGHTS and (folder / INDEX).exists()):
         names = [path.name for path in folder.iterdir()]
@@ -197,10 +191,10 @@ def require_weights(folder: Path, name: str, file: str) -> None:
 
 
 def why_no_weights(place: str, name: str, file: str, names: Iterable[str]) -> str:
-    """Return what to say of a model that has no safetensors file.
+    """Return the message for a model that has no safetensors file.
 
     Args:
-        place: What transformers loads it by.
+        place: The path or name by which transformers loads it.
         names: The names of its files.
     """
     pickle = next((other for other in sorted(names) if other.endswith(PICKLES)), None)
@@ -215,7 +209,7 @@ def why_no_weights(place: str, name: str, file: str, names: Iterable[str]) -> st
 
 
 def _why_not_a_model(folder: Path, name: str) -> str:
-    """Return what to say of a folder without a config.json."""
+    """Return the message for a folder without a config.json."""
     run = Run(folder)
     if not (folder / SETTINGS).exists() and not run.checkpoints.is_dir():
         return f"Cannot read {name}: {CONFIG} is missing. {ADVICE}"

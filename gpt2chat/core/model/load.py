@@ -1,4 +1,4 @@
-"""GPT-2 in transformers, for training and evaluation: its vocabulary grown to the template's."""
+"""Load GPT-2 into transformers, with the template's tokens added to its vocabulary."""
 
 import logging
 import threading
@@ -25,25 +25,25 @@ SETTINGS = (
     *(*DEFAULTS, "initializer_range", "reorder_and_upcast_attn"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
 )
-"""What is taken over from a config.json; anything else in it is not about GPT-2, such as code."""
+"""Settings that are used of a config.json. All others, such as code to run, are ignored."""
 
 
 def load_model(model: str | ModelFolder, seed: int = 0, *, packed: bool = False) -> GPT2LMHeadModel:
     """Return a GPT-2 in float32 on the CPU whose vocabulary has the template's tokens.
 
     A base model's embeddings grow from 50,257 to 50,264 rows; the rows are drawn around the mean
-    of the old ones with their covariance (transformers' mean resizing). Rows that only pad its
-    vocabulary are dropped first. Positions keep the rows they have learned.
+    of the old ones with their covariance (transformers' mean resizing). Rows that only pad the
+    vocabulary are dropped first. Learned position embeddings are unchanged.
 
     Args:
         model: A run, a model folder, a name on the Hugging Face Hub or `starter`; or what
             `resolve_model` returned for it.
-        seed: Of the drawn rows.
-        packed: Return the class that trains on packed rows (core/model/packed.py).
+        seed: Seed of the drawn rows.
+        packed: Return the class that trains on packed sequences (core/model/packed.py).
 
     Raises:
         CheckpointError: It is not a GPT-2, or its files are damaged.
-        NetworkError: The name cannot be had from the Hub.
+        NetworkError: The model cannot be downloaded from the Hub.
     """
     folder = resolve_model(model) if isinstance(model, str) else model
     if folder.base is not None:
@@ -67,7 +67,7 @@ def load_model(model: str | ModelFolder, seed: int = 0, *, packed: bool = False)
     check_finite(loaded, folder.name)
     if loaded.config.activation_function in GELUS:
         for block in loaded.transformer.h:
-            # The same function as GPT-2's gelu_new, which runs as one kernel and not as eight.
+            # The same function as GPT-2's gelu_new, computed by one kernel instead of eight.
             block.mlp.act = nn.GELU(approximate="tanh")
     if not folder.is_chat:
         with torch.random.fork_rng(devices=[]), _silent("transformers.modeling_utils"):
@@ -78,7 +78,7 @@ def load_model(model: str | ModelFolder, seed: int = 0, *, packed: bool = False)
 
 @contextmanager
 def _silent(name: str) -> Generator[None]:
-    """Drop what this thread logs under a name: advice for those who call transformers."""
+    """Drop what this thread logs under a name: advice to callers of transformers."""
     thread, logger = threading.get_ident(), logging.getLogger(name)
 
     def from_elsewhere(record: logging.LogRecord) -> bool:
@@ -92,10 +92,11 @@ def _silent(name: str) -> Generator[None]:
 
 
 def grow_positions(model: GPT2LMHeadModel, positions: int) -> None:
-    """Give a model more positions: the rows it has learned are stretched over them.
+    """Give a model more positions by stretching the learned rows over them.
 
-    New rows lie on straight lines between learned ones, so a short text moves a little too, until
-    it is trained. Copies of rows keep it as it was, and were far worse beyond (docs/log.md).
+    New rows are linear interpolations of learned ones, so the output for short texts changes a
+    little too, until they are trained. Copied rows would keep it, but were far worse past the
+    learned positions (docs/log.md).
     """
     transformer: Any = model.transformer
     learned: torch.Tensor = transformer.wpe.weight.detach()
@@ -105,7 +106,7 @@ def grow_positions(model: GPT2LMHeadModel, positions: int) -> None:
 
 
 def set_ids(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
-    """Write the template's token ids, and where generation stops, into the model's configs."""
+    """Write the template's token ids, and those that end generation, into the model's configs."""
     config: Any = model.config
     config.bos_token_id = SPECIAL_IDS[BOS]
     config.pad_token_id = SPECIAL_IDS[PAD]

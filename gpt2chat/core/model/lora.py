@@ -1,6 +1,6 @@
-"""LoRA and DoRA by peft: small matrices beside GPT-2's own, and the template's token rows.
+"""Add, save and merge LoRA and DoRA adapters with peft.
 
-peft takes seconds to import, so it is imported where it is used.
+peft takes seconds to import, so it is imported inside the functions that use it.
 """
 
 import functools
@@ -21,29 +21,29 @@ from gpt2chat.core.model.folder import ADAPTER, ADAPTER_WEIGHTS, read_object
 from gpt2chat.core.model.names import ModelFolder, local_folder
 from gpt2chat.core.text.tokens import SPECIAL_IDS
 
-USED = (
+USED_SETTINGS = (
     *("r", "lora_alpha", "target_modules", "fan_in_fan_out", "use_dora", "use_rslora"),
     *("bias", "modules_to_save", "trainable_token_indices"),
 )
-"""Settings of an adapter that its merged weights depend on, as far as they are supported."""
-IRRELEVANT = (
+"""Supported settings of an adapter that its merged weights depend on."""
+IGNORED_SETTINGS = (
     *("peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision"),
     *("auto_mapping", "inference_mode", "lora_dropout", "init_lora_weights", "megatron_core"),
     *("runtime_config", "ensure_weight_tying"),
 )
-"""Settings that its merged weights do not depend on."""
+"""Settings of an adapter that its merged weights do not depend on."""
 HIGHEST_RANK = 4096
 MATRICES = ["c_attn", "c_proj", "c_fc"]
 """All matrices of GPT-2's blocks."""
 
 
 def add_lora(model: Any, settings: TrainConfig, *, grown: bool = False) -> Any:
-    """Return the model with LoRA on the matrices of its blocks; all else is frozen but the rows of
-    the template's tokens, which a base model has never seen.
+    """Return the model with LoRA on the matrices of its blocks. The rows of the template's tokens,
+    which a base model has never seen, are trained too; everything else is frozen.
 
     Args:
         model: A PackedGPT2.
-        grown: Train its positions too: some are new.
+        grown: Some of its positions are new, so train all of them too.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -62,7 +62,7 @@ def add_lora(model: Any, settings: TrainConfig, *, grown: bool = False) -> Any:
         # peft 0.21 asks transformers 5.23 for a name that has become another.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         adapted: Any = get_peft_model(model, config)
-    # A folder's whole path finds the base from anywhere.
+    # An absolute path, so that the adapter finds its base from any working directory.
     folder = None if settings.model == "starter" else local_folder(settings.model)
     config.base_model_name_or_path = str(folder.resolve()) if folder else settings.model
     # peft would look the base up on the Hub to see whether its embeddings have grown.
@@ -98,11 +98,11 @@ def save_adapted(model: Any, folder: Path, *, merge: bool) -> None:
 def read_adapter(folder: ModelFolder) -> Any:
     """Return the LoraConfig of an adapter.
 
-    Only settings that gpt2chat knows are given to peft: others can name code to import, or are
-    regular expressions that never end.
+    Only known settings reach peft: others may name code to import, or be regular expressions that
+    take forever.
 
     Raises:
-        CheckpointError: They cannot be read, or are not those of a LoRA that is supported.
+        CheckpointError: The settings cannot be read, or are not those of a supported adapter.
     """
     from peft import LoraConfig
 
@@ -110,7 +110,7 @@ def read_adapter(folder: ModelFolder) -> Any:
     settings = read_object(file)
     plain = LoraConfig()
     for key, value in settings.items():
-        if key in USED or key in IRRELEVANT:
+        if key in USED_SETTINGS or key in IGNORED_SETTINGS:
             continue
         if value and value != getattr(plain, key, None):
             raise CheckpointError(
@@ -135,7 +135,7 @@ def read_adapter(folder: ModelFolder) -> Any:
                 setting="model",
             )
     with reading(file):
-        return LoraConfig(**{key: settings[key] for key in USED if key in settings})
+        return LoraConfig(**{key: settings[key] for key in USED_SETTINGS if key in settings})
 
 
 def _are_names(value: object) -> bool:
@@ -160,11 +160,12 @@ def apply_adapter(base: Any, folder: ModelFolder) -> Any:
         adapted: Any = get_peft_model(base, config)
         result: Any = set_peft_model_state_dict(adapted, load_file(file))
         parts = re.compile(r"lora_|(?<!lm_head\.token_adapter\.)trainable_tokens_|modules_to_save")
-        # The base's own tensors are missing too, and the tied head has the embeddings' rows.
+        # Tensors of the base are missing too, as they should be; and the tied head has the rows of
+        # the embeddings.
         missing = [key for key in result.missing_keys if parts.search(key)]
         if missing or result.unexpected_keys:
             other = min(missing or result.unexpected_keys)
             raise ValueError(f"{'lacks' if missing else 'has an unknown'} tensor {other}")
         merged: Any = adapted.merge_and_unload()
-    # peft leaves what it has merged frozen.
+    # peft leaves merged weights frozen.
     return merged.requires_grad_(True)

@@ -1,6 +1,6 @@
-"""Losses as plain functions: tensors in, tensors out.
+"""Compute log-probabilities and losses: plain functions of tensors.
 
-Letters: log P(y) of a reply is the mean log-probability of its tokens, in nats.
+log P(y) of a reply y is the mean log-probability of its tokens, in nats.
 """
 
 from typing import Any
@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CPU_CHUNK = 32
-"""Rows of logits widened to float32 at a time: 6 MB, which stay in a core's cache."""
+"""Rows of logits converted to float32 at a time: 6 MB, which stay in a core's cache."""
 GPU_CHUNK = 4096
-"""On a GPU few large kernels matter more: 0.8 GB."""
+"""The same on a GPU, where few large kernels matter more: 0.8 GB."""
 
 
 class _HeadLogps(torch.autograd.Function):
-    """Head and log-softmax in one, so that the logits never stand in memory in float32.
+    """Head and log-softmax in one, so that the logits are never stored in float32.
 
-    The logits are kept from forward to backward in the dtype of the product and become their own
-    gradient there, chunk by chunk. So there is one backward only.
+    The logits stay in the dtype of the product from forward to backward, where their gradient
+    overwrites them chunk by chunk. So backward can run only once.
     """
 
     @staticmethod
@@ -54,7 +54,7 @@ def head_logps(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         hidden: Final hidden states. Shape (tokens, width).
-        weight: The head's. Shape (vocab, width).
+        weight: The weight of the head. Shape (vocab, width).
         targets: Token ids. Shape (tokens,).
 
     Returns:
@@ -89,7 +89,7 @@ def segment_means(
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted mean of the values of each segment, and each segment's weight.
 
-    No shape hangs on the values, so that nothing waits for a GPU and one compiled graph serves.
+    No shape depends on the values, so nothing waits for a GPU and one compiled graph is enough.
 
     Args:
         values: Shape (tokens,).
@@ -106,13 +106,13 @@ def segment_means(
 
 
 def log_odds(logp: Tensor) -> Tensor:
-    """Return log P/(1 - P) for log P, right in value and gradient up to P = 1 - 1e-9.
+    """Return log P/(1 - P) for log P, accurate in value and gradient up to P = 1 - 1e-9.
 
         log odds = log P - log(1 - P),    log(1 - P) = log(-expm1(log P))    for P > 1/2
-                                                       log1p(-exp(log P))    elsewhere
+                                                       log1p(-exp(log P))    otherwise
 
-    Each form is right on its own side only. Both get their input clamped to that side: a form
-    that is infinite where it is not chosen would turn the gradient of the chosen one into NaN.
+    Each form is accurate only on its own side of P = 1/2, and gets its input clamped to that side.
+    Otherwise the form that is not selected could be infinite, and make the gradient NaN.
 
     Args:
         logp: Mean log-probability of each reply's tokens, in nats, below 0. Any shape, float32

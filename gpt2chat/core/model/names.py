@@ -1,6 +1,6 @@
-"""What the name of a model means: `starter`, a run, a model folder, an adapter or a Hub name.
+"""Resolve the name of a model: `starter`, a run, a model folder, an adapter or a name on the Hub.
 
-Only folders and JSON files are looked at, so this is quick; weights.py and load.py read weights.
+This is quick, because it reads only folders and JSON files; weights.py and load.py read weights.
 """
 
 import difflib
@@ -21,21 +21,22 @@ from gpt2chat.core.model.folder import (
     INDEX,
     WEIGHTS,
     check_vocabulary,
-    knows_template,
     read_config,
     read_object,
+    read_vocabulary,
     require_weights,
     why_no_weights,
 )
 from gpt2chat.core.runs import RUNS, newest_run
+from gpt2chat.core.text.tokens import SPECIAL_IDS
 
 BASE_MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
-"""Names on the Hub, without their owner, of models that have seen no chat template."""
+"""Names on the Hub, without their owner, of models that were not trained on a chat template."""
 HUB_FILES = (
     *(CONFIG, WEIGHTS, INDEX, "model-*.safetensors", ADAPTER, ADAPTER_WEIGHTS),
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "added_tokens.json"),
 )
-"""What is downloaded of a model: never a pickle, and nothing in sub-folders."""
+"""Files that are downloaded: never a pickle, and nothing in sub-folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +44,15 @@ class ModelFolder:
     """A model whose files are on this machine."""
 
     name: str
-    """As the user wrote it."""
+    """The name that the user gave."""
     path: Path
-    """The folder of its files; for a name on the Hub, in the Hub's cache."""
+    """The folder of its files; for a name on the Hub, a folder in the Hub's cache."""
     window: int
     """Positions: the most tokens that it reads and writes together."""
     is_chat: bool
-    """It was trained on the chat template. If not, it is a base model, which only rambles."""
+    """It was trained on the chat template. If not, it is a base model, which continues texts."""
     base: "ModelFolder | None" = None
-    """What it is an adapter of; None for a whole model."""
+    """The model that it is an adapter of; None if it is not an adapter."""
 
     @property
     def lineage(self) -> "list[ModelFolder]":
@@ -60,18 +61,18 @@ class ModelFolder:
 
 
 def resolve_model(name: str) -> ModelFolder:
-    """Return the model that a name stands for, downloaded where it is a name on the Hub.
+    """Return the model of a name, and download it if it is a name on the Hub.
 
     Raises:
         CheckpointError: There is no such folder, or its files are not those of a GPT-2.
-        NetworkError: The name cannot be had from the Hub.
+        NetworkError: The model cannot be downloaded from the Hub.
         StorageError: The Hub's cache cannot be written.
     """
     return _resolve(name, local_folder(name) or download(name))
 
 
 def find_model(name: str) -> ModelFolder | None:
-    """Return the model that a name stands for; None where it would have to be downloaded.
+    """Return the model of a name; None if it would have to be downloaded.
 
     Raises:
         CheckpointError: There is no such folder, or its files are not those of a GPT-2.
@@ -89,7 +90,7 @@ def _resolve(name: str, folder: Path, above: tuple[Path, ...] = ()) -> ModelFold
     """Return the model in a folder.
 
     Args:
-        above: The adapters whose base it is.
+        above: Folders of the adapters that lead to it, to detect a circle.
     """
     base_name = adapter_base(folder)
     if base_name is None:
@@ -115,17 +116,19 @@ def _resolve(name: str, folder: Path, above: tuple[Path, ...] = ()) -> ModelFold
             setting="model",
         ) from error
     base = _resolve(base_name, place or download(base_name), (*above, folder.resolve()))
-    return ModelFolder(name, folder, base.window, base.is_chat or knows_template(folder), base)
+    # An adapter of a base model may have been trained on the template, and then has its tokens.
+    has_template = SPECIAL_IDS.items() <= read_vocabulary(folder)[2].items()
+    return ModelFolder(name, folder, base.window, base.is_chat or has_template, base)
 
 
 def adapter_base(folder: Path) -> str | None:
-    """Return the name of the model that an adapter in a folder belongs to; None for all else.
+    """Return the base model's name of the adapter in a folder; None if there is no adapter.
 
     Raises:
         CheckpointError: The adapter's settings cannot be read, or name no base.
     """
     file = folder / ADAPTER
-    # A merged model may have been saved beside its adapter: then the whole model counts.
+    # If a merged model was saved next to its adapter, the merged model counts.
     if not file.exists() or (folder / CONFIG).exists():
         return None
     base = read_object(file).get("base_model_name_or_path")
@@ -139,7 +142,7 @@ def adapter_base(folder: Path) -> str | None:
 
 
 def local_folder(name: str) -> Path | None:
-    """Return the folder that a model's name stands for; None where it is a name on the Hub.
+    """Return the folder of a model's name; None if it is a name on the Hub.
 
     Raises:
         CheckpointError: It is the path of a folder that does not exist or cannot be read.
@@ -176,18 +179,19 @@ def local_folder(name: str) -> Path | None:
 
 
 def is_path(name: str) -> bool:
-    """Return whether a name can only be that of a folder: the Hub's have one slash at most."""
+    """Return whether a name must be a path: names on the Hub have at most one slash."""
     return name.count("/") > 1 or name.startswith((".", "/", "~", f"{RUNS}/"))
 
 
 def is_hub_name(name: str) -> bool:
-    """Return whether a name is one of the Hub's: not `starter`, and not a folder."""
+    """Return whether a name is one on the Hub: not `starter`, and not a folder."""
     return name != "starter" and not is_path(name) and not Path(name).exists()
 
 
 def is_base_model(name: str) -> bool:
-    """Return whether a model was never trained on the chat template, as far as is known without a
-    download.
+    """Return whether a model was never trained on the chat template, without downloading it.
+
+    For a model that is not on this machine, the name decides.
 
     Raises:
         CheckpointError: There is no such folder, or its files are not those of a GPT-2.
@@ -198,7 +202,8 @@ def is_base_model(name: str) -> bool:
 
 def is_model_folder(name: str) -> bool:
     """Return whether a name is that of a model on this machine."""
-    # Unlike Path.is_file, this takes a whole message for the name of no file.
+    # Unlike Path.is_file, this does not fail on a name that is too long for a file, such as a
+    # message in a chat.
     files = (os.path.join(name, file) for file in (CONFIG, ADAPTER))
     return name == "starter" or any(map(os.path.isfile, files))
 
@@ -213,13 +218,13 @@ def known_models() -> list[str]:
 
 
 def pick_model(name: str, commands: Iterable[str]) -> tuple[str, str]:
-    """Return which model to use and, for the user, why.
+    """Return the name of the model to use and, for the user, the reason.
 
     Args:
-        name: What was asked for; empty for the newest finished run of `commands`.
+        name: The name that the user gave; empty for the newest finished run of `commands`.
 
     Raises:
-        CheckpointError: Nothing was asked for, and no run is finished.
+        CheckpointError: The name is empty, and no run is finished.
     """
     if name:
         return name, f"model: {name}"
@@ -235,7 +240,7 @@ def pick_model(name: str, commands: Iterable[str]) -> tuple[str, str]:
 
 
 def _suggestion(name: str) -> str:
-    """Return which models a mistyped name may have meant, and which there are."""
+    """Return the model that a mistyped name may mean, and all models on this machine."""
     models = known_models()
     nearest = difflib.get_close_matches(name, models, n=1) or [
         model for model in models if Path(model).name == Path(name).name
@@ -251,7 +256,7 @@ def download(name: str) -> Path:
 
     Raises:
         CheckpointError: It cannot be a name on the Hub.
-        NetworkError: There is no such name, no right to it, or no network.
+        NetworkError: The name does not exist, access is denied, or there is no network.
         StorageError: The Hub's cache cannot be written.
     """
     from huggingface_hub import list_repo_files, snapshot_download
@@ -268,7 +273,7 @@ def download(name: str) -> Path:
     bar: Any = tqdm
 
     class NoBar(bar):
-        """The Hub's progress bars would be drawn over what the terminal shows."""
+        """Draws nothing: the Hub's progress bars would overwrite what the terminal shows."""
 
         def __init__(self, *values: Any, **settings: Any):
             super().__init__(*values, **{**settings, "disable": True})

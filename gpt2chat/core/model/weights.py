@@ -1,6 +1,6 @@
-"""GPT-2's weights as plain tensors: all that decoding needs, without transformers.
+"""Read GPT-2's weights as plain tensors, which is all that decoding needs.
 
-Importing transformers takes longer than reading the weights, and a chat begins with it.
+A chat starts faster without transformers: importing it takes longer than reading the weights.
 """
 
 import re
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 HEAD = "lm_head.weight"
 WRAPPERS = re.compile(r"^((_orig_mod|module|transformer)\.)+")
-"""What torch.compile, DDP and GPT2LMHeadModel put before the names of GPT2Model's tensors."""
+"""Prefixes that torch.compile, DDP and GPT2LMHeadModel add to the names of GPT2Model's tensors."""
 LAYER = re.compile(r"h\.(\d+)\.")
 MASK = re.compile(r"\.attn\.(masked_)?bias$")
-"""Old versions of transformers saved the causal mask with the weights."""
+"""The causal mask, which old versions of transformers saved with the weights."""
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""The number types that are read, by safetensors' names."""
+"""Supported number types, by safetensors' names."""
 GELUS = ("gelu_new", "gelu_pytorch_tanh")
-"""Names of the one function that GPT-2 has."""
+"""transformers' names for GPT-2's activation function; both compute the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +38,15 @@ class Weights:
     """A GPT-2 with tied embeddings."""
 
     tensors: dict[str, Tensor]
-    """By the names of transformers' GPT2Model, such as `h.0.attn.c_attn.weight`; float32."""
+    """Tensors in float32 by their names in GPT2Model, such as `h.0.attn.c_attn.weight`."""
     heads: int
     eps: float
     scaled: bool
     """Scores of attention are divided by the square root of the heads' width."""
     scaled_by_layer: bool
-    """They are divided by the number of the layer too."""
+    """Scores of attention are divided by the number of the layer too."""
     activation: str
-    """transformers' name of the function between a layer's two outer matrices."""
+    """transformers' name of the function between the two matrices of a layer's MLP."""
 
     @property
     def layers(self) -> int:
@@ -81,10 +81,10 @@ def weights_of(model: Model) -> Weights:
 
 
 def read_weights(model: ModelFolder) -> Weights:
-    """Return the weights of a whole model, in float32 on the CPU.
+    """Return the weights of a model that is not an adapter, in float32 on the CPU.
 
     Raises:
-        CheckpointError: They cannot be read, or are not those of the folder's config.json.
+        CheckpointError: They cannot be read, or do not match the folder's config.json.
     """
     config = read_config(model.path, model.name)
     return _weights(read_tensors(model, config), config)
@@ -119,13 +119,13 @@ def _weights(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> Weights:
 
 
 def read_tensors(model: ModelFolder, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return a whole model's tensors by the names of GPT2Model, in float32 on the CPU.
+    """Return the tensors of a model by their names in GPT2Model, in float32 on the CPU.
 
-    The names and shapes in the files' headers are compared with config.json first: of a config
-    that asks for a million layers nothing is ever allocated.
+    The names and shapes in the files' headers are compared with config.json first, so that a config
+    that asks for a million layers allocates no memory.
 
     Raises:
-        CheckpointError: A file cannot be read, or its tensors are not those of the config.
+        CheckpointError: A file cannot be read, or its tensors do not match the config.
     """
     from safetensors import safe_open
 
@@ -142,7 +142,7 @@ def read_tensors(model: ModelFolder, config: Mapping[str, Any]) -> dict[str, Ten
         places: dict[str, tuple[Path, Any, str]] = {}
         for file in _weight_files(model.path):
             with reading(file):
-                # safetensors says of a file without read permission that it does not exist.
+                # safetensors reports a file without read permission as one that does not exist.
                 file.open("rb").close()
                 opened: Any = stack.enter_context(safe_open(file, "pt"))
                 for key in opened.keys():  # noqa: SIM118 - it cannot be iterated over
@@ -179,7 +179,7 @@ def read_tensors(model: ModelFolder, config: Mapping[str, Any]) -> dict[str, Ten
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Return the files of a model's weights: one, or those that its index names."""
+    """Return the weight files of a model: one, or those that its index lists."""
     if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
         return [folder / WEIGHTS]
     content = read_object(folder / INDEX)
@@ -191,7 +191,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_names(model: ModelFolder, config: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Refuse weights that lack a tensor of the config's, or have one too many."""
+    """Refuse weights that lack a tensor that the config asks for, or have an unknown one."""
     names = {name for name in names if not MASK.search(name)}
     layers = {int(match[1]) for name in names if (match := LAYER.match(name))}
     if layers != set(range(len(layers))) or len(layers) != config["n_layer"]:
@@ -203,7 +203,7 @@ def _check_names(model: ModelFolder, config: Mapping[str, Any], names: Iterable[
         )
     expected = expected_shapes(config).keys()
     missing = expected - names
-    # Heads of other tasks, such as a reward model's, are of no use here.
+    # Heads for other tasks, such as a reward model's, are ignored.
     surplus = {
         name for name in names - expected if name.startswith(("h.", "wte.", "wpe.", "ln_f."))
     }
@@ -219,7 +219,7 @@ def _check_names(model: ModelFolder, config: Mapping[str, Any], names: Iterable[
 def _check_head(
     model: ModelFolder, config: Mapping[str, Any], head: Tensor | None, embeddings: Tensor
 ) -> None:
-    """Refuse an output head that is not the token embeddings: nothing here would use it."""
+    """Refuse an output head that differs from the token embeddings: nothing here would use it."""
     tied = config["tie_word_embeddings"]
     if head is None and not tied:
         raise CheckpointError(
