@@ -141,7 +141,7 @@ def test_a_prompt_that_cannot_be_answered_does_not_stop_the_others(chat: Chat, t
     ("line", "code"),
     [('{"messages": []}', 3), ('{"a": 1}', 3), ("{", 3), ("\n", 3), ('{"messages": 1}', 3)],
 )
-def test_a_line_that_is_no_prompt_is_named(chat: Chat, tmp_path: Path, line: str, code: int):
+def test_a_line_that_is_not_a_prompt_is_named(chat: Chat, tmp_path: Path, line: str, code: int):
     (tmp_path / "a.jsonl").write_text(line)
     found, out, err = chat("--prompts", "a.jsonl")
     assert (found, out) == (code, "")
@@ -247,7 +247,7 @@ def keep(tmp_path: Path, *models: str) -> Path:
     return folder
 
 
-def test_the_latest_chat_goes_on_with_its_model_and_system_prompt(
+def test_the_latest_chat_resumes_with_its_model_and_system_prompt(
     chat: Chat, tiny_folder: Path, tmp_path: Path
 ):
     folder = keep(tmp_path, str(tiny_folder), "starter")
@@ -274,7 +274,7 @@ def test_a_later_chat_that_cannot_be_read_is_named(chat: Chat, tiny_folder: Path
     assert resumed.startswith("Resumed the chat")
 
 
-def test_flags_win_over_what_is_gone_on_with(chat: Chat, tiny_folder: Path, tmp_path: Path):
+def test_flags_override_the_resumed_chat(chat: Chat, tiny_folder: Path, tmp_path: Path):
     keep(tmp_path, "somewhere/else")
     code, _, err = chat("--resume-last", "--no-history", "--system", "Shout.", "-p", "And?")
     assert code == 0
@@ -283,7 +283,7 @@ def test_flags_win_over_what_is_gone_on_with(chat: Chat, tiny_folder: Path, tmp_
     assert (kept.system, len(kept.turns)) == ("Be brief.", 2)
 
 
-def test_there_is_one_line_where_no_chat_can_go_on(chat: Chat, tmp_path: Path):
+def test_a_chat_that_cannot_be_resumed_is_one_line(chat: Chat, tmp_path: Path):
     code, out, err = chat("--resume-last", "-p", "And?")
     assert (code, out) == (3, "")
     assert err == "error: There is no chat to resume. Start one with gpt2chat chat.\n"
@@ -295,7 +295,7 @@ def test_there_is_one_line_where_no_chat_can_go_on(chat: Chat, tmp_path: Path):
     )
 
 
-def test_one_answer_is_not_kept(chat: Chat, tmp_path: Path):
+def test_a_single_answer_is_not_saved(chat: Chat, tmp_path: Path):
     chat("-p", "Hello")
     assert not (tmp_path / "data").exists()
 

@@ -151,7 +151,7 @@ def test_all_models_read_the_same_and_draw_with_the_same_seed(
     assert asked[0][1].seed is not None
 
 
-def test_the_latest_message_is_asked_again_and_its_reply_replaced(dialogue: Dialogue, vote: Votes):
+def test_compare_without_a_text_replaces_the_latest_reply(dialogue: Dialogue, vote: Votes):
     vote("Hello")
     old = contents(dialogue)[1]
     out, _ = vote("/compare", "a")
@@ -168,7 +168,7 @@ def test_a_tie_keeps_the_reply_of_the_model_that_answers(dialogue: Dialogue, vot
 
 
 @pytest.mark.parametrize(("answers", "said"), [(("-",), "neither 1"), (("x", "^C"), "No vote:")])
-def test_without_a_winner_the_chat_is_as_it_was(
+def test_without_a_winner_the_chat_is_unchanged(
     dialogue: Dialogue, vote: Votes, answers: tuple[str, ...], said: str
 ):
     vote("Hello")
@@ -179,7 +179,7 @@ def test_without_a_winner_the_chat_is_as_it_was(
     assert not FEEDBACK.exists()
 
 
-def test_a_vote_that_is_none_is_asked_for_again(vote: Votes):
+def test_an_invalid_vote_is_asked_for_again(vote: Votes):
     _, err = vote("/compare Hello", "", "c", "one", " A ")
     assert err.count("Type A or B, = or -.") == 3
     assert "Noted: 1 pair" in err
@@ -206,7 +206,7 @@ def test_equal_replies_are_not_voted_on(
     assert contents(dialogue) == ["Hello", "Hello"]
 
 
-def test_where_no_model_replies_the_message_comes_back(
+def test_if_no_model_replies_the_message_returns_to_the_prompt(
     dialogue: Dialogue, vote: Votes, monkeypatch: pytest.MonkeyPatch
 ):
     for generator in GENERATORS.values():
@@ -215,7 +215,7 @@ def test_where_no_model_replies_the_message_comes_back(
     assert (contents(dialogue), dialogue.draft, dialogue.wins) == ([], "/compare Hello", {})
 
 
-def test_where_a_models_scores_are_not_finite_the_message_comes_back(
+def test_if_a_models_scores_are_not_finite_the_message_returns_to_the_prompt(
     dialogue: Dialogue, vote: Votes, monkeypatch: pytest.MonkeyPatch
 ):
     def broken(*_: object, **__: object) -> ReplyStream:
@@ -250,7 +250,7 @@ def test_another_model_is_loaded_and_asked(dialogue: Dialogue, vote: Votes, tmp_
     assert len(rows()) == 2
 
 
-def test_a_path_that_leads_nowhere_is_no_message(vote: Votes):
+def test_a_path_that_does_not_exist_is_not_a_message(vote: Votes):
     assert "There is no folder runs/opro" in vote("/compare runs/opro")[1]
 
 
@@ -285,7 +285,7 @@ def test_a_model_that_cannot_be_loaded_is_forgotten(dialogue: Dialogue, vote: Vo
     assert (dialogue.models.names, contents(dialogue)) == (["one"], before)
 
 
-def test_a_model_named_at_the_start_that_cannot_be_loaded_is_told_of_at_the_next_line(
+def test_a_model_that_cannot_be_loaded_is_reported_at_the_next_line(
     dialogue: Dialogue, vote: Votes
 ):
     dialogue.models = Models(["one", "none", "two"], load)

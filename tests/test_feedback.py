@@ -54,7 +54,7 @@ def test_an_opinion_that_changes_makes_no_pair_of_a_reply_with_itself(tmp_path: 
     assert pairs == [("a", "b")]
 
 
-def test_what_stood_in_the_file_stays(tmp_path: Path):
+def test_earlier_rows_of_the_file_stay(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     Feedback(path).good(HI, "a")
     Feedback(path).good(HI, "b")
@@ -124,9 +124,7 @@ def test_a_vote_between_equal_replies_writes_nothing(tmp_path: Path):
     assert not feedback.path.exists()
 
 
-def test_votes_are_prepared_as_pairs_beside_opinions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_votes_become_pairs_alongside_ratings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     feedback = Feedback(Path("feedback.jsonl"))
     for number in range(4):

@@ -105,7 +105,7 @@ def test_three_quotes_take_several_lines(terminal: Terminal):
     terminal.send(CTRL_C + CTRL_C, then=LEAVES)
 
 
-def test_pasted_text_stays_whole(terminal: Terminal):
+def test_pasted_text_stays_in_one_piece(terminal: Terminal):
     terminal.send(PASTE.format("one\r\ntwo\rthree") + "\r", then="6 tokens")
     terminal.send("/undo\r", then="Taken back: one two three\n> one\n  two\n  three")
     terminal.send(CTRL_C + CTRL_C, then=LEAVES)
@@ -169,7 +169,7 @@ def test_ctrl_c_at_the_prompt_clears_the_line(terminal: Terminal):
     terminal.send(CTRL_C, then=LEAVES)
 
 
-def test_what_is_typed_while_a_reply_streams_comes_after_it_and_is_whole(terminal: Terminal):
+def test_text_typed_while_a_reply_streams_appears_after_it(terminal: Terminal):
     terminal.send("/set max_new_tokens 200\r", then="max_new_tokens  200")
     terminal.send("\x0chello\r", then="> hello\n")
     terminal.wait_until(lambda: METER not in terminal.text and not terminal.text.endswith("hello"))
@@ -234,13 +234,13 @@ def test_a_text_longer_than_any_message_does_not_take_the_others_from_history(tm
     assert path.stat().st_size < 200
 
 
-def test_history_that_cannot_be_written_is_kept_in_memory(tmp_path: Path):
+def test_history_that_cannot_be_written_stays_in_memory(tmp_path: Path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "lines", tmp_path, None):
         assert isinstance(open_history(path), InMemoryHistory)
 
 
-def test_show_says_where_lines_cannot_be_kept(tiny_folder: Path, tmp_path: Path):
+def test_show_says_that_lines_cannot_be_saved(tiny_folder: Path, tmp_path: Path):
     environment = {"GPT2CHAT_HISTORY": str(tmp_path)}
     terminal = Terminal(
         tmp_path, "chat", "--model", str(tiny_folder), environment=environment, lines=60
@@ -250,7 +250,7 @@ def test_show_says_where_lines_cannot_be_kept(tiny_folder: Path, tmp_path: Path)
     assert terminal.leave("/exit\r") == 0
 
 
-def test_nothing_is_kept_where_that_is_not_wanted(tiny_folder: Path, tmp_path: Path):
+def test_nothing_is_saved_if_the_user_says_so(tiny_folder: Path, tmp_path: Path):
     terminal = Terminal(tmp_path, "chat", "--model", str(tiny_folder), "--no-history")
     terminal.wait(METER)
     terminal.send("/set max_new_tokens 6\rHello\r", then="6 tokens")

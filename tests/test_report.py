@@ -121,7 +121,7 @@ def test_what_a_note_or_an_error_quotes_cannot_act_on_the_terminal(capsys: Captu
         ),
     ],
 )
-def test_what_a_name_stands_for_is_whole_on_a_narrow_screen_too(
+def test_meanings_are_complete_on_a_narrow_screen_too(
     columns: int, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ):
     monkeypatch.setattr(console.err, "width", columns)
@@ -189,7 +189,7 @@ def test_stats_take_any_name_and_millions_of_rows(capsys: Capture):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
-def test_every_reason_is_told_with_its_number(number: int, capsys: Capture):
+def test_every_reason_is_printed_with_its_number(number: int, capsys: Capture):
     sources = NAMES[:number] if number != 4 else ("a", "b", "c", "d")
     counts = {
         source: {"duplicate": 1000 + place, f"only {place}": 10**6 + place}
@@ -205,7 +205,7 @@ def test_every_reason_is_told_with_its_number(number: int, capsys: Capture):
     assert words(lines, "early turns dropped")[0] == "77"
 
 
-def test_a_few_sources_stand_beside_each_other_and_what_is_met_most_first(capsys: Capture):
+def test_a_few_sources_are_columns_and_the_most_frequent_reason_is_first(capsys: Capture):
     left_out = {"a": {"duplicate": 1, "score tie": 2}, "b": {"longer": 30}, "c": {}}
     show_reasons({LEFT_OUT: left_out, REMARKS: {"b": {"mended": 4, "shortened": 4}}})
     lines = [line.split() for line in printed(capsys)]
@@ -232,7 +232,7 @@ def test_many_sources_have_a_block_each(capsys: Capture):
     assert len(lines) == 2 + 6 * 3
 
 
-def test_where_nothing_is_left_out_nothing_is_said_of_it(capsys: Capture):
+def test_without_dropped_records_no_reasons_are_printed(capsys: Capture):
     show_reasons({LEFT_OUT: {"a": {}}, REMARKS: {}})
     assert capsys.readouterr().out == ""
 
@@ -258,7 +258,7 @@ def test_the_result_ends_with_what_to_type_next(prepared: PrepareResult, capsys:
     assert lines[-1] == last
 
 
-def test_a_sample_is_told_from_what_is_trained_of_it_without_colours(
+def test_the_trained_part_of_a_sample_is_marked_without_colours_too(
     prepared: PrepareResult, capsys: Capture
 ):
     report.show_samples(first_samples(prepared, 1), json=False)
@@ -288,7 +288,7 @@ def test_of_a_long_prompt_the_middle_is_left_out():
     assert shortened("\n".join(lines[:MOST_LINES]) + "\n") == "\n".join(lines[:MOST_LINES])
 
 
-def test_no_live_line_where_stderr_is_no_terminal(capsys: Capture):
+def test_without_a_terminal_on_stderr_there_is_no_live_line(capsys: Capture):
     with report.prepare_progress() as listen:
         listen(Progress("a", 0, note="a: :smile:"))
         listen(Progress("a", 500, 500, done=0.5))
@@ -351,7 +351,7 @@ def test_the_live_line_says_first_what_matters_and_fits(columns: int):
     assert len(line) <= columns
 
 
-def test_the_live_line_says_all_where_there_is_room():
+def test_the_live_line_has_all_figures_if_there_is_room():
     assert step_line(step(), 200) == (
         "1200/36000 · loss 10.882 · 12:34:56 left · validation 10.807 · accuracy 0.50 · "
         "65,335 tokens/s · 37% used · epoch 1.25"

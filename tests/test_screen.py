@@ -73,7 +73,7 @@ print(quiet, mode() == before)
 @pytest.mark.parametrize(
     ("command", "quiet"), [("", True), ("| cat", False), ("< /dev/null", None)]
 )
-def test_keys_are_quiet_where_the_screen_is_this_programs_own(command: str, quiet: bool | None):
+def test_keys_are_quiet_if_the_program_owns_the_terminal(command: str, quiet: bool | None):
     code = (
         QUIET if quiet is not None else "import gpt2chat.report as r\nwith r.quiet_keys(): print(1)"
     )
@@ -105,7 +105,7 @@ def test_words_are_wrapped_whatever_the_pieces_and_nothing_is_lost(pieces: list[
 
 @settings(max_examples=300)
 @given(st.lists(st.text("abcdefgh", min_size=1, max_size=8), max_size=40), st.integers(8, 30))
-def test_no_word_that_fits_a_row_stands_across_its_edge(words: list[str], columns: int):
+def test_no_word_that_fits_a_row_crosses_its_edge(words: list[str], columns: int):
     shown = wrapped([" ".join(words)], columns)
     assert shown.split() == words
     assert all(len(row) <= columns for row in shown.split("\n"))
@@ -135,7 +135,7 @@ def test_lines_break_between_words(text: str, expected: str):
         "/a/path/of/a/file.jsonl",
     ],
 )
-def test_a_command_is_not_broken_where_it_fits_a_line(command: str):
+def test_a_command_that_fits_a_line_is_not_broken(command: str):
     for columns in range(len(command) + 1, 60):
         assert f"\n{command}." in word_wrapped(f"{'x' * columns} {command}.", columns)
         assert command in word_wrapped(f"Type {command}. Or not.", columns)

@@ -161,7 +161,7 @@ Talk.TestCase.settings = settings(
 TestTalk = Talk.TestCase
 
 
-def test_parts_are_the_whole_prompt_and_the_oldest_exchange_leaves_next():
+def test_the_parts_form_the_prompt_and_the_oldest_exchange_leaves_next():
     chat = Conversation((Message("context", "A page."), *talk("a", "b", "c", "d", "e").messages))
     layout = lay_out(chat, WINDOW, 256)
     assert [span for part in layout.parts for span in part.spans] == render(chat)
@@ -188,7 +188,7 @@ def test_the_room_is_what_the_next_message_may_have(contents: tuple[str, ...]):
                 fitted(chat, WINDOW, 256)
 
 
-def test_what_has_left_the_window_is_no_part():
+def test_messages_that_have_left_the_window_are_not_parts():
     contents = ["word " * 300, "yes"] * 5
     layout = lay_out(Conversation((*talk(*contents).messages, UNWRITTEN)), WINDOW, 256)
     assert (layout.left, sum(part.leaves for part in layout.parts)) == (6, 2)
