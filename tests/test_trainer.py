@@ -97,7 +97,7 @@ def test_the_loss_is_the_token_mean_over_the_replies_only(tmp_path: Path):
     assert loss == pytest.approx(total / count, rel=1e-6)
 
 
-def test_accumulated_rows_give_the_loss_and_gradient_of_one_row(tmp_path: Path):
+def test_accumulated_sequences_give_the_loss_and_gradient_of_one_sequence(tmp_path: Path):
     settings = SftConfig(out=tmp_path / "b", epochs=1, lr=1e-3, grad_accum=3)
     one = first_loss(make([[0, 1, 2]], tmp_path / "a"))
     three = first_loss(make([[0], [1], [2]], tmp_path / "b", settings))
@@ -105,14 +105,14 @@ def test_accumulated_rows_give_the_loss_and_gradient_of_one_row(tmp_path: Path):
     assert three["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
 
 
-def test_the_validation_loss_weighs_tokens_and_not_rows(tmp_path: Path):
+def test_the_validation_loss_is_a_mean_over_tokens_not_sequences(tmp_path: Path):
     trainer = make([[0]], tmp_path, held_out=TOKENS, held_out_sequences=[[0, 1, 2]])
     together = trainer.evaluate()["eval_loss"]
     trainer.held_out_sequences = [[0], [1, 2]]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(together, rel=1e-6)
 
 
-def test_the_reply_of_one_step_gets_likelier(tmp_path: Path):
+def test_one_step_makes_its_reply_more_likely(tmp_path: Path):
     settings = SftConfig(out=tmp_path, epochs=8, lr=1e-2, warmup=0.0)
     trainer = make([[0, 1, 2]], tmp_path, settings)
     trainer.train()
@@ -200,7 +200,7 @@ def test_without_odds_ratio_term_orpo_is_sft_on_the_chosen_replies(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("objective", "tokens"), [(SFT, TOKENS), (ORPO, PAIR_TOKENS)])
-def test_rows_padded_to_one_size_give_the_losses_of_those_that_are_not(
+def test_padded_sequences_give_the_same_losses_as_unpadded_ones(
     objective: Objective, tokens: Tokenized, tmp_path: Path
 ):
     settings = SftConfig(out=tmp_path, epochs=3, lr=1e-2, warmup=0.0)
@@ -236,7 +236,7 @@ def test_training_on_all_tokens_is_validated_on_the_replies(tmp_path: Path):
     ]
 
 
-def test_a_loss_that_is_no_number_stops_before_the_weights_and_names_the_samples(tmp_path: Path):
+def test_a_nan_loss_ends_the_run_before_the_weights_change_and_names_the_samples(tmp_path: Path):
     model = tiny_model(packed=True)
     with torch.no_grad():
         # A position that talk-1 alone is long enough to have.
@@ -251,7 +251,7 @@ def spoil(gradient: torch.Tensor) -> torch.Tensor:
     return gradient * torch.nan
 
 
-def test_a_gradient_that_is_no_number_stops_before_the_weights(tmp_path: Path):
+def test_a_nan_gradient_ends_the_run_before_the_weights_change(tmp_path: Path):
     model = tiny_model(packed=True)
     model.transformer.ln_f.weight.register_hook(spoil)
     before = model.transformer.wte.weight.clone()
@@ -260,7 +260,7 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights(tmp_path: Path):
     assert torch.equal(before, model.transformer.wte.weight)
 
 
-def test_a_bad_step_that_is_found_out_later_has_changed_no_weight_since(tmp_path: Path):
+def test_a_bad_step_that_is_detected_later_has_changed_no_weight(tmp_path: Path):
     """As on a GPU: nothing waits for the loss, and AdamW is told on the device to do nothing."""
     model: Any = tiny_model(packed=True)
     settings = SftConfig(out=tmp_path, epochs=6, lr=1e-2, warmup=0.0)

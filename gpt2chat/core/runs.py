@@ -52,7 +52,7 @@ BEST = ("best_metric", "best_global_step")
 CHECKPOINTS_KEPT = 2
 
 DEBRIS = {LOCK, SETTINGS, METRICS, CHECKPOINTS, "tensorboard"}
-"""What a start leaves that ended before its first checkpoint: nothing that anybody would miss."""
+"""Files left by a start that ended before its first checkpoint, which nobody would miss."""
 OWN_FILES = re.compile(
     r"(run\.toml|metrics\.jsonl|loss\.png|result\.json|README\.md|eval(-.+)?\.(json|html)|"
     r"(generation_|adapter_|tokenizer_)?config\.json|tokenizer\.json|special_tokens_map\.json|"
@@ -71,7 +71,7 @@ Settings = TypeVar("Settings", bound=TrainConfig)
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What decides, next to the settings, what a run's next steps are."""
+    """The conditions, in addition to the settings, that decide a run's next steps."""
 
     command: str
     """`sft` or `orpo`."""
@@ -94,7 +94,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder. Nothing is read before it is asked for."""
+    """A run folder. Its files are read only when a method needs them."""
 
     folder: Path
 
@@ -104,7 +104,7 @@ class Run:
         return self.folder / CHECKPOINTS
 
     def settings(self) -> dict[str, Any]:
-        """Return what run.toml holds.
+        """Return the settings in run.toml.
 
         Raises:
             CheckpointError: It is missing or damaged.
@@ -115,7 +115,7 @@ class Run:
             return tomllib.loads(path.read_text("utf-8", errors="surrogateescape"))
 
     def result(self) -> dict[str, Any] | None:
-        """Return what result.json holds; None where the run is not finished."""
+        """Return the content of result.json; None if the run is not finished."""
         try:
             result = json.loads((self.folder / RESULT).read_text("utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -124,7 +124,7 @@ class Run:
         return result if is_result else None
 
     def conditions(self) -> Conditions | None:
-        """Return the conditions that a resume must share; None where an old version kept none.
+        """Return the conditions that a resume must share; None if an old version did not save them.
 
         Raises:
             CheckpointError: The file that holds them is damaged.
@@ -136,7 +136,7 @@ class Run:
             return Conditions(**json.loads(path.read_text("utf-8")))
 
     def sealed_checkpoints(self) -> list[Path]:
-        """Return the checkpoints that were written to their end, the newest first."""
+        """Return the checkpoints that were written completely, the newest first."""
         folders = [path for path in self._all_checkpoints() if (path / SEAL).exists()]
         return sorted(folders, key=_step_of, reverse=True)
 
@@ -185,7 +185,7 @@ class Run:
                     path.rmdir()
 
     def checkpoint_to_resume(self, resume: Resume, overwrite: bool) -> Path | None:
-        """Return the checkpoint that a start resumes from, or None where it begins at step 0.
+        """Return the checkpoint that a start resumes from, or None if it begins at step 0.
 
         Nothing is removed yet: that waits until model and data are known to be sound.
 
@@ -332,7 +332,7 @@ class Run:
             )
 
     def start(self, settings: TrainConfig, conditions: Conditions) -> None:
-        """Remove what an earlier run wrote, and write the settings of this one.
+        """Remove the files of an earlier run, and write the settings of this one.
 
         Killed at any moment it leaves a folder that the same call takes again: result.json goes
         first, so that half a run never looks finished, and run.toml is replaced, never missing.
@@ -358,7 +358,7 @@ class Run:
         write_text(self.checkpoints / STARTED, json.dumps(asdict(conditions)) + "\n")
 
     def seal(self, checkpoint: Path) -> None:
-        """Mark a checkpoint as written to its end, once all of it is on the disk.
+        """Mark a checkpoint as complete, once all of it is on the disk.
 
         Raises:
             StorageError: The disk is full.
@@ -385,7 +385,7 @@ class Run:
                 _remove_checkpoint(path)
 
     def remove_unsealed(self) -> None:
-        """Remove the checkpoints that were not written to their end, such as on a full disk."""
+        """Remove incomplete checkpoints, such as those left by a full disk."""
         for path in self._all_checkpoints():
             if not (path / SEAL).exists():
                 _remove_checkpoint(path)
@@ -439,7 +439,7 @@ class Start:
     settings: Any
     """An SftConfig or OrpoConfig; on a resume the run's own."""
     checkpoint: Path | None
-    """What it resumes from; None where it begins at step 0."""
+    """Checkpoint that it resumes from; None if it begins at step 0."""
 
 
 @contextmanager
@@ -565,16 +565,16 @@ def newest_run(commands: Iterable[str], runs: Path = RUNS) -> Path | None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """One run in a list of runs. What a damaged run does not tell is None."""
+    """One run in a list of runs. Fields that a damaged run does not reveal are None."""
 
     folder: Path
     state: Literal["finished", "unfinished", "damaged"]
     problem: str | None
-    """What is damaged, for a damaged run."""
+    """What is wrong with a damaged run."""
     command: str | None
     """`sft` or `orpo`."""
     model: str | None
-    """What it started from."""
+    """The model that it started from."""
     data: str | None
     step: int | None
     """Steps of a finished run; else the step of the newest checkpoint, if there is one."""
