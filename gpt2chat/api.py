@@ -129,6 +129,7 @@ def prepare(
     config = settings_from(PrepareConfig, settings)
     from gpt2chat.core.data.prepare import prepare as write_shards
 
+    # A caller with a callback shows the progress itself, so a notebook gets no bar.
     if on_progress is not None:
         return write_shards(config, on_progress)
     with _notebook_bar("prepare") as show:

@@ -22,10 +22,12 @@ def chat(settings: ChatConfig, json: options.Json = False) -> None:
 
     With -p, a file of prompts or piped input, answer and exit.
     """
+    # A model that is named twice loads once.
     settings = replace(settings, model=tuple(dict.fromkeys(settings.model)))
     questions = questions_to_answer(settings)
     if json and questions is None:
         raise ConfigError("--json needs a `prompt`. Give one.")
+    # The answers to a file of prompts are for other programs: always JSON Lines.
     json = json or settings.prompts is not None
 
     from gpt2chat.core.chat.chat import Chat

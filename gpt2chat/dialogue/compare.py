@@ -55,6 +55,7 @@ def compare(dialogue: Dialogue, text: str) -> None:
     session, most = dialogue.session, dialogue.chat.sampling.max_new_tokens
     retries = 0 if message else dialogue.chat.retries + 1
     try:
+        # All models read the same prompt, so it has to fit the smallest window.
         session.window = min(generator.window for generator in generators.values())
         try:
             prompt = session.ask(message, most) if message else session.retry(most)
@@ -112,6 +113,8 @@ def _replies(
     dialogue: Dialogue, ids: list[int], sampling: Sampling, generators: dict[str, "Generator"]
 ) -> list[Candidate]:
     """Show the models' replies in random order. Ctrl-C stops one of them."""
+    # A random order, so that the letter does not give the model away. The system's source, so that
+    # a seed that someone sets does not fix it.
     order = random.SystemRandom().sample(list(generators), len(generators))
     candidates: list[Candidate] = []
     for letter, model in zip(ascii_uppercase, order, strict=False):

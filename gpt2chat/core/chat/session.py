@@ -45,7 +45,9 @@ class Session:
         self._head: list[Message] = []
         self._turns: list[Message] = []
         self._before: list[Message] = []
+        """Turns before the latest `ask` or `retry`, to return to if no reply comes."""
         self._left = 0
+        """Number of the oldest turns that have left the window."""
         self._cut: set[int] = set()
         """Positions in `_turns` of the replies that the model did not end itself."""
         if system is not None:
