@@ -730,7 +730,8 @@ def test_the_card_says_what_was_trained(tiny_data: Path):
 
 def test_the_card_holds_no_character_that_acts_on_a_terminal(tiny_data: Path):
     name = os.fsdecode(b"\x1b[31mred \xe9")
-    text = card_of(SftConfig(model=name, out=Path(name), data=Path(name)), tiny_data)
+    out = Path("\x1b[31mred")  # a name that is not UTF-8 is refused here
+    text = card_of(SftConfig(model=name, out=out, data=Path(name)), tiny_data)
     assert "[31mred" in text
     assert all(sign.isprintable() or sign == "\n" for sign in text)
 
