@@ -32,7 +32,7 @@ Listener = Callable[[Progress], None]
 class Journal:
     """Counts by source and reason, added up from the tallies of all parts."""
 
-    def __init__(self, *, strict: bool, listener: Listener):
+    def __init__(self, *, strict: bool, listener: Listener | None):
         self.dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.noted: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.unused: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -42,15 +42,19 @@ class Journal:
         self._read: Counter[str] = Counter()
         self._files: dict[str, Tally] = {}
 
+    def _report(self, progress: Progress) -> None:
+        if self._listener is not None:
+            self._listener(progress)
+
     def say(self, source: str, note: str) -> None:
         """Report a note to the user."""
         self.notes.append(note)
-        self._listener(Progress(source, self._read[source], note=note))
+        self._report(Progress(source, self._read[source], note=note))
 
     def read(self, source: str, tallies: Sequence[Tally], done: float) -> None:
         """Report records that have been read, and that `add` will count later."""
         records = self._read[source] + sum(tally.records for tally in tallies)
-        self._listener(Progress(source, records, done=done))
+        self._report(Progress(source, records, done=done))
 
     def drop(self, source: str, reason: str, number: int = 1) -> None:
         """Count rows that are left out."""
@@ -81,7 +85,7 @@ class Journal:
             total.bad += tally.bad
             total.first_bad = total.first_bad or tally.first_bad
         read = self._read[tally.source]
-        self._listener(Progress(tally.source, read, tally.records, done=done))
+        self._report(Progress(tally.source, read, tally.records, done=done))
 
     def require_usable(self) -> None:
         """Raise DataError if no record of a file can be used."""

@@ -79,11 +79,11 @@ class PrepareResult:
     """Notes for the user, in the order in which they were reported."""
 
 
-def prepare(settings: PrepareConfig, listener: Listener) -> PrepareResult:
+def prepare(settings: PrepareConfig, on_progress: Listener | None = None) -> PrepareResult:
     """Write the shards of all sources to `settings.out`, in place of earlier ones.
 
     Args:
-        listener: Called with notes and with the number of records that were read.
+        on_progress: Called with notes and with the number of records that were read.
 
     Raises:
         ConfigError: Every source is off, the folder contains files that `prepare` did not write,
@@ -96,7 +96,7 @@ def prepare(settings: PrepareConfig, listener: Listener) -> PrepareResult:
     """
     sources = find_sources(settings)
     require_own_folder(settings.out)
-    journal = Journal(strict=settings.strict, listener=listener)
+    journal = Journal(strict=settings.strict, listener=on_progress)
     try:
         opened = list(open_sources(sources, streaming=settings.streaming))
         for source in opened:
