@@ -134,3 +134,5 @@ def test_prepare_returns_the_folder_and_its_counts(tmp_path: Path):
     assert result.out == tmp_path / "data"
     assert result.manifest.rows("sft", "train") > 0
     assert any(notes)
+    assert str(result).splitlines()[0].split() == [str(result.out), "train", "validation"]
+    assert "sft: oasst1" in result._repr_html_()  # pyright: ignore[reportPrivateUsage]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +44,7 @@ from gpt2chat.core.data.writer import (
     write_dropped,
     write_shards,
 )
+from gpt2chat.core.display import html_table, text_table
 from gpt2chat.core.errors import ConfigError, DataError, HardwareError, Interrupted
 from gpt2chat.core.files import replaced_folder
 from gpt2chat.core.inputs.datafiles import OWN_SETTINGS
@@ -77,6 +78,20 @@ class PrepareResult:
     manifest: Manifest
     notes: tuple[str, ...]
     """Notes for the user, in the order in which they were reported."""
+
+    def __str__(self) -> str:
+        return text_table(self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows())
+
+    def _rows(self) -> Generator[tuple[str, ...]]:
+        splits = list(dict.fromkeys(split for _, split in SPLITS))
+        yield str(self.out), *splits
+        for kind, sources in self.manifest.counts.items():
+            for source, counts in sources.items():
+                cells = (f"{counts.get(split, 0):,}" for split in splits)
+                yield f"{kind}: {source}", *cells
 
 
 def prepare(settings: PrepareConfig, on_progress: Listener | None = None) -> PrepareResult:
