@@ -170,11 +170,18 @@ def halves(threads: Threads, seed: int) -> tuple[Threads, Threads]:
     return [t for t in threads if t[0] in first], [t for t in threads if t[0] not in first]
 
 
+def samples_of(path: Conversation) -> Iterator[Conversation]:
+    """Yield a sample for each reply of a conversation, with everything before it as its prompt."""
+    for end in range(1, len(path.messages)):
+        if path.messages[end].role == "assistant" and path.messages[end - 1].role == "user":
+            yield Conversation(path.messages[: end + 1])
+
+
 def to_train_on(threads: Threads, seed: int) -> list[Conversation]:
     """Return the long samples of OASST1, and short ones of both sources in a random order."""
     drawn = random.Random(seed)
     paths = [parse_messages(row["messages"]) for row in bundled("oasst1.train.chat.jsonl.gz")]
-    first = [sample for _, sample in threads] + [s for path in paths for s in path.samples()]
+    first = [sample for _, sample in threads] + [s for path in paths for s in samples_of(path)]
     more = [parse_messages(row["chosen"]) for row in bundled("ultrafeedback.jsonl.gz")]
     first, more = list(dict.fromkeys(first)), list(dict.fromkeys(more))
     drawn.shuffle(more)
