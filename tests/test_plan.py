@@ -66,7 +66,7 @@ def test_the_command_prints_the_plan(settings: SftConfig):
     flags = ["--model", settings.model, "--data", str(settings.data), "--out", str(settings.out)]
     result = CliRunner().invoke(app, ["sft", "--dry-run", *flags], catch_exceptions=False)
     assert result.exit_code == 0
-    for word in ("parameters", "in an epoch", "GiB at the highest", "tokens/s"):
+    for word in ("parameters", "in an epoch", "GiB at the peak", "tokens/s"):
         assert word in result.stdout
     assert "Leave out --dry-run to start" in result.stderr
     assert not settings.out.exists()
