@@ -82,7 +82,7 @@ def test_tab_completes_a_command(terminal: Terminal):
 
 def test_tab_shows_what_each_command_does_and_enter_chooses_before_it_sends(terminal: Terminal):
     terminal.send("/s\t", then="/system  show or change the system prompt")
-    terminal.wait("/save    write the chat as JSON")
+    terminal.wait("/save    save the chat as JSON")
     for command in ("/system", "/set", "/show"):
         terminal.send("\t", then=f"> {command}\n")
     terminal.send("\r", then="> /show\n\n")
