@@ -562,7 +562,7 @@ def test_weights_that_a_step_took_too_far_are_saved_nowhere(
     model: str, tiny_data: Path, tmp_path: Path, held_out: int, saved_each_step: bool
 ):
     settings = config(
-        model, tiny_data, tmp_path / "sft", limit=8, epochs=0.5, lr=1e30, warmup=0.0,
+        model, tiny_data, tmp_path / "sft", limit=8, epochs=0.5, lr=9e18, warmup=0.0,
         eval_samples=held_out, save_minutes=1e-6 if saved_each_step else 10.0,
     )  # fmt: skip
     with pytest.raises(DataError, match="after step 1: "):
