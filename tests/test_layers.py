@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "gpt2chat"
 
 # What each folder, or file beside the folders, may import besides itself. A folder of the core
 # may import the ones that its line names and no other, whatever their order.
-FILES = "errors files kernelcache display"
+FILES = "errors files kernelcache display limits"
 DATA = f"{FILES} config text inputs data"
 MODEL = f"{FILES} config text runs model"
 ALLOWED = {
@@ -18,6 +18,7 @@ ALLOWED = {
     "core.files": "errors",
     "core.kernelcache": "",
     "core.display": "",
+    "core.limits": "errors",
     "core.config": "errors",
     "core.runs": "errors files config",
     "core.text": FILES,

@@ -7,6 +7,7 @@ import typer
 from gpt2chat import options
 from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.errors import ConfigError
+from gpt2chat.core.limits import require_address_space
 
 Show = Annotated[
     int,
@@ -26,6 +27,8 @@ def prepare(settings: PrepareConfig, show: Show = 0, json: options.Json = False)
     """
     if show < 0:
         raise ConfigError(f"--show must be at least 0, not {show}.")
+    # Measured with the bundled sample: 0.95 GiB is enough, and with 0.6 a library aborts.
+    require_address_space(2**30 * 9 // 10)
     from gpt2chat.report import prepare_progress, show_prepare, show_samples, show_stats
 
     with prepare_progress() as on_progress:
