@@ -27,8 +27,8 @@ demo: DEMO := $(shell folder=demo; n=1; while [ -e $$folder ]; do n=$$((n+1)); f
 demo: $(READY)
 	mkdir $(DEMO)
 	cd $(DEMO) && $(BIN)/gpt2chat prepare --sample
-	cd $(DEMO) && $(BIN)/gpt2chat sft --model starter --epochs 1 --evals 1
-	cd $(DEMO) && $(BIN)/gpt2chat orpo --lr 2e-4 --beta 0.3 --token-lr 10 --evals 1
+	cd $(DEMO) && $(BIN)/gpt2chat sft --model starter --epochs 1 --evals 1 --eval-samples 128
+	cd $(DEMO) && $(BIN)/gpt2chat orpo --lr 2e-4 --beta 0.3 --token-lr 10 --evals 1 --eval-samples 77
 	cd $(DEMO) && $(BIN)/gpt2chat eval --ppl --against runs/sft --against starter --limit 250 --generations 4 --precision bf16
 	cd $(DEMO) && $(BIN)/gpt2chat chat --seed 0 --prompt 'What can I cook with potatoes?'
 	@echo 'All of it is in $(DEMO)/.'
