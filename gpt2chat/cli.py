@@ -19,6 +19,7 @@ from gpt2chat.commands.chat import chat
 from gpt2chat.commands.eval import evaluate
 from gpt2chat.commands.prepare import prepare
 from gpt2chat.commands.runs import runs
+from gpt2chat.commands.serve import serve
 from gpt2chat.commands.train import orpo, sft
 from gpt2chat.core.errors import (
     ConfigError,
@@ -158,6 +159,7 @@ for name, function in {
     "orpo": orpo,
     "eval": evaluate,
     "chat": chat,
+    "serve": serve,
 }.items():
     app.command(name, cls=Command)(command(function, name))
 app.command(cls=Command)(runs)

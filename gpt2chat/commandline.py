@@ -8,6 +8,7 @@ from functools import cache
 from gpt2chat.core.config.chat import ChatConfig
 from gpt2chat.core.config.evaluation import EvalConfig
 from gpt2chat.core.config.prepare import PrepareConfig
+from gpt2chat.core.config.serve import ServeConfig
 from gpt2chat.core.config.settings import settings_of
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 
@@ -17,6 +18,7 @@ COMMANDS = {
     "orpo": "orpo",
     "evaluate": "eval",
     "chat": "chat",
+    "serve": "serve",
     "list_runs": "runs",
 }
 """Public functions that are subcommands, with the subcommands' names."""
@@ -26,6 +28,7 @@ CONFIGS = {
     "orpo": OrpoConfig,
     "evaluate": EvalConfig,
     "chat": ChatConfig,
+    "serve": ServeConfig,
 }
 """The settings classes of the functions that have one."""
 

@@ -41,7 +41,8 @@ ABOVE = {
     "options": "commandline",
     "dialogue": "report threads interrupts",
     "repl": "report dialogue interrupts",
-    "commands": "options environment report dialogue repl interrupts",
+    "serve": "",
+    "commands": "options environment report dialogue repl interrupts serve",
     "cli": "commands options report threads",
     "__main__": "cli",
 }

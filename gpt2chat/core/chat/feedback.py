@@ -10,7 +10,7 @@ These are TRL's forms of unpaired and paired preferences. Rows have further fiel
 - `cut: true`: the model did not end the good or chosen reply itself. `prepare` leaves such a row
   out, since it would train the model to stop in mid-sentence.
 - `chosen_model`, `rejected_model`, `seed` and `date`: details of a vote between models, which
-  training ignores.
+  training ignores, as it does `model` and `reason` of a rating.
 """
 
 import json
@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt2chat.core.files import storage
-from gpt2chat.core.text.conversations import Conversation
+from gpt2chat.core.text.conversations import Conversation, Preference
+
+REMEMBERED = 1024
+"""Prompts whose ratings can still make a pair. A server runs for months, so older ones go."""
 
 
 class Feedback:
@@ -45,37 +48,49 @@ class Feedback:
         Raises:
             StorageError: The file cannot be written.
         """
-        return self._rate(prompt, reply, self._good, self._bad, label=True, cut=cut)
+        return self.rate(prompt, reply, good=True, cut=cut)
 
     def bad(self, prompt: Conversation, reply: str, *, cut: bool = False) -> int:
         """Write a bad reply, and a pair with each good one to the same prompt; see `good`."""
-        return self._rate(prompt, reply, self._bad, self._good, label=False, cut=cut)
+        return self.rate(prompt, reply, good=False, cut=cut)
 
-    def _rate(
+    def rate(
         self,
         prompt: Conversation,
         reply: str,
-        same: dict[Conversation, list[str]],
-        others: dict[Conversation, list[str]],
         *,
-        label: bool,
-        cut: bool,
+        good: bool,
+        cut: bool = False,
+        details: Mapping[str, str] | None = None,
     ) -> int:
+        """Write a good or a bad reply; see `good`.
+
+        Args:
+            details: Further fields of the row that rates the reply.
+        """
+        same, others = (self._good, self._bad) if good else (self._bad, self._good)
         if reply in same.get(prompt, ()):
             return 0
         if cut:
             self._cut.add((prompt, reply))
         # A reply that was rated the other way before makes no pair with itself.
         against = [other for other in others.get(prompt, ()) if other != reply]
-        rows: list[dict[str, Any]] = [{"completion": reply, "label": label, **_cut(cut)}]
+        rows: list[dict[str, Any]] = [
+            {"completion": reply, "label": good, **(details or {}), **_cut(cut)}
+        ]
         for other in against:
-            chosen, rejected = (reply, other) if label else (other, reply)
+            chosen, rejected = (reply, other) if good else (other, reply)
             rows.append(
                 {"chosen": chosen, "rejected": rejected, **_cut((prompt, chosen) in self._cut)}
             )
         self._append(prompt, rows)
         others[prompt] = against
         same.setdefault(prompt, []).append(reply)
+        for ratings in (self._good, self._bad):
+            while len(ratings) > REMEMBERED:
+                oldest = next(iter(ratings))
+                del ratings[oldest]
+                self._cut = {entry for entry in self._cut if entry[0] != oldest}
         return len(rows)
 
     def vote(
@@ -112,6 +127,23 @@ class Feedback:
             rows.append({**pair, **models, "seed": seed, "date": date, **_cut(cut)})
         self._append(prompt, rows)
         return len(rows)
+
+    def prefer(
+        self, pair: Preference, *, cut: bool = False, details: Mapping[str, str] | None = None
+    ) -> int:
+        """Write that one reply is better than another, and return the number of rows, 1.
+
+        Args:
+            cut: Whether something other than the model ended the better reply.
+            details: Further fields of the row.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        row = {"chosen": pair.chosen, "rejected": pair.rejected, "date": date}
+        self._append(pair.prompt, [{**row, **(details or {}), **_cut(cut)}])
+        return 1
 
     def _append(self, prompt: Conversation, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows to the file, all with the same prompt."""

@@ -1,0 +1,1 @@
+"""Serve models over HTTP: OpenAI's routes, the chat page, votes."""

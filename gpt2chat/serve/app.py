@@ -1,0 +1,245 @@
+"""Answer OpenAI's routes, and those of the page: the window and votes."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from gpt2chat.core.chat.feedback import Feedback
+from gpt2chat.core.config.serve import ServeConfig
+from gpt2chat.core.errors import Gpt2ChatError, RowError
+from gpt2chat.core.text.conversations import Preference
+from gpt2chat.serve.answers import Delta, answer
+from gpt2chat.serve.asked import (
+    Asked,
+    describe_window,
+    parse_chat,
+    parse_completion,
+    parse_messages,
+    parse_sampling,
+    to_conversation,
+)
+from gpt2chat.serve.errors import ApiError
+from gpt2chat.serve.fields import Fields, read_object
+from gpt2chat.serve.guard import Guard, is_loopback
+from gpt2chat.serve.models import Models
+from gpt2chat.serve.page import page_response
+from gpt2chat.serve.replies import Writer
+
+
+def create_app(settings: ServeConfig, models: Models, key: str | None = None) -> Starlette:
+    """Return the server as an ASGI application, for uvicorn or another server.
+
+    Args:
+        key: The API key that requests must carry; None for none.
+    """
+    service = Service(settings, models)
+    routes = [
+        Route("/", service.page),
+        Route("/health", service.health),
+        Route("/v1/models", service.list_models),
+        Route("/v1/models/{name:path}", service.show_model),
+        Route("/v1/chat/completions", service.chat, methods=["POST"]),
+        Route("/v1/completions", service.complete, methods=["POST"]),
+        Route("/v1/window", service.window, methods=["POST"]),
+        Route("/v1/feedback", service.vote, methods=["POST"]),
+    ]
+    hosts = list(settings.allow_host)
+    if is_loopback(settings.host):
+        hosts += ["localhost", "127.0.0.1", "::1", settings.host]
+    middleware = [Middleware(Guard, hosts=hosts, origins=settings.cors_origin, key=key)]
+    if settings.cors_origin:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origin,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+            expose_headers=["x-dropped-messages", "retry-after"],
+        )
+        middleware.insert(0, cors)
+    handlers: dict[Any, Any] = {
+        ApiError: show_api_error,
+        Gpt2ChatError: show_error,
+        HTTPException: show_http_error,
+        ClientDisconnect: show_nothing,
+        Exception: show_bug,
+    }
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+
+
+class Service:
+    """The routes of a server."""
+
+    def __init__(self, settings: ServeConfig, models: Models):
+        self._settings = settings
+        self._models = models
+        self._feedback = Feedback(settings.feedback)
+        self._writing = asyncio.Lock()
+
+    async def page(self, _: Request) -> Response:
+        """Send the chat page."""
+        return page_response()
+
+    async def health(self, _: Request) -> Response:
+        """Report that the server runs."""
+        return JSONResponse({"status": "ok"})
+
+    async def list_models(self, _: Request) -> Response:
+        """Send the list of models."""
+        return JSONResponse(self._models.as_list())
+
+    async def show_model(self, request: Request) -> Response:
+        """Send one model."""
+        return JSONResponse(self._models.as_dict(self._models.pick(request.path_params["name"])))
+
+    async def chat(self, request: Request) -> Response:
+        """Answer messages."""
+        fields = await read_object(request)
+        model = self._models.pick(fields.text("model"))
+        defaults, truncation = self._settings.sampling, self._settings.truncation
+        # Encoding long messages takes a while, in which other clients are served.
+        asked = await run_in_threadpool(
+            parse_chat, fields, self._models.window(model), defaults, truncation
+        )
+        return await self._reply(request, model, asked, chat=True)
+
+    async def complete(self, request: Request) -> Response:
+        """Continue texts."""
+        fields = await read_object(request)
+        model = self._models.pick(fields.text("model"))
+        asked = await run_in_threadpool(
+            parse_completion, fields, self._models.window(model), self._settings.sampling
+        )
+        return await self._reply(request, model, asked, chat=False)
+
+    async def _reply(self, request: Request, model: str, asked: Asked, *, chat: bool) -> Response:
+        generator = await run_in_threadpool(self._models.load, model)
+        writer = Writer(asked, model, chat=chat)
+        deltas = answer(generator, asked)
+        headers = {"x-dropped-messages": str(asked.dropped)}
+        if asked.stream:
+            headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
+            return StreamingResponse(
+                closed_at_the_end(writer.events(deltas), deltas),
+                headers=headers,
+                media_type="text/event-stream",
+            )
+        async with aclosing(deltas):
+            whole = await while_connected(request, writer.whole(deltas))
+        return JSONResponse(whole, headers=headers)
+
+    async def window(self, request: Request) -> Response:
+        """Report how full the window is, and which messages leave it next."""
+        fields = await read_object(request)
+        size = self._models.window(self._models.pick(fields.text("model")))
+        sampling = parse_sampling(fields, size, self._settings.sampling, ("max_tokens",))
+        messages = parse_messages(fields)
+        fields.refuse_rest()
+        return JSONResponse(
+            await run_in_threadpool(describe_window, messages, size, sampling.max_new_tokens)
+        )
+
+    async def vote(self, request: Request) -> Response:
+        """Append a vote to the feedback file."""
+        fields = await read_object(request)
+        async with self._writing:  # rows of two votes must not mix
+            rows = await run_in_threadpool(self._write_vote, fields)
+        return JSONResponse({"rows": rows}, 201)
+
+    def _write_vote(self, fields: Fields) -> int:
+        prompt = to_conversation(parse_messages(fields))
+        if prompt.reply is not None:
+            raise ApiError("The last message must be the user's.", param="messages")
+        cut = fields.flag("cut")
+        try:
+            if (reply := fields.text("reply")) is not None:
+                vote = fields.text("vote")
+                texts = {name: fields.text(name) for name in ("model", "reason")}
+                fields.refuse_rest()
+                if vote not in ("good", "bad"):
+                    raise fields.error("vote", "must be good or bad")
+                rated = prompt.with_reply(reply).messages[-1].content
+                details = {name: text for name, text in texts.items() if text}
+                good = vote == "good"
+                return self._feedback.rate(prompt, rated, good=good, cut=cut, details=details)
+            chosen, rejected = fields.text("chosen"), fields.text("rejected")
+            if chosen is None or rejected is None:
+                raise fields.error(
+                    "reply", "is missing: give it with `vote`, or `chosen` and `rejected`"
+                )
+            names = fields.inner("models")
+            texts = {f"{side}_model": names.text(side) for side in ("chosen", "rejected")}
+            names.refuse_rest()
+            fields.refuse_rest()
+            pair = Preference(prompt, chosen, rejected)
+        except RowError as error:
+            raise ApiError(f"The vote cannot be used: {error.reason}.") from None
+        details = {name: text for name, text in texts.items() if text}
+        return self._feedback.prefer(pair, cut=cut, details=details)
+
+
+async def closed_at_the_end(
+    events: AsyncGenerator[bytes], deltas: AsyncGenerator[Delta]
+) -> AsyncGenerator[bytes]:
+    """Yield the events, and cancel the replies when the client goes away."""
+    async with aclosing(deltas), aclosing(events):
+        async for each in events:
+            yield each
+
+
+async def while_connected(request: Request, work: Awaitable[Any]) -> Any:
+    """Return what some work returns, and cancel it when the client goes away.
+
+    Raises:
+        ClientDisconnect: The client went away.
+    """
+
+    async def wait_for_disconnect() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(wait_for_disconnect())
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def show_api_error(_: Request, error: ApiError) -> Response:
+    """Send the error of a wrong request."""
+    return error.response
+
+
+async def show_error(_: Request, error: Gpt2ChatError) -> Response:
+    """Send an error that is not the client's."""
+    return ApiError(str(error), 500).response
+
+
+async def show_http_error(_: Request, error: HTTPException) -> Response:
+    """Send the error of a path or a method that does not exist."""
+    return ApiError(error.detail + ".", error.status_code, headers=error.headers).response
+
+
+async def show_nothing(_: Request, _error: Exception) -> Response:
+    """Answer a client that has gone away; nobody reads it."""
+    return Response(status_code=499)
+
+
+async def show_bug(_: Request, _error: Exception) -> Response:
+    """Send an error that is a bug. Its traceback goes to the terminal."""
+    return ApiError("The server failed. Its terminal shows why.", 500).response
