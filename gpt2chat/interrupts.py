@@ -38,7 +38,11 @@ class OneInterrupt:
             signal.signal(signal.SIGINT, self._raise_once)
 
     def ignore(self) -> None:
-        """Ignore Ctrl-C from here on: there is nothing left to stop."""
+        """Ignore Ctrl-C from here on: there is nothing left to stop.
+
+        It was meant for the reply, which ended a moment too soon. As a key at the next prompt it
+        would drop what the user typed during the reply.
+        """
         if self._handler_before is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 

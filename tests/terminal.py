@@ -15,7 +15,7 @@ import pexpect
 import pyte
 from wcwidth import wcwidth
 
-PATIENCE = 60
+PATIENCE = 180
 """Seconds until a wait fails: a loaded machine is slow, a broken program is silent for ever."""
 ENTER, TAB, ESCAPE = "\r", "\t", "\x1b"
 CTRL_C, CTRL_D, CTRL_L, CTRL_U, CTRL_Z = "\x03", "\x04", "\x0c", "\x15", "\x1a"
@@ -76,7 +76,13 @@ class Screen(pyte.Screen):
 
 
 class Terminal:
-    """A terminal with `python -m gpt2chat`, or another command, in it."""
+    """A terminal with `python -m gpt2chat`, or another command, in it.
+
+    Between the end of a reply and the next prompt, the program ignores Ctrl-C, and what is on the
+    screen is about to change. So a test presses keys at a prompt that it has waited for, by
+    `enter`, `interrupt` or `clear`, and ends at one. A text on the screen is not a prompt: it may
+    come before it, or be there from an earlier line.
+    """
 
     def __init__(
         self,
@@ -158,7 +164,7 @@ class Terminal:
         self.wait_until(lambda: self.prompts >= number and self.used is not None, "new prompt")
 
     def press(self, *keys: str) -> None:
-        """Press keys, and do not wait."""
+        """Press keys, and do not wait: the prompt may not have shown them when this returns."""
         self.child.send("".join(keys))
 
     def send(self, *keys: str, then: str) -> None:
@@ -179,6 +185,12 @@ class Terminal:
         """Send a line and wait for the next prompt."""
         number = self.prompts + 1
         self.press(line, ENTER)
+        self.wait_for_prompt(number)
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C, at a prompt or in a reply, and wait for the next prompt."""
+        number = self.prompts + 1
+        self.press(CTRL_C)
         self.wait_for_prompt(number)
 
     def begin(self, message: str) -> None:

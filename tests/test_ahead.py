@@ -1,6 +1,7 @@
 """The beginning of the next prompt is there when the message is sent."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -67,17 +68,23 @@ def test_enter_does_not_wait_for_all_of_it(monkeypatch: pytest.MonkeyPatch):
     generator = Generator(tiny_model(), torch.device("cpu"), "fp32")
     dialogue = chat(generator)
     begun, passes = threading.Event(), []
+    stopped: list[Callable[[], bool]] = []
+    warm = generator.warm
 
-    def count() -> None:
+    def warmed(ids: list[int], stop: Callable[[], bool]) -> None:
+        stopped.append(stop)
+        warm(ids, stop)
+
+    def take_until_enter() -> None:
         passes.append(1)
         begun.set()
-        ended.wait(60)
+        while not stopped[0]():
+            time.sleep(0.001)
 
-    ended = threading.Event()
-    before_each_pass(monkeypatch, generator, count)
+    monkeypatch.setattr(generator, "warm", warmed)
+    before_each_pass(monkeypatch, generator, take_until_enter)
     with computing_ahead(dialogue):
         assert begun.wait(60)
-        threading.Timer(0.2, ended.set).start()
     assert len(passes) == 1
 
 

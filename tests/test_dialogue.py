@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Timer, get_ident
+from threading import Event, Thread, get_ident
 from typing import Any
 
 import pytest
@@ -470,17 +471,31 @@ def test_a_model_that_cannot_be_loaded_ends_the_chat_with_its_error():
         take(Dialogue(Chat(None), Models(["none"], load)), "Hello")
 
 
-def test_ctrl_c_while_the_model_loads_leaves_the_chat_unchanged(capsys: Capture):
-    go_on = Event()
+def test_ctrl_c_while_the_model_loads_leaves_the_chat_unchanged(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+):
+    go_on, noted, note = Event(), Event(), report.note
 
     def load(_: str) -> ChatModel:
         assert go_on.wait(60)
         return ChatModel("slow", GENERATOR)
 
     dialogue = Dialogue(Chat(None), Models(["slow"], load))
-    # To the thread that waits, as the system does; another would not wake it.
-    press = Timer(0.1, signal.pthread_kill, [get_ident(), signal.SIGINT])
-    press.start()
+    waiting = get_ident()
+
+    def press() -> None:
+        assert noted.wait(60)
+        # A signal between the last instruction and the wait for the model does not end the wait.
+        time.sleep(0.1)
+        # To the thread that waits, as the system does; another would not wake it.
+        signal.pthread_kill(waiting, signal.SIGINT)
+
+    def note_and_wait(text: str) -> None:
+        note(text)
+        noted.set()
+
+    monkeypatch.setattr(report, "note", note_and_wait)
+    Thread(target=press).start()
     with pytest.raises(KeyboardInterrupt):
         take(dialogue, "Hello")
     go_on.set()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pyte import Screen, Stream
 
 from gpt2chat.report.screen import WordWrap, word_wrapped
+from tests.terminal import PATIENCE
 
 SIGNS = st.sampled_from(
     [*"ab .\n", "\t", "漢", "字", "🙂", "e\u0301", "é", "ש", "“", "ｱ", "👩‍👩‍👧", "❤️"]
@@ -39,7 +40,7 @@ def shown() -> Shown:
             env={**os.environ, "TERM": term, **environment},
             dimensions=(12, 30),
             encoding="utf-8",
-            timeout=60,
+            timeout=PATIENCE,
         )
         terminal = Screen(30, 12)
         Stream(terminal).feed(child.read())
@@ -82,7 +83,7 @@ def test_keys_are_quiet_if_the_program_owns_the_terminal(command: str, quiet: bo
         ["-c", f"'{sys.executable}' -c \"$CODE\" {command}"],
         env={**os.environ, "TERM": "xterm", "CODE": code},
         encoding="utf-8",
-        timeout=60,
+        timeout=PATIENCE,
     )
     said = child.read()
     assert ("1" if quiet is None else f"{quiet} True") in said

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 WORKING = """
-import sys, time
+import sys, threading, time
 from gpt2chat.threads import exit_without_waiting, start_thread
 {begin}
 print("said", end="")
@@ -27,4 +27,5 @@ def test_with_a_thread_at_work_the_process_ends_there_with_its_code(code: str, s
 
 
 def test_without_one_the_program_goes_on_to_its_end():
-    assert run("start_thread(lambda: None); time.sleep(0.2)", "3") == (0, "said and on")
+    ended = "start_thread(lambda: None)\nwhile len(threading.enumerate()) > 1: time.sleep(0.01)"
+    assert run(ended, "3") == (0, "said and on")

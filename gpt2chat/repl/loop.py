@@ -50,6 +50,7 @@ def run(dialogue: Dialogue) -> None:
                     line = keyboard.read()
                 with report.quiet_keys() if dialogue.drafts else nullcontext():
                     take(dialogue, line)
+                    line = ""  # it is answered: Ctrl-C after this is not about it
             except KeyboardInterrupt:
                 # The line returns to the prompt, if the prompt can begin with a draft.
                 dialogue.draft = dialogue.draft or line
