@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -17,7 +18,7 @@ from gpt2chat.core.generation.engine import make_decoder
 from gpt2chat.core.generation.generate import PIECE, Generator, shared
 from gpt2chat.core.generation.graph import GraphLoop
 from gpt2chat.core.generation.sampling import NEVER
-from gpt2chat.core.model.compiling import able_to_compile, compiled_graphs
+from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.text.tokens import encode_conversation, encode_text
 from tests.helpers import talk, tiny_model
@@ -260,18 +261,24 @@ def test_the_loop_of_a_device_draws_what_transformers_would(starter: GPT2LMHeadM
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not able_to_compile(CPU), reason="no C++ compiler")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own use
-def test_a_compiled_step_gives_the_same_by_one_graph_for_all_layers(starter: GPT2LMHeadModel):
-    decoder = make_decoder(starter, "fp32", compiled=True)[1]
-    steps, before = ((ROME, 4), (LONG[:300], 3), (2 * LONG[:300], 3)), compiled_graphs()
-    for prompt, count in steps:
-        loop = GraphLoop(decoder, GREEDY)
-        drawn = loop.begin(decoder.extend(prompt, 0)[None], [len(prompt)], None)
-        drawn += [loop.next()[0] for _ in range(count - 1)]
-        assert drawn == greedy(starter, prompt, count)
-    assert compiled_graphs() - before <= 2  # the second is for any number of positions
+@pytest.mark.parametrize("draw", [GREEDY, Sampling()])
+def test_a_compiled_step_and_draw_are_a_graph_each_whatever_the_length(
+    monkeypatch: pytest.MonkeyPatch, draw: Sampling
+):
+    torch.compiler.reset()
+    # The same graphs as for a GPU, without the minute in which a C++ compiler translates them.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    model = tiny_model(positions=600)
+    plain, decoder = (make_decoder(model, "fp32", compiled=on)[1] for on in (False, True))
+    before = compiled_graphs()
+    for prompt, count in ((ROME, 4), (LONG[:254], 5), (LONG, 3)):
+        replies: list[list[int]] = []
+        for each in (plain, decoder):
+            loop = GraphLoop(each, draw)
+            tokens = loop.begin(each.extend(prompt, 0)[None], [len(prompt)], 1)
+            replies.append(tokens + [loop.next()[0] for _ in range(count - 1)])
+        assert replies[0] == replies[1]
+    assert compiled_graphs() - before == 2
 
 
 def test_the_loop_of_a_device_stays_in_the_window_and_resumes_a_reply(

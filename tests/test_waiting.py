@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.generation.decoder import Decoder
-from gpt2chat.core.generation.sampling import candidates, first_to_ring
+from gpt2chat.core.generation.graph import draw
+from gpt2chat.core.generation.sampling import never_mask
 from gpt2chat.core.text.tokens import VOCAB
 from gpt2chat.core.training.guard import Guard
 from gpt2chat.core.training.objectives import (
@@ -46,10 +47,9 @@ def test_reading_a_value_of_a_meta_tensor_fails():
     ],
 )
 def test_a_draw_reads_no_value(sampling: Sampling):
-    logits = torch.empty(3, VOCAB, device="meta")
-    chances, ids = candidates(logits, torch.zeros_like(logits, dtype=torch.bool), sampling)
-    drawn = ids.gather(1, first_to_ring(chances, torch.empty_like(chances).exponential_()))
-    assert drawn.shape == (3, 1)
+    logits, meta = torch.empty(3, VOCAB, device="meta"), torch.device("meta")
+    seen, token = torch.zeros_like(logits, dtype=torch.bool), torch.zeros(3, device=meta).long()
+    draw(sampling, never_mask(meta), logits, torch.empty_like(logits), seen, token, token.clone())
 
 
 def test_a_step_of_decoding_reads_no_value():

@@ -43,10 +43,10 @@ class Block(NamedTuple):
         """Return queries, keys and values side by side, shape (..., 3 * width)."""
         return self.qkv(normed(x, self.norm_1, self.eps))
 
-    def split(self, x: Tensor) -> Sequence[Tensor]:
-        """Return queries, keys and values, each of shape (texts, heads, tokens, head width)."""
+    def split(self, x: Tensor) -> Tensor:
+        """Return queries, keys and values, shape (3, texts, heads, tokens, head width)."""
         qkv = self.project(x)
-        return qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        return qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Return the layer's output from its input and its attention, both (..., width)."""
@@ -75,25 +75,43 @@ class Decoder:
         self.window = len(self.positions)
         self.norm = norm_of(weights, "ln_f")
         self.blocks = blocks_of(weights, dtype)
-        self.keys, self.values = self.make_cache(1), self.make_cache(1)
-        self._layer = step_layer
+        self.cache = self.make_cache(1)
+        self.compiled = False
+        """Whether PyTorch compiles a step."""
+        self._run_step: Callable[..., Tensor] = Decoder._step_scores
 
     def compile(self) -> None:
-        """Let PyTorch compile the layer of a step. All layers share one graph."""
-        self._layer = torch.compile(step_layer, fullgraph=True)
+        """Let PyTorch compile a step into one graph, from the embeddings to the scores."""
+        self.compiled = True
+        self._run_step = torch.compile(Decoder._step_scores, fullgraph=True)
+
+    @property
+    def keys(self) -> Tensor:
+        """The cache's keys, shape (layers, slots, heads, positions, head width)."""
+        return self.cache[0]
+
+    @property
+    def values(self) -> Tensor:
+        """The cache's values, of the same shape."""
+        return self.cache[1]
 
     def with_slots(self, slots: int, window: int) -> Self:
         """Return a decoder with the same weights and a cache of its own."""
         other = copy.copy(self)
         other.window = min(window, self.window)
-        other.keys, other.values = other.make_cache(slots), other.make_cache(slots)
+        other.cache = other.make_cache(slots)
         return other
 
     def make_cache(self, slots: int) -> Tensor:
-        """Return empty keys or values, shape (layers, slots, heads, positions, head width)."""
+        """Return empty keys and values, shape (2, layers, slots, heads, positions, head width).
+
+        They are one tensor, so that a step stores both with one kernel.
+        """
+        return torch.zeros(self._cache_shape(slots), dtype=self.dtype, device=self.device)
+
+    def _cache_shape(self, slots: int) -> tuple[int, ...]:
         width = self.tokens.shape[1] // self.heads
-        shape = (len(self.blocks), slots, self.heads, self.window, width)
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return (2, len(self.blocks), slots, self.heads, self.window, width)
 
     @torch.inference_mode()
     def extend(self, ids: Sequence[int], start: int, slot: int = 0) -> Tensor:
@@ -125,13 +143,12 @@ class Decoder:
         if start and len(ids) > 1:
             mask = torch.ones(len(ids), end, dtype=torch.bool, device=self.device).tril(start)
         with attention_kernels(self.device):
-            for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
-                query, key, value = block.split(x)
-                keys[slot, :, start:end], values[slot, :, start:end] = key[0], value[0]
+            for block, cache in zip(self.blocks, self.cache.unbind(1), strict=True):
+                qkv = block.split(x)
+                cache[:, slot, :, start:end] = qkv[1:, 0]
                 attended = F.scaled_dot_product_attention(
-                    query,
-                    keys[slot : slot + 1, :, :end].to(query.dtype),
-                    values[slot : slot + 1, :, :end].to(query.dtype),
+                    qkv[0],
+                    *cache[:, slot : slot + 1, :, :end].to(qkv.dtype),
                     attn_mask=mask,
                     is_causal=not start and len(ids) > 1,
                 )
@@ -159,12 +176,40 @@ class Decoder:
             tokens: Shape (slots,), as are positions and slots.
             length: Number of positions that attention reads; above all of `positions`.
         """
-        x = self._embed(tokens[:, None], positions[:, None])
-        mask = (torch.arange(length, device=self.device) <= positions[:, None])[:, None, None]
+        # Added to the scores of attention: 0 at the positions that a token sees, -inf elsewhere.
+        # SDPA would make this from a mask of booleans again in each layer.
+        seen = torch.arange(length, device=self.device) <= positions[:, None]
+        mask = torch.where(seen, 0.0, -torch.inf).to(self.dtype)[:, None, None]
+        if self.compiled:
+            from torch._dynamo import maybe_mark_dynamic
+
+            # One graph for any length, from the start. Otherwise a second one would be compiled in
+            # the middle of a reply, where more positions are attended to for the first time.
+            maybe_mark_dynamic(mask, 3)
         with attention_kernels(self.device):
-            for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
-                x = self._layer(block, x, keys, values, positions, slots, mask)
-        return self.scores(x[:, -1])
+            return self._run_step(self, self._head, tokens, positions, slots, mask)
+
+    def _step_scores(
+        self, head: Tensor, tokens: Tensor, positions: Tensor, slots: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Run one token in each of some slots, from the embeddings to the scores.
+
+        Args:
+            head: `_head`, because compiled code cannot compute a cached property.
+            mask: Shape (slots, 1, 1, length).
+        """
+        x = self._embed(tokens[:, None], positions[:, None])
+        length = mask.shape[-1]
+        for block, cache in zip(self.blocks, self.cache.unbind(1), strict=True):
+            qkv = block.split(x)
+            # Indices with a slice between them come first: (slots, 2, heads, head width).
+            cache[:, slots, :, positions] = qkv[1:, :, :, 0].transpose(0, 1)
+            cache = cache[:, :, :, :length]
+            if len(slots) < cache.shape[1]:  # selecting slots copies, and mostly all of them run
+                cache = cache[:, slots]
+            attended = F.scaled_dot_product_attention(qkv[0], *cache.to(qkv.dtype), attn_mask=mask)
+            x = block.finish(x, attended.transpose(1, 2).flatten(2))
+        return F.linear(normed(x[:, -1], self.norm, self.eps).to(self.dtype), head).float()
 
     def _embed(self, ids: Tensor, positions: Tensor | slice) -> Tensor:
         return (self.tokens[ids] + self.positions[positions]).float()
@@ -176,34 +221,6 @@ class Decoder:
     @cached_property
     def _head(self) -> Tensor:
         return self.tokens.to(self.dtype)
-
-
-def step_layer(
-    block: Block,
-    x: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    positions: Tensor,
-    slots: Tensor,
-    mask: Tensor,
-) -> Tensor:
-    """Run one token in each of some slots through a layer, and store its key and value.
-
-    Args:
-        x: Shape (slots, 1, width).
-        keys: Keys of the layer, shape (all slots, heads, positions, head width), as are values.
-        positions: Shape (slots,), as are slots.
-        mask: True at the positions that each token sees, shape (slots, 1, 1, length).
-    """
-    query, key, value = block.split(x)
-    keys[slots, :, positions], values[slots, :, positions] = key[:, :, 0], value[:, :, 0]
-    keys, values = keys[:, :, : mask.shape[-1]], values[:, :, : mask.shape[-1]]
-    if len(slots) < len(keys):  # selecting slots copies, and mostly all of them run
-        keys, values = keys[slots], values[slots]
-    attended = F.scaled_dot_product_attention(
-        query, keys.to(query.dtype), values.to(query.dtype), attn_mask=mask
-    )
-    return block.finish(x, attended.transpose(1, 2).flatten(2))
 
 
 def attention_kernels(device: torch.device) -> AbstractContextManager[Any]:

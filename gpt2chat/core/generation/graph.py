@@ -9,7 +9,13 @@ from torch import Tensor
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ReplyError
 from gpt2chat.core.generation.decoder import Decoder
-from gpt2chat.core.generation.sampling import NOT_FINITE, candidates, first_to_ring
+from gpt2chat.core.generation.sampling import (
+    COLDEST,
+    NOT_FINITE,
+    candidates,
+    first_to_ring,
+    never_mask,
+)
 
 BUCKET = 256
 """Attention reads a multiple of this many positions. Each multiple has a graph of its own."""
@@ -54,8 +60,17 @@ class GraphLoop:
         self._result = torch.zeros(slots, dtype=torch.long, device=device)
         """The drawn tokens to return; -1 if the scores were not finite."""
         self._position = torch.zeros(slots, dtype=torch.long, device=device)
-        self._seen = torch.zeros(slots, len(decoder.tokens), dtype=torch.bool, device=device)
+        vocab = len(decoder.tokens)
+        self._seen = torch.zeros(slots, vocab, dtype=torch.bool, device=device)
+        self._never = never_mask(device)
+        width = 1 if self.sampling.temperature < COLDEST else self.sampling.top_k or vocab
+        self._clocks = torch.ones(slots, min(width, vocab), device=device)
+        """Random numbers of the next draw, one for each candidate."""
         self._random = torch.Generator(device)
+        # Random numbers come from outside of the draw, because compiled code cannot use a
+        # generator of its own. If the draw is compiled for more settings than PyTorch allows, it
+        # runs uncompiled.
+        self._draw_from = torch.compile(draw) if decoder.compiled else draw
         cuda = device.type == "cuda"
         # Pinned memory lets the copy run while Python continues.
         self._result_on_cpu = torch.zeros(slots, dtype=torch.long, pin_memory=cuda)
@@ -139,13 +154,10 @@ class GraphLoop:
 
     def _draw(self, logits: Tensor) -> None:
         """Draw a token for each slot from scores of shape (slots, vocab)."""
-        chances, ids = candidates(logits, self._seen, self.sampling)
-        clocks = torch.empty_like(chances).exponential_(generator=self._random)
-        drawn = ids.gather(1, first_to_ring(chances, clocks))
-        self._seen.scatter_(1, drawn, True)
-        self._token.copy_(drawn[:, 0])
-        # The next step starts before the CPU sees this result, so its token must be a valid one.
-        self._result.copy_(drawn[:, 0].masked_fill(~logits.amax(-1).isfinite(), -1))
+        self._clocks.exponential_(generator=self._random)
+        self._draw_from(
+            self.sampling, self._never, logits, self._clocks, self._seen, self._token, self._result
+        )
 
     def _copy(self) -> None:
         """Start to copy the result to the CPU."""
@@ -188,3 +200,31 @@ class GraphLoop:
             self._step(length)
         self._graphs[length] = graph
         return graph
+
+
+def draw(
+    sampling: Sampling,
+    never: Tensor,
+    logits: Tensor,
+    clocks: Tensor,
+    seen: Tensor,
+    token: Tensor,
+    result: Tensor,
+) -> None:
+    """Draw a token for each slot, and write it into `seen`, `token` and `result`.
+
+    Args:
+        never: True at tokens that must not be drawn, shape (vocab,).
+        logits: Shape (slots, vocab).
+        clocks: Exponential random numbers, shape (slots, candidates).
+        seen: True at the tokens of the replies so far, shape (slots, vocab).
+        token: Shape (slots,). The next step starts before the CPU sees the result, so this is a
+            valid token in any case.
+        result: The same, but -1 where the scores are not finite.
+    """
+    chances, ids = candidates(logits, seen, sampling, never)
+    # On a CPU there may be fewer candidates than there are with the sampling on a GPU.
+    drawn = ids.gather(1, first_to_ring(chances, clocks[:, : chances.shape[1]]))
+    seen.scatter_(1, drawn, True)
+    token.copy_(drawn[:, 0])
+    result.copy_(drawn[:, 0].masked_fill(~logits.amax(-1).isfinite(), -1))

@@ -56,9 +56,7 @@ class Int8Decoder(Decoder):
         torch.set_num_threads(threads)
 
     def make_cache(self, slots: int) -> Tensor:
-        width = self.tokens.shape[1] // self.heads
-        shape = (len(self.blocks), slots, self.heads, self.window, width)
-        return torch.from_numpy(_zeros(shape, np.uint16)).view(torch.bfloat16)
+        return torch.from_numpy(_zeros(self._cache_shape(slots), np.uint16)).view(torch.bfloat16)
 
     def extend(self, ids: Sequence[int], start: int, slot: int = 0) -> Tensor:
         if len(ids) > INT8_TOKENS:

@@ -75,7 +75,7 @@ class Sampler:
             raise ReplyError(NOT_FINITE)
         banned = None
         if n := self.sampling.no_repeat_ngram:
-            banned = torch.zeros(len(replies), VOCAB, dtype=torch.bool)
+            banned = never_mask(logits.device).repeat(len(replies), 1)
             for row, reply in enumerate(replies):
                 banned[row, ending_ngram(self.histories[reply], n)] = True
         chances, ids = candidates(logits, self._seen[list(replies)], self.sampling, banned)
@@ -112,7 +112,8 @@ def candidates(
         logits: Shape (replies, vocab), float32.
         seen: True at the tokens of the replies so far, shape (replies, vocab). The penalty applies
             to these only: with the prompt's tokens the model would avoid the user's words.
-        banned: True at tokens that must not follow, of the same shape.
+        banned: True at tokens that must not follow. Shape (vocab,) or (replies, vocab); defaults to
+            `never_mask`.
 
     Returns:
         Two tensors of shape (replies, candidates). The chances do not add up to 1.
@@ -125,10 +126,9 @@ def candidates(
         else:
             mean = logits.mean(-1, keepdim=True)
         scores = penalize(scores - mean, seen.gather(1, ids), sampling.repetition_penalty)
-    never = _never(scores.device)[ids]
-    if banned is not None:
-        never = never | banned.gather(1, ids)
-    scores = scores.masked_fill(never, -torch.inf)
+    if banned is None:
+        banned = never_mask(scores.device)
+    scores = scores.masked_fill(banned.expand_as(logits).gather(1, ids), -torch.inf)
     if sampling.temperature < COLDEST:
         best = ids.gather(1, scores.argmax(-1, keepdim=True))
         return torch.ones_like(best, dtype=torch.float32), best
@@ -208,8 +208,8 @@ def _preselect(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _never(device: torch.device) -> Tensor:
-    """Return a mask of the tokens that must not be drawn, shape (vocab,)."""
+def never_mask(device: torch.device) -> Tensor:
+    """Return a mask that is True at the tokens in NEVER, shape (vocab,)."""
     mask = torch.zeros(VOCAB, dtype=torch.bool, device=device)
     mask[NEVER] = True
     return mask
