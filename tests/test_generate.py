@@ -204,6 +204,18 @@ def test_log_probabilities_of_a_text_are_the_models(generator: Generator, starte
         generator.logprobs([1] * 1025)
 
 
+def test_a_reply_that_is_scored_has_the_choices_of_its_generation(generator: Generator):
+    drawn = generator.generate(ROME, GREEDY, top_logprobs=2).choices
+    scored = generator.choices([*ROME, *(choice.token for choice in drawn)], len(ROME), 2)
+    assert [choice.token for choice in scored] == [choice.token for choice in drawn]
+    assert [choice.logprob for choice in scored] == pytest.approx(
+        [choice.logprob for choice in drawn], abs=0.3
+    )
+    assert [len(choice.top) for choice in scored] == [2] * len(drawn)
+    with pytest.raises(ValueError, match="window"):
+        generator.choices(ROME, 0, 2)
+
+
 def test_a_beginning_computed_ahead_is_not_computed_again(
     starter: GPT2LMHeadModel, lengths: list[int]
 ):

@@ -98,3 +98,19 @@ def test_an_unknown_model_is_not_found(served: Running):
 @pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "http://evil.example"}])
 def test_requests_of_other_sites_are_refused(served: Running, headers: dict[str, str]):
     assert served.client.get("/v1/models", headers=headers).status_code == 403
+
+
+def test_a_reply_is_scored_to_its_end(served: Running):
+    messages = [*HI, {"role": "assistant", "content": "Hello you"}]
+    asked = {"messages": messages, "top_logprobs": 2}
+    tokens = served.post("/v1/score", **asked).json()["content"]
+    assert [each["token"] for each in tokens] == ["Hello", " you", "<|eot_id|>"]
+    assert all(len(each["top_logprobs"]) == 2 for each in tokens)
+    long = [*HI, {"role": "assistant", "content": "word " * 2000}]
+    refusals = [served.post("/v1/score", messages=some) for some in (HI, long)]
+    assert [each.json()["error"]["param"] for each in refusals] == ["messages", "messages"]
+
+
+def test_the_list_of_models_has_the_sampling_of_a_request_that_sets_none(served: Running):
+    (model,) = served.client.get("/v1/models").json()["data"]
+    assert model["sampling"]["temperature"] == served.settings.sampling.temperature

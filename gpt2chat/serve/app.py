@@ -26,6 +26,7 @@ from gpt2chat.serve.asked import (
     parse_completion,
     parse_messages,
     parse_sampling,
+    parse_score,
     to_conversation,
 )
 from gpt2chat.serve.errors import ApiError
@@ -33,7 +34,7 @@ from gpt2chat.serve.fields import Fields, read_object
 from gpt2chat.serve.guard import Guard, is_loopback
 from gpt2chat.serve.models import Models
 from gpt2chat.serve.page import page_response
-from gpt2chat.serve.replies import Writer
+from gpt2chat.serve.replies import Writer, token_choice
 
 
 def create_app(settings: ServeConfig, models: Models, key: str | None = None) -> Starlette:
@@ -51,6 +52,7 @@ def create_app(settings: ServeConfig, models: Models, key: str | None = None) ->
         Route("/v1/chat/completions", service.chat, methods=["POST"]),
         Route("/v1/completions", service.complete, methods=["POST"]),
         Route("/v1/window", service.window, methods=["POST"]),
+        Route("/v1/score", service.score, methods=["POST"]),
         Route("/v1/feedback", service.vote, methods=["POST"]),
     ]
     hosts = list(settings.allow_host)
@@ -147,6 +149,17 @@ class Service:
         return JSONResponse(
             await run_in_threadpool(describe_window, messages, size, sampling.max_new_tokens)
         )
+
+    async def score(self, request: Request) -> Response:
+        """Report how likely each token of a reply is, its end included."""
+        fields = await read_object(request)
+        model = self._models.pick(fields.text("model"))
+        size, defaults = self._models.window(model), self._settings.sampling
+        ids, start, top = await run_in_threadpool(parse_score, fields, size, defaults)
+        generator = await run_in_threadpool(self._models.load, model)
+        choices = await run_in_threadpool(generator.choices, ids, start, top)
+        content = [token_choice(choice) for choice in choices]
+        return JSONResponse({"object": "score", "model": model, "content": content})
 
     async def vote(self, request: Request) -> Response:
         """Append a vote to the feedback file."""

@@ -16,6 +16,7 @@ from gpt2chat.core.text.tokens import (
     encode_conversation,
     encode_text,
     exchanges,
+    fit_window,
 )
 from gpt2chat.serve.errors import ApiError
 from gpt2chat.serve.fields import Fields
@@ -126,6 +127,28 @@ def parse_completion(fields: Fields, window: int, defaults: Sampling) -> Asked:
         echo=echo,
         no_reply=no_reply,
     )
+
+
+def parse_score(fields: Fields, window: int, defaults: Sampling) -> tuple[list[int], int, int]:
+    """Return the tokens of a conversation, where its reply begins, and how many choices to report.
+
+    The window holds what it held when the reply was written, unless that leaves no room for it.
+    """
+    messages = parse_messages(fields)
+    sampling = parse_sampling(fields, window, defaults, ("max_tokens",))
+    top = fields.whole("top_logprobs", 0, MOST_TOP) or 0
+    fields.refuse_rest()
+    conversation = to_conversation(messages)
+    reply = conversation.reply
+    if reply is None:
+        raise ApiError("The last message must be the assistant's.", param="messages")
+    check_length([reply.content], window)
+    prompt = fit(conversation.prompt, window, sampling.max_new_tokens, "auto")
+    whole = fit_window(prompt.with_reply(reply.content), window)
+    if whole is None:
+        raise too_long("The message and its reply do not fit the window together.", "messages")
+    encoded = encode_conversation(whole)
+    return encoded.ids, encoded.prompt_length, top
 
 
 def parse_prompt(value: Any, most: int) -> list[int]:

@@ -1,5 +1,6 @@
 """Hold the models that a server offers, each loaded at its first request."""
 
+import dataclasses
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -80,4 +81,5 @@ class Models:
             "owned_by": "gpt2chat",
             "window": self._folders[name].window,
             "default": name == self.pick(None),
+            "sampling": dataclasses.asdict(self._settings.sampling),
         }

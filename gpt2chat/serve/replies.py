@@ -98,13 +98,7 @@ class Writer:
             return None
         if self._chat:
             return {
-                "content": [
-                    {
-                        **token_logprob(choice.token, choice.logprob or 0.0),
-                        "top_logprobs": [token_logprob(*pair) for pair in choice.top],
-                    }
-                    for choice in choices
-                ],
+                "content": [token_choice(choice) for choice in choices],
                 "refusal": None,
             }
         texts = [decode([choice.token]) for choice in choices]
@@ -117,6 +111,14 @@ class Writer:
             ],
             "text_offset": offsets,
         }
+
+
+def token_choice(choice: "Choice") -> dict[str, Any]:
+    """Return a token of a chat completion with its alternatives."""
+    return {
+        **token_logprob(choice.token, choice.logprob or 0.0),
+        "top_logprobs": [token_logprob(*pair) for pair in choice.top],
+    }
 
 
 def token_logprob(token: int, logprob: float) -> dict[str, Any]:

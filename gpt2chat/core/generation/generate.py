@@ -147,6 +147,31 @@ class Generator:
         next_ids = torch.tensor(ids[1:], device=scores.device)
         return scores[:-1].log_softmax(-1).gather(1, next_ids[:, None])[:, 0]
 
+    def choices(self, ids: Sequence[int], start: int, top_logprobs: int) -> list[Choice]:
+        """Return the tokens of a text from a position on, as if the model had drawn them.
+
+        Args:
+            start: Position of the first token to return, at least 1.
+            top_logprobs: Number of likeliest tokens to return with each.
+
+        Raises:
+            ValueError: There are no tokens, or more than the model has positions.
+        """
+        if not 0 < start < len(ids) <= self.window:
+            raise ValueError(f"tokens {start} to {len(ids)} in a window of {self.window}")
+        with self._lock:
+            self._cached = []
+            scores = self._decoder.along(ids)
+        logps = scores[start - 1 : -1].log_softmax(-1)
+        top: Any = logps.topk(top_logprobs)
+        drawn = logps.gather(1, torch.tensor(ids[start:], device=logps.device)[:, None])[:, 0]
+        tops = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        rows = zip(ids[start:], drawn.tolist(), tops, strict=True)
+        return [
+            Choice(token, logprob, tuple(zip(tokens, values, strict=True)))
+            for token, logprob, (tokens, values) in rows
+        ]
+
     def warm(self, prompt: Sequence[int], cancelled: Callable[[], bool]) -> None:
         """Compute the beginning of an expected prompt, until it is complete or cancelled."""
         ids = list(prompt)[: self.window - 1]
