@@ -87,6 +87,7 @@ def storage(path: Path, elsewhere: str = OTHER_FOLDER) -> Generator[None]:
             folder = next((folder for folder in (path, *path.parents) if folder.exists()), Path())
             is_full = (
                 any(text in str(error) for text in FULL_DISK_TEXTS)
+                # Other libraries report nothing but that they failed; the disk itself tells.
                 or shutil.disk_usage(folder).free < 2**16
             )
         if is_full:
@@ -148,17 +149,17 @@ def write_bytes(
     with storage(path, elsewhere):
         make_folder(path.parent)
         try:
-            with open(partial, "wb", opener=_private if private else None) as file:
+            # Private from its first byte: with a later chmod, others could open it before.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            with open(os.open(partial, flags, 0o600 if private else 0o666), "wb") as file:
                 file.write(content)
                 file.flush()
+                # The name must not change before the content is on the disk: after a loss of power
+                # the file would be empty.
                 os.fsync(file.fileno())
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 class Workspace(NamedTuple):

@@ -164,6 +164,7 @@ class Run:
         file = self.folder / LOCK
         if file.is_symlink():
             raise StorageError(f"{file} is a link. Remove it, or give another `out`.")
+        # Folders made for the lock alone go with it, so that a refused start leaves no trace.
         missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         with storage(self.folder):
             make_folder(self.folder)
@@ -210,7 +211,12 @@ class Run:
                 f"{folder} is not a run folder, and is not empty. Give another `out`.",
                 setting="out",
             )
-        self._refuse_links()
+        # A link among what is written or removed below would lead the program elsewhere.
+        own = [path for path in folder.iterdir() if OWN_FILES.fullmatch(path.name)]
+        own += [folder / "tensorboard", self.checkpoints, *self._all_checkpoints()]
+        for path in own:
+            if path.is_symlink():
+                raise StorageError(f"{path} is a link. Remove it, or give another `out`.")
         if self.result() is not None:
             self.remove_checkpoints()  # which a run that was killed in `finish` still has
             if resume != "off":
@@ -226,6 +232,8 @@ class Run:
                 )
             return None
         sealed = self.sealed_checkpoints()
+        # They are read whole here: from a damaged one, training would fail much later, or continue
+        # with wrong weights. An older one costs some steps.
         if resume != "off" and sealed:
             newest_damage = damaged_file(sealed[0])
             if newest_damage is None:
@@ -246,6 +254,7 @@ class Run:
                 f"{folder} holds an unfinished run, saved at step {_step_of(sealed[0])}. "
                 'Resume it with `resume="auto"`, or start over with `overwrite=True`.'
             )
+        # Without a checkpoint nothing of value is lost, unless the folder holds a model already.
         others = sorted(name for name in names - DEBRIS if not name.endswith(".partial"))
         if others:
             raise ConfigError(
@@ -263,14 +272,6 @@ class Run:
             return {"model", "data", "out"} <= self.settings().keys()
         except Gpt2ChatError:
             return False
-
-    def _refuse_links(self) -> None:
-        """Refuse links among what the program would write or remove: they lead elsewhere."""
-        own = [path for path in self.folder.iterdir() if OWN_FILES.fullmatch(path.name)]
-        own += [self.folder / "tensorboard", self.checkpoints, *self._all_checkpoints()]
-        for path in own:
-            if path.is_symlink():
-                raise StorageError(f"{path} is a link. Remove it, or give another `out`.")
 
     def settings_to_resume(
         self, settings: Settings, command: str, given: Mapping[str, str]
@@ -344,6 +345,7 @@ class Run:
             make_folder(self.folder)
             (self.folder / RESULT).unlink(missing_ok=True)
             self.remove_checkpoints()
+            # run.toml stays until it is replaced: it is what marks the folder as a run.
             for path in self.folder.iterdir():
                 own = OWN_FILES.fullmatch(path.name) and path.name != SETTINGS
                 if own and not path.is_dir():
@@ -364,9 +366,11 @@ class Run:
             StorageError: The disk is full.
         """
         entries: dict[str, dict[str, Any]] = {}
+        # The step may have been saved before, by a start that was killed.
         (checkpoint / SEAL).unlink(missing_ok=True)
         for path in sorted(checkpoint.rglob("*")):
             if path.is_file():
+                # On the disk before the seal that vouches for it is.
                 with storage(path), path.open("rb+") as file:
                     os.fsync(file.fileno())
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -473,6 +477,7 @@ def open_run(
             f"{run.folder} and {data} must be two folders, neither within the other: each is "
             "emptied when it is written anew. Give another `out`."
         )
+    # A dry run writes nothing, so it takes no lock and may look at a run that is being trained.
     if settings.dry_run:
         checkpoint = run.newest_checkpoint() if settings.resume != "off" else None
         if checkpoint is not None:
@@ -503,7 +508,7 @@ def damaged_file(checkpoint: Path, *, read: bool = True) -> Path | None:
             sizes_only = isinstance(entry, int)
             size, digest = (entry, None) if sizes_only else (entry["size"], entry["sha256"])
             try:
-                if path.stat().st_size != size:
+                if path.stat().st_size != size:  # at once, without reading the file
                     return path
                 if read and digest is not None:
                     with path.open("rb") as file:
@@ -557,6 +562,7 @@ def newest_run(commands: Iterable[str], runs: Path = RUNS) -> Path | None:
     with reading(runs):
         folders = sorted(runs.iterdir()) if runs.is_dir() else []
     for folder in folders:
+        # By the date in result.json: the folder's own changes with a copy, or with eval.json.
         result = Run(folder).result()
         if result is not None and result.get("command") in wanted:
             finished.append((result["finished"], folder))

@@ -118,7 +118,7 @@ def _replies(
     order = random.SystemRandom().sample(list(generators), len(generators))
     candidates: list[Candidate] = []
     for letter, model in zip(ascii_uppercase, order, strict=False):
-        report.show_label(letter)
+        report.show_heading(letter)
         stream = generators[model].stream(ids, sampling, stop_loops=True)
         candidate = Candidate(letter, model, dialogue.show(stream))
         if not candidate.text and candidate.reply.finish_reason != "cancelled":

@@ -72,7 +72,7 @@ class PlainLines:
 
     def ask(self, question: str) -> str:
         """Return one line."""
-        report.show_question(question)
+        report.show_heading(question, end="")
         try:
             line = sys.stdin.readline()
         except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from prompt_toolkit.layout.processors import TabsProcessor
 from prompt_toolkit.validation import ValidationError, Validator
 
 from gpt2chat.core.errors import DataError
-from gpt2chat.core.text.tokens import encode_text
+from gpt2chat.core.text.tokens import LONGEST_TOKEN, encode_text
 from gpt2chat.dialogue.dialogue import Dialogue
 from gpt2chat.dialogue.text import unquoted
 from gpt2chat.interrupts import PromptInterrupts
@@ -23,9 +23,6 @@ from gpt2chat.report import sign
 
 METER_CELLS = 10
 """Width of the meter's bar, in characters."""
-LONGEST_TOKEN = 128
-"""Bytes of GPT-2's longest token. A text of more than this times the window is surely too long, so
-the meter need not encode all of it at each key."""
 
 
 class Prompt:
@@ -128,6 +125,7 @@ def meter(dialogue: Dialogue, typed: str) -> str:
     """
     session = dialogue.session
     window = session.window
+    # A longer text cannot fit, and the meter need not encode a pasted book at every key.
     text = "" if typed.startswith("/") else unquoted(typed)[: LONGEST_TOKEN * window]
     used = session.used + len(encode_text(text))
     full = min(METER_CELLS, -(-used * METER_CELLS // window))

@@ -4,9 +4,8 @@ stdout gets the result and nothing else; stderr gets notes, progress and errors.
 """
 
 from gpt2chat.report.chat import (
+    show_heading,
     show_json_line,
-    show_label,
-    show_question,
     show_reply,
     show_rows,
     show_speed,
@@ -39,12 +38,11 @@ __all__ = [
     "show_context",
     "show_error",
     "show_evaluation",
+    "show_heading",
     "show_json",
     "show_json_line",
-    "show_label",
     "show_plan",
     "show_prepare",
-    "show_question",
     "show_reply",
     "show_rows",
     "show_runs",

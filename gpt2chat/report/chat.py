@@ -42,10 +42,11 @@ def show_reply(pieces: Iterable[str]) -> None:
     wrap = WordWrap()
     try:
         for text in visible(pieces):
+            # In a locale that is not UTF-8, what it cannot show becomes a question mark.
             piece = text.encode(encoding, "replace").decode(encoding)
             size = screen_size()
             _write(wrap.add(piece, size.columns) if size else piece)
-    finally:
+    finally:  # a reply that was stopped keeps its last word, and its line ends
         size = screen_size()
         _write((wrap.rest(size.columns) if size else "") + "\n")
 
@@ -97,7 +98,7 @@ def show_json_line(value: dict[str, Any]) -> None:
 def show_rows(rows: Sequence[tuple[str, str]]) -> None:
     """Print names with their meanings or values."""
     texts = [(Text(name), Text("".join(visible([value])), style="dim")) for name, value in rows]
-    if err.width < NARROW:
+    if err.width < NARROW:  # two columns would leave each meaning a word a row
         for name, meaning in texts:
             err.print(name, Padding.indent(meaning, 2), sep="\n")
         return
@@ -109,11 +110,6 @@ def show_rows(rows: Sequence[tuple[str, str]]) -> None:
     err.print(table)
 
 
-def show_label(label: str) -> None:
-    """Print the heading of one of several replies."""
-    err.print(Text(label, style="bold"))
-
-
-def show_question(question: str) -> None:
-    """Print a question and stay on its line; for input without a prompt on a terminal."""
-    err.print(question, end="", style="bold")
+def show_heading(text: str, end: str = "\n") -> None:
+    """Print the heading of one of several replies, or, with an `end` of "", a question."""
+    err.print(Text(text, style="bold"), end=end)

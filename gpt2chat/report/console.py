@@ -31,12 +31,14 @@ def show_error(error: Gpt2ChatError) -> None:
     if isinstance(error, WorkerError):
         err.quiet = False  # the process that ended may be the first one
     shown = to_command_line(str(error))
+    # Most messages name the flag themselves, at the place where it reads best.
     if error.setting and flag(error.setting) not in shown:
         shown = f"{flag(error.setting)}: {shown}"
     # Ctrl-C is what the user asked for, not an error.
     label = "" if isinstance(error, Interrupted) else "error: "
     text = Text(_in_lines(f"{label}{shown}", err))
     text.stylize("red", 0, len(label))
+    # rich would break the lines again, inside commands that a user may copy.
     err.print(text, soft_wrap=True)
 
 

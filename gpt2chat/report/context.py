@@ -21,6 +21,8 @@ def show_context(layout: "Layout") -> None:
     table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
+    # The oldest exchange leaves first, but system prompt and document stay: there may be several
+    # stretches of either kind, and each gets a heading.
     leaving = False
     for part in layout.parts:
         if part.leaves != leaving:

@@ -89,18 +89,7 @@ def show_evaluation(result: "Evaluation", *, json: bool) -> None:
     say(f"Below each figure: {result.interval}.")
     better = f"{sign('↓', 'v')} lower is better, {sign('↑', '^')} higher is better"
     say(f"{better}; * the interval of a difference excludes 0.")
-    _explain_accuracy(result.models)
-    say(REFERENCE)
-    note(f"written: {result.path}")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} [\u2026]"
-
-
-def _explain_accuracy(models: "tuple[ModelResult, ...]") -> None:
-    """Print why a preference accuracy can be below 0.5, if one is."""
-    for model in models:
+    for model in result.models:
         accuracy = model.figures.get("preference_accuracy")
         longer = model.figures.get("preference_longer")
         if accuracy is not None and longer is not None and accuracy.value < 0.5 < longer.value:
@@ -109,10 +98,17 @@ def _explain_accuracy(models: "tuple[ModelResult, ...]") -> None:
                 f"favours the longer reply, good or bad: {model.model} prefers the longer one in "
                 f"{longer.value:.0%} of the pairs of different length."
             )
-            return
+            break  # the reason is the same for every model
+    say(REFERENCE)
+    note(f"written: {result.path}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} [\u2026]"
 
 
 def _columns(title: str, names: list[str]) -> Table:
+    # Names of models and folders may look like rich's markup, as in runs/[draft].
     table = Table(title=escape(title), box=SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("")
     for name in names:
@@ -121,6 +117,7 @@ def _columns(title: str, names: list[str]) -> Table:
 
 
 def _add_figures(table: Table, columns: list[dict[str, "Estimate"]], *, signed: bool) -> None:
+    # It imports torch, and this module is loaded before the settings are checked.
     from gpt2chat.core.evaluation.figures import FIGURES
 
     arrows = {"lower": f" {sign('↓', 'v')}", "higher": f" {sign('↑', '^')}", "": ""}
@@ -138,6 +135,7 @@ def _estimate(estimate: "Estimate", style: str, *, signed: bool) -> str:
     if estimate.low is None:
         return f"{estimate.value:{style}}"
     mark = " *" if signed and estimate.excludes_zero else ""
+    # Between signed numbers a dash would read as a minus.
     between = "\u2013" if estimate.low >= 0 and not signed else " to "
     ends = f"{estimate.low:{style}}{between}{estimate.high:{style}}"
     return f"{estimate.value:{style}}{mark}\n[dim]{ends}[/dim]"

@@ -43,6 +43,7 @@ def show_prepare(result: "PrepareResult", *, json: bool) -> None:
         if tokens["trained"]:
             line = f"{kind}: {tokens['trained']:,} tokens to train, {tokens['prompt']:,} of prompts"
             out.print(line)
+    # Preference pairs alone are for a model that is fine-tuned already.
     has_pairs = manifest.rows("preference", "train")
     command = "orpo --model MODEL" if has_pairs else "eval --model MODEL"
     command = "sft" if manifest.rows("sft", "train") else command
@@ -58,6 +59,7 @@ def _rows(manifest: "Manifest") -> Table:
     for title in ("train", "validation"):
         table.add_column(title, justify="right", min_width=NUMBER_CELLS)
     counts = [(source, kind) for kind, sources in manifest.counts.items() for source in sources]
+    # A source that gave no row at all is worth a line: it is often a mistake.
     empty = [(source, "·") for source in manifest.dropped if source not in dict(counts)]
     for source, kind in [*counts, *empty]:
         splits = manifest.counts.get(kind, {}).get(source, {})

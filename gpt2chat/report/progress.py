@@ -22,6 +22,7 @@ PACE_SECONDS = 10.0
 @contextmanager
 def prepare_progress() -> Generator[Callable[["Reading"], None]]:
     """Print which sources were picked, with one live line below if stderr is a terminal."""
+    # A column that grows with its text would move those after it at every record.
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False, table_column=_column(18)),

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from gpt2chat.core.data.prepare import Shown
 
 MOST_LINES = 60
-"""Lines of an untrained part that are printed; of a longer one, its first 40 and last 20."""
+"""Lines of an untrained part that are printed; of a longer one, its first 40 and last 20.
+
+The end is what the reply answers; the trained part, which is to be checked, is printed whole."""
 LAST_LINES = 20
 
 

@@ -37,6 +37,7 @@ class WordWrap:
                 self._space += char
             elif char in "\n\t":
                 parts += (self._end_word(columns), self._end_space(), char)
+                # Terminals have a tab stop at every eighth column, and none beyond the edge.
                 self._at = 0 if char == "\n" else min((self._at // 8 + 1) * 8, columns - 1)
             else:
                 self._word += char
@@ -54,6 +55,7 @@ class WordWrap:
             return ""
         word, width = self._word, _width(self._word)
         self._word = ""
+        # At the beginning of a line a break would gain nothing, however long the word is.
         if self._at and self._at + len(self._space) + width > columns:
             self._space, self._at = "", width
             return "\n" + word
@@ -67,14 +69,14 @@ class WordWrap:
 
 def word_wrapped(text: str, columns: int) -> str:
     """Return a text with line breaks between words, and none within a command that fits a line."""
-
-    def in_one_piece(match: re.Match[str]) -> str:
-        command = match[0]
-        fits = _width(command) <= columns
-        return command.replace(" ", UNBREAKABLE_SPACE) if fits else command
-
+    text = COMMAND.sub(
+        lambda match: (
+            match[0].replace(" ", UNBREAKABLE_SPACE) if _width(match[0]) <= columns else match[0]
+        ),
+        text,
+    )
     wrap = WordWrap()
-    wrapped = wrap.add(COMMAND.sub(in_one_piece, text), columns) + wrap.rest(columns)
+    wrapped = wrap.add(text, columns) + wrap.rest(columns)
     return wrapped.replace(UNBREAKABLE_SPACE, " ")
 
 
@@ -91,6 +93,7 @@ def _columns(char: str) -> int:
         return max(width, 2)
     category = unicodedata.category(char)
     if category in COMBINING:
+        # These three ask for a wide or a boxed form, and some terminals widen the character then.
         return 1 if char in "\ufe0e\ufe0f\u20e3" else 0
     if category in ("Cf", "Mc", "Co", "Cn") or (width == 0 and char != "\t"):
         return max(width, 1)

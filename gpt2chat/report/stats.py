@@ -34,22 +34,34 @@ def show_stats(
         picture: File with the same figures, drawn.
     """
     for kind, splits in lengths.items():
+        # OASST1's reference construction has a validation split only.
         split = "train" if any(_rows(splits.get("train", {})).values()) else "validation"
         sources = splits.get(split, {})
         rows = _rows(sources)
-        if any(rows.values()):
-            name = "training" if split == "train" else split
-            heading = f"{kind}: {sum(rows.values()):,} {name} {UNITS[kind]}"
-            out.print(Text(heading, style="bold"))
-            out.print(_histogram(kind, sources, window), "", sep="\n")
-            out.print(_shares(rows), "", sep="\n")
+        total = sum(rows.values())
+        if not total:
+            continue
+        name = "training" if split == "train" else split
+        out.print(Text(f"{kind}: {total:,} {name} {UNITS[kind]}", style="bold"))
+        out.print(_histogram(kind, sources, window), "", sep="\n")
+        table = _table()
+        table.add_column("source", width=SOURCE_CELLS, no_wrap=True, overflow="ellipsis")
+        table.add_column("share", width=BAR_CELLS, no_wrap=True)
+        table.add_column("", justify="right", min_width=5)
+        table.add_column("rows", justify="right", min_width=8)
+        for source, number in sorted(rows.items(), key=lambda row: -row[1]):
+            if number:
+                share = number / total
+                drawn = _drawn(share, "magenta")
+                table.add_row(Text(printable(source)), drawn, f"{share:.1%}", f"{number:,}")
+        out.print(table, "", sep="\n")
     say(f"Drawn: {picture}")
 
 
 def bar(share: float, width: int, *, plain: bool = False) -> str:
     """Return a bar of `share` of `width` cells, in eighths; at least one eighth unless it is 0."""
     eighths = max(round(share * width * 8), int(share > 0))
-    if plain:
+    if plain:  # ASCII has no part of a cell, so each part counts as a whole one
         return "#" * -(-eighths // 8)
     whole, part = divmod(eighths, 8)
     return EIGHTHS[-1] * whole + (EIGHTHS[part - 1] if part else "")
@@ -69,7 +81,7 @@ def _histogram(kind: str, sources: "Lengths", window: int) -> Table:
         for part in COLOURS
     }
     highest = max(1, *(max(bars) for bars in totals.values()))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table = _table()
     table.add_column("tokens", justify="right")
     for part in COLOURS:
         longer = ", the longer" if (kind, part) == ("preference", "reply") else ""
@@ -92,15 +104,5 @@ def _rows(sources: "Lengths") -> dict[str, int]:
     return {source: sum(lengths["prompt"]) for source, lengths in sources.items()}
 
 
-def _shares(rows: Mapping[str, int]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("source", width=SOURCE_CELLS, no_wrap=True, overflow="ellipsis")
-    table.add_column("share", width=BAR_CELLS, no_wrap=True)
-    table.add_column("", justify="right", min_width=5)
-    table.add_column("rows", justify="right", min_width=8)
-    total = sum(rows.values())
-    for source, number in sorted(rows.items(), key=lambda row: -row[1]):
-        if number:
-            drawn = _drawn(number / total, "magenta")
-            table.add_row(Text(printable(source)), drawn, f"{number / total:.1%}", f"{number:,}")
-    return table
+def _table() -> Table:
+    return Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)

@@ -48,6 +48,7 @@ def training_progress(
         task = progress.add_task(what, total=None, line="loading model and data")
 
         def on_step(step: "Step") -> None:
+            # The text comes first. The bar gets what is left, and goes if that is too little.
             room = err.width - len(f"{what}  ")
             line = step_line(step, room)
             bar.bar_width = min(WIDEST_BAR, room - len(line))
@@ -77,6 +78,7 @@ def step_line(step: "Step", room: int) -> str:
     parts.append(f"{step.tokens_per_second:,.0f} tokens/s")
     parts.append(f"{step.utilisation:.0%} used")
     parts.append(f"epoch {step.epoch:.2f}")
+    # Cut off by the terminal, the line would end in the middle of a figure.
     while len(parts) > 1 and len(" · ".join(parts)) > room:
         parts.pop()
     return " · ".join(parts)

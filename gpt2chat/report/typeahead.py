@@ -51,6 +51,7 @@ def _set_quiet_mode(terminal: int) -> None:
     import termios
     import tty
 
+    # TCSADRAIN, since Python's default would drop the keys that are typed already.
     tty.setcbreak(terminal, termios.TCSADRAIN)
     mode = termios.tcgetattr(terminal)
     mode[3] |= termios.NOFLSH  # otherwise Ctrl-C drops what was typed before it
@@ -81,7 +82,7 @@ def _stop(number: int, _: Any) -> None:
     if _has_keys():
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
     handler = signal.signal(number, signal.SIG_DFL)
-    signal.raise_signal(number)
+    signal.raise_signal(number)  # returns when the shell continues the program
     signal.signal(number, handler)
 
 

@@ -97,6 +97,8 @@ class Chat:
             DataError: The message is empty, or too long for the window. The chat is unchanged.
             ReplyError: The model gave no reply, twice. The message is taken back.
         """
+        # Always in this order: with the other, two chats of one model could wait for each other.
+        # Both are held to the end, so that a reply is not interrupted by another chat's.
         with self.lock, self.generator.turn:
             return self.stream(text).read()
 
@@ -314,7 +316,7 @@ class Stream(Iterator[str]):
         return chat.generator.stream(self._prompt.ids, sampling, stop_loops=True)
 
     def _run(self) -> Steps[str]:
-        failed = True
+        failed = True  # unless the end is reached, or the reader ends the reply
         try:
             yield from _from_first_word(self._drawing)
             if not (self._drawing.reply.text.strip() or self._cancelled):
@@ -339,6 +341,7 @@ class Stream(Iterator[str]):
             return
         chat = self._chat
         chat.open_stream = None
+        # After an error, as with scores that are not finite, the text so far means nothing.
         reply = self._drawing.reply
         text = "" if failed else reply.text.strip()
         earlier = [turn.content for turn in chat.session.turns if turn.role == "assistant"]

@@ -47,7 +47,7 @@ def data_folder() -> Path | None:
     """
     try:
         data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    except RuntimeError:
+    except RuntimeError:  # what Path.home raises for a user without a home folder
         return None
     return Path(data, "gpt2chat")
 
@@ -103,6 +103,7 @@ def save_chat(path: Path, messages: Sequence[Message], cut: Collection[int] = ()
         DataError: The file exists and is not a saved chat.
         StorageError: The file cannot be written.
     """
+    # A mistyped name must not replace another file, such as a data set.
     if path.exists():
         try:
             read_chat(path)
@@ -144,6 +145,7 @@ class Autosave:
                 self._path = None
             return
         if self._path is None:
+            # Two programs may begin a chat at the same time, so the name has the process too.
             self._path = self.folder / f"{datetime.now():%Y-%m-%d-%H%M%S-%f}-{os.getpid()}.json"
         with storage(self.folder, ELSEWHERE):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -172,6 +174,7 @@ def latest_chat(folder: Path | None) -> KeptChat:
     Raises:
         DataError: The folder has no chat, or none can be read.
     """
+    # A damaged file, as a full disk leaves it, is no reason to lose the chats before it.
     unread: list[str] = []
     for path in _newest_first(folder) if folder else ():
         try:

@@ -83,6 +83,7 @@ class Feedback:
             rows.append(
                 {"chosen": chosen, "rejected": rejected, **_cut((prompt, chosen) in self._cut)}
             )
+        # Remembered only once it is written: after a full disk the same rating can be tried again.
         self._append(prompt, rows)
         others[prompt] = against
         same.setdefault(prompt, []).append(reply)
@@ -120,7 +121,7 @@ class Feedback:
         rows: list[dict[str, Any]] = []
         for model, reply in replies.items():
             if model == chosen or reply.strip() in ("", best):
-                continue
+                continue  # such a pair says nothing, and `prepare` would drop it
             pair = {"chosen": best, "rejected": reply.strip()}
             models = {"chosen_model": chosen, "rejected_model": model}
             date = datetime.now(UTC).isoformat(timespec="seconds")
@@ -153,6 +154,7 @@ class Feedback:
             return
         with storage(self.path, "Give another file as `feedback`."):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Opened for each rating: two programs may append to one file, and it may be moved away.
             with self.path.open("ab+") as file:
                 # A file that was edited by hand may lack its last line break.
                 if file.tell():

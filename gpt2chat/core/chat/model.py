@@ -126,6 +126,7 @@ class ChatModel:
             ReplyError: The model's scores are not finite.
         """
         ids = encode_text(prompt)
+        # The model needs a token to continue, and a position for the first of its own.
         if not 0 < len(ids) < self.window:
             raise DataError(
                 f"The text has {len(ids):,} tokens. Give one of 1 to {self.window - 1:,}."
@@ -154,6 +155,7 @@ class ChatModel:
             raise DataError(
                 f"The messages have {len(encoded):,} tokens; {self.window:,} fit. Leave some out."
             )
+        # The scores at a position are those of the next token, hence one earlier.
         begin = encoded.prompt_length
         with self.generator.turn:
             values: list[float] = self.generator.logprobs(encoded.ids)[begin - 1 :].tolist()

@@ -24,9 +24,11 @@ def read_prompts(path: Path) -> list[Conversation]:
         raise DataError(f"Cannot read {path}: {error.strerror}.", setting="prompts") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}.", setting="prompts") from error
+    # Not `splitlines`: a prompt may contain U+2028, which is no end of line in JSON Lines.
     lines = [(at, line) for at, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise DataError(f"{path} has no prompt. Write one per line.", setting="prompts")
+    # By the first line alone: a later text that begins with a brace is still a text.
     is_json = lines[0][1].lstrip().startswith("{")
     prompts: list[Conversation] = []
     for at, line in lines:

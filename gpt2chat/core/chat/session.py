@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from gpt2chat.core.chat.chats import read_chat, save_chat
 from gpt2chat.core.chat.window import (
+    SHORTEST_REPLY,
     UNWRITTEN,
+    USUAL_MESSAGE,
     Layout,
     before_message,
     fitted,
     lay_out,
     length,
-    length_before_message,
-    over_room,
 )
 from gpt2chat.core.errors import DataError, RowError
 from gpt2chat.core.text.conversations import Conversation, Message, Role
@@ -117,6 +117,7 @@ class Session:
         if not text.strip():
             self._turns = self._before
             return False
+        # A new list: `_before` may be the old one.
         self._turns = [*self._turns, Message("assistant", text)]
         place = len(self._turns) - 1
         self._cut = {at for at in self._cut if at < place} | ({place} if cut else set())
@@ -166,7 +167,7 @@ class Session:
         inside = self._turns[self._left :]
         if self._replied:
             return min(length(self._conversation(*inside)), self.window)
-        return min(length_before_message(self._conversation(*inside, UNWRITTEN)), self.window)
+        return min(len(before_message(self._conversation(*inside, UNWRITTEN))), self.window)
 
     def beginning(self, max_new_tokens: int) -> list[int]:
         """Return the tokens that the next prompt begins with, if its message is not long.
@@ -175,7 +176,7 @@ class Session:
             DataError: The system prompt and the document leave no room.
         """
         conversation = self._conversation(*self._turns, UNWRITTEN)
-        return before_message(conversation, self.window, max_new_tokens)
+        return list(before_message(fitted(conversation, self.window, max_new_tokens)))
 
     def layout(self, max_new_tokens: int) -> Layout:
         """Return the prompt of the next reply, part by part.
@@ -227,6 +228,7 @@ class Session:
             DataError: The system prompt and the document take too much of the window. The chat is
                 unchanged.
         """
+        # All checks come first: a chat that cannot be loaded must not lose the present one.
         head = [part for part in conversation.messages if part.role in ("system", "context")]
         for part in head:
             what = "system prompt" if part.role == "system" else "document"
@@ -266,7 +268,7 @@ class Session:
             DataError: There is no reply yet, or the text is empty.
         """
         message = _message("assistant", text, "The reply")
-        _ = self.latest
+        _ = self.latest  # raises if there is no reply
         self._turns = [*self._turns[:-1], message]
         place = len(self._turns) - 1
         self._cut = self._cut - {place} | ({place} if cut else set())
@@ -300,7 +302,9 @@ class Session:
             raise DataError(f"{what} has {tokens:,} tokens; at most {most:,} fit. Shorten it.")
 
     def _check_together(self, head: list[Message], of: str = "") -> None:
-        over = over_room(head, self.window)
+        # What they leave must hold a usual message and the shortest reply; less in a small window.
+        room = min(SHORTEST_REPLY, self.window // 2) + min(USUAL_MESSAGE, self.window // 8)
+        over = length(Conversation((*head, UNWRITTEN))) + room - self.window
         if len(head) > 1 and over > 0:
             tokens = sum(len(encode_text(part.content)) for part in head)
             raise DataError(
@@ -311,6 +315,7 @@ class Session:
     def _prompt(self, turns: list[Message], max_new_tokens: int) -> Prompt:
         prompt = fitted(self._conversation(*turns), self.window, max_new_tokens)
         left = len(turns) - len(prompt.turns)
+        # With a shorter document, turns come back into the window: nothing to report.
         pushed = max(left - self._left, 0)
         self._before, self._turns, self._left = self._turns, turns, left
         return Prompt(encode_conversation(prompt).ids, pushed)

@@ -1,6 +1,6 @@
 """Fit a chat into the window: what the model reads next, and what leaves first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -70,10 +70,13 @@ def fitted(conversation: Conversation, window: int, max_new_tokens: int) -> Conv
         DataError: The latest message is too long even for that.
     """
     reserve = reserved(window, max_new_tokens)
+    # Were the room for a short message not kept free, each one would drop an exchange, and what was
+    # computed of the prompt while the user typed would be of no use.
     spare = max(USUAL_MESSAGE - len(encode_text(conversation.user.content)), 0)
     fits = fit_window(conversation, window - reserve - spare)
     if fits is not None:
         return fits
+    # Without history, the reply gives up its room before the message is refused.
     alone = conversation.with_history(())
     least = min(SHORTEST_REPLY, reserve)
     over = length(alone) - (window - least)
@@ -95,30 +98,11 @@ def length(conversation: Conversation) -> int:
     return len(encode_conversation(conversation))
 
 
-def over_room(head: Sequence[Message], window: int) -> int:
-    """Return by how many tokens a system prompt and a document exceed their room in a window.
-
-    The rest is for a usual message and the shortest reply, or less in a small window.
-    """
-    room = min(SHORTEST_REPLY, window // 2) + min(USUAL_MESSAGE, window // 8)
-    return length(Conversation((*head, UNWRITTEN))) + room - window
-
-
 @lru_cache(maxsize=64)
-def length_before_message(prompt: Conversation) -> int:
-    """Return how many tokens of a prompt come before its latest message."""
+def before_message(prompt: Conversation) -> tuple[int, ...]:
+    """Return the tokens of a prompt before its latest message, which may be `UNWRITTEN`; cached."""
     *before, _message, _header = _split(render(prompt))
-    return sum(len(encode(spans).ids) for spans in before)
-
-
-def before_message(conversation: Conversation, window: int, max_new_tokens: int) -> list[int]:
-    """Return the tokens of a prompt before its latest message, which may be `UNWRITTEN`.
-
-    Raises:
-        DataError: The latest message is too long for the window.
-    """
-    *before, _message, _header = _split(render(fitted(conversation, window, max_new_tokens)))
-    return [token for spans in before for token in encode(spans).ids]
+    return tuple(token for spans in before for token in encode(spans).ids)
 
 
 def lay_out(conversation: Conversation, window: int, max_new_tokens: int) -> Layout:
@@ -131,6 +115,7 @@ def lay_out(conversation: Conversation, window: int, max_new_tokens: int) -> Lay
     unwritten = prompt.user is UNWRITTEN
     groups = exchanges(prompt.history)
     parts = [Part(spans, len(encode(spans).ids)) for spans in _split(render(prompt))]
+    # The history is in the context block: its first message follows the token that opens the block.
     openers = (part.spans[0].control and part.spans[0].text == START_CONTEXT for part in parts)
     oldest = next((at + 1 for at, is_opener in enumerate(openers) if is_opener), 0)
     for at in range(oldest, oldest + len(groups[0]) if groups else oldest):

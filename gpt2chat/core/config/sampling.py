@@ -58,6 +58,7 @@ class Sampling(Settings):
         section="Sampling",
         metavar="TEXT",
     )
+    # That leaves 64 of GPT-2's 1,024 positions to the prompt, whose fixed parts take 18.
     max_new_tokens: int = setting(
         256, help="Longest reply, in tokens.", section="Sampling", ge=1, le=960
     )
@@ -69,6 +70,7 @@ class Sampling(Settings):
     )
 
     def check_together(self) -> None:
+        # Without any repeated token, a reply of some words is all that can be said.
         self.require("no_repeat_ngram", self.no_repeat_ngram != 1, "0, or from 2 to 64")
         if not all(self.stop):
             raise ConfigError(
@@ -87,6 +89,7 @@ class Sampling(Settings):
         Raises:
             ConfigError: There is no such setting, or it does not have such a value.
         """
+        # As on the command line: /set --top-k 5.
         name = name.lstrip("-").replace("-", "_")
         known = settings_of(Sampling)
         if name not in known:
