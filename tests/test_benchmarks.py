@@ -1,5 +1,6 @@
 """The benchmarks run; what they measure is no test's business."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -7,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
+from gpt2chat import __version__
 
 ROOT = Path(__file__).parent.parent
 FEW = (
@@ -17,6 +17,13 @@ FEW = (
 )
 
 
+def test_the_tables_name_the_version_where_there_is_no_git(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setenv("PATH", "")
+    assert importlib.import_module("page").commit() == __version__
+
+
+@pytest.mark.slow
 def test_decode_prints_a_figure_of_every_task_for_each_way():
     command = [sys.executable, "benchmarks/decode.py", *FEW.split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

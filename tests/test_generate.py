@@ -392,3 +392,40 @@ def test_a_gpu_draws_what_transformers_would(starter: GPT2LMHeadModel, compiled:
     assert [list(reply.ids) for reply in together] == expected
     seeded = Sampling(seed=3, max_new_tokens=20)
     assert generator.generate(ROME, seeded).ids == generator.generate(ROME, seeded).ids
+
+
+@pytest.mark.gpu
+def test_a_step_of_a_loop_waits_for_nothing_but_its_tokens(starter: GPT2LMHeadModel):
+    decoder = make_decoder(starter.to("cuda"))[1]  # pyright: ignore[reportArgumentType]
+    loop = GraphLoop(decoder, Sampling())
+    loop.begin(decoder.extend(ROME, 0)[None], [len(ROME)], 1)
+    torch.cuda.set_sync_debug_mode("error")  # an event that the loop waits for raises nothing
+    try:
+        assert min(loop.next()[0] for _ in range(20)) >= 0
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_another_thread_may_take_memory_while_a_graph_is_captured(starter: GPT2LMHeadModel):
+    decoder = make_decoder(starter.to("cuda"))[1]  # pyright: ignore[reportArgumentType]
+    captured, failures = threading.Event(), list[Exception]()
+
+    def take() -> None:
+        sizes = iter(range(30, 10**6))
+        try:
+            while not captured.is_set():  # a new size each time, so that CUDA itself is asked
+                torch.empty(next(sizes) << 20, dtype=torch.uint8, device="cuda")
+                torch.cuda.empty_cache()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    try:
+        for _ in range(5):
+            GraphLoop(decoder, GREEDY).begin(decoder.extend(ROME, 0)[None], [len(ROME)], 1)
+    finally:
+        captured.set()
+        thread.join()
+    assert not failures

@@ -100,6 +100,15 @@ def test_samples_that_are_left_out_count_for_nothing(settings: SftConfig):
     assert "`batch_tokens=" in refused(job, 0.8)
 
 
+def test_a_step_in_bf16_takes_less_on_a_gpu_by_what_attention_does_not_save(settings: SftConfig):
+    job = replace(make_job(settings), autocast=True)
+    on_gpu = replace(job, device=torch.device("cuda"))
+    tokens = max(int(job.tokens.sizes[list(one)].sum()) for one in job.sequences)
+    # 2 layers of width 32; a GPU holds the weights, too.
+    weights = 4 * sum(weight.numel() for weight in job.model.parameters())
+    assert needed_memory(job) - needed_memory(on_gpu) == (75 - 45) * tokens * 2 * 32 - weights
+
+
 def test_a_run_that_surely_does_not_fit_is_refused_before_anything_is_written(
     settings: SftConfig, free: Callable[[float], None]
 ):

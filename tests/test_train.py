@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.config.settings import to_toml
@@ -30,10 +30,12 @@ from gpt2chat.core.errors import ConfigError, DataError, Interrupted, StorageErr
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.compiling import compiled_graphs
 from gpt2chat.core.runs import Run
+from gpt2chat.core.training.arguments import GPU_LOGGING, arguments
 from gpt2chat.core.training.callbacks import Step
 from gpt2chat.core.training.job import make_job
 from gpt2chat.core.training.metrics import json_line, read_lines
 from gpt2chat.core.training.train import TrainResult, card, curve, train
+from gpt2chat.core.training.trainer import Votes
 from tests.helpers import ignore, tiny_model
 
 
@@ -743,6 +745,33 @@ def test_the_card_names_a_base_on_the_hub_through_the_runs_between(tiny_data: Pa
     assert head["base_model"] == "openai-community/gpt2"
 
 
+def trained(model: str, data: Path, out: Path, command: str, **values: Any) -> list[float]:
+    """Train and return the validation losses: how often a run logs its loss depends on the device,
+    and when it validates does not."""
+    if command == "sft":
+        train(config(model, data, out, **values))
+    else:
+        shared: dict[str, Any] = {"lr": 1e-3, "batch_size": 4, "evals": 2, "epochs": 2}
+        train(OrpoConfig(model=model, data=data, out=out, **shared, **values))
+    return [line["eval_loss"] for line in lines(out) if "eval_loss" in line]
+
+
+def test_a_run_that_logs_seldom_validates_as_often_as_another(
+    model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    few = {"limit": 12, "epochs": 1, "eval_samples": 2}
+    often = trained(model, tiny_data, tmp_path / "often", "sft", **few)
+
+    def seldom(*given: Any, **named: Any) -> Any:
+        made = arguments(*given, **named)
+        made.logging_steps = GPU_LOGGING
+        return made
+
+    monkeypatch.setattr("gpt2chat.core.training.job.arguments", seldom)
+    assert trained(model, tiny_data, tmp_path / "seldom", "sft", **few) == often
+    assert len(often) == 3
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("command", ["sft", "orpo"])
 def test_a_gpu_trains_as_a_cpu_does_and_compiles_once(
@@ -752,12 +781,27 @@ def test_a_gpu_trains_as_a_cpu_does_and_compiles_once(
     for device, compile in (("cpu", "off"), ("cuda", "off"), ("cuda", "on")):
         before, out = compiled_graphs(), tmp_path / f"{device}-{compile}"
         values: Any = {"precision": "auto", "dropout": 0.0, "device": device, "compile": compile}
-        if command == "sft":
-            train(config(model, tiny_data, out, **values))
-        else:
-            shared = {"lr": 1e-3, "batch_size": 4, "evals": 1, "epochs": 2}
-            train(OrpoConfig(model=model, data=tiny_data, out=out, **shared, **values))
+        losses.append(trained(model, tiny_data, out, command, **values))
         assert compiled_graphs() - before == int(compile == "on")
-        losses.append([loss for _, loss in losses_of(out)])
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
     assert losses[2] == pytest.approx(losses[1], rel=0.03)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compile", ["off", "on"])
+def test_no_step_waits_for_the_gpu(model: str, tiny_data: Path, tmp_path: Path, compile: str):
+    class NoWaiting(TrainerCallback):
+        """From the end of step 3 to that of step 8, anything that waits for the GPU raises."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step in (3, 8):
+                torch.cuda.set_sync_debug_mode("error" if state.global_step == 3 else "default")
+
+    values: Any = {"precision": "auto", "device": "cuda", "compile": compile, "epochs": 10}
+    trainer = make_job(config(model, tiny_data, tmp_path, **values)).trainer([NoWaiting()])
+    trainer.votes = Votes(lambda: [0.0, 0.0])
+    try:
+        trainer.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.state.global_step > 8

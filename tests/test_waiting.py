@@ -4,6 +4,7 @@ Tensors on PyTorch's meta device have shapes and no values. Code that reads a va
 and code that distinguishes devices takes the GPU's branch.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.config.training import SftConfig
 from gpt2chat.core.generation.decoder import Decoder
 from gpt2chat.core.generation.graph import draw
 from gpt2chat.core.generation.sampling import never_mask
 from gpt2chat.core.text.tokens import VOCAB
+from gpt2chat.core.training.arguments import arguments
 from gpt2chat.core.training.guard import Guard
 from gpt2chat.core.training.objectives import (
     Objective,
@@ -25,7 +28,9 @@ from gpt2chat.core.training.objectives import (
     lay_out_for,
     shape_for,
 )
+from gpt2chat.core.training.trainer import Votes
 from tests.helpers import tiny_model
+from tests.test_trainer import make
 
 
 def test_reading_a_value_of_a_meta_tensor_fails():
@@ -101,6 +106,42 @@ def test_a_step_of_training_reads_no_value(objective: Objective):
     guard.add_loss(1, loss, sequence)
     guard.stop(torch.empty((), device="meta"), optimizer)
     assert optimizer.found_inf.device.type == "meta"
+
+
+def test_a_gpu_copies_the_next_batch_while_it_computes(tmp_path: Path):
+    made: Any = arguments(SftConfig(out=tmp_path), validated=False, device=torch.device("cuda"))
+    assert made.dataloader_pin_memory
+    assert made.accelerator_config.non_blocking
+
+
+def test_a_single_process_copies_no_wishes_to_its_device(tmp_path: Path):
+    def wishes() -> list[float]:
+        raise AssertionError("a copy would wait for the previous step")
+
+    trainer: Any = make([[0]], tmp_path)
+    trainer.votes = Votes(wishes)
+    counts = torch.ones(1, device="meta")
+    assert trainer._get_num_items_in_batch([{"counts": counts}], counts.device).shape == (1,)
+
+
+def test_the_forward_pass_does_not_look_for_samples_in_the_positions(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def look(*_: Any, **__: Any) -> None:
+        raise AssertionError("a condition on a tensor waits for the device")
+
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", look)
+    model: Any = tiny_model(packed=True)
+    numbers = torch.zeros(1, 6, dtype=torch.long)
+    logps = model(
+        input_ids=numbers,
+        position_ids=torch.tensor([[0, 1, 2, 0, 1, 2]]),
+        cu_seq_lens_q=torch.tensor([0, 3, 6], dtype=torch.int32),
+        max_length_q=3,
+        logit_positions=numbers[0],
+        targets=numbers[0],
+    )
+    assert logps.shape == (6,)
 
 
 def names_of(_: Any) -> list[str]:

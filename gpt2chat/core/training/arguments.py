@@ -10,8 +10,9 @@ from trl.trainer.sft_config import SFTConfig
 from gpt2chat.core.config.training import TrainConfig
 from gpt2chat.core.runs import CHECKPOINTS
 
-GPU_LOGGING = 10
-"""Steps between two lines of metrics on a GPU: reading a number from it waits for all its work."""
+GPU_LOGGING = 20
+"""Steps between two lines of metrics on a GPU: reading a number from it waits for all its work, by
+estimate half a step's time. Of GPT-2 124M, 20 steps of 32,768 tokens take 1.4 s on an H100."""
 
 
 def process_count() -> int:

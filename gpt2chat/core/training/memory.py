@@ -15,7 +15,10 @@ from gpt2chat.core.training.job import Job
 
 ACTIVATION_BYTES = {True: 75, False: 115}
 """Bytes that a layer saves for its backward pass, per token and unit of width: True in bf16
-autocast, False in float32. Measured on a CPU (docs/log.md); compiled on a GPU, less."""
+autocast, False in float32. Measured on a CPU (docs/log.md)."""
+GPU_ACTIVATION_BYTES = 45
+"""The same on a GPU in bf16, where varlen attention saves no weights. Counted on tensors without
+values (docs/log.md), not measured."""
 CERTAIN_FAILURE = 0.75
 """Share of the estimate below which a run certainly fails."""
 GROUP_FILES = (
@@ -97,10 +100,14 @@ def needed_memory(job: Job) -> int:
 
     gradients and AdamW's two moments, in float32   12 · trained weights (a GPU: + 4 · all)
     activations saved by the layers                 tokens · layers · width · ACTIVATION_BYTES
+                                                (a GPU in bf16: GPU_ACTIVATION_BYTES)
     the logits, overwritten by their gradient       trained tokens · vocab · bytes
     """
     config = job.model.config
-    layers = _sequence_tokens(job) * config.n_layer * config.n_embd * ACTIVATION_BYTES[job.autocast]
+    each = ACTIVATION_BYTES[job.autocast]
+    if job.autocast and job.device.type == "cuda":
+        each = GPU_ACTIVATION_BYTES
+    layers = _sequence_tokens(job) * config.n_layer * config.n_embd * each
     logits = max(job.trained_tokens()) * config.vocab_size * (2 if job.autocast else 4)
     return _sharing(job) * (_fixed(job) + layers + logits)
 
