@@ -87,6 +87,7 @@ def _with_settings(config_type: type[Settings]) -> Callable[[FunctionT], Functio
             ],
             key=lambda each: each.kind,
         )
+        # A parameter that the function declares itself, such as `model`, replaces the setting.
         function.__signature__ = own.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
         return function
 
@@ -94,12 +95,18 @@ def _with_settings(config_type: type[Settings]) -> Callable[[FunctionT], Functio
 
 
 @contextmanager
-def _notebook_bar(what: str) -> Generator[Callable[[float, float | None, str], None] | None]:
+def _notebook_bar(
+    what: str, state: "Callable[..., tuple[float, float | None, str]]"
+) -> Generator[Callable[..., None] | None]:
     """Show a progress bar in a notebook, where nothing else shows that work is being done.
 
+    Args:
+        state: Returns amount done, total and text, from the arguments of a progress callback.
+
     Yields:
-        A function of amount done, total and text; None outside a notebook.
+        The callback that moves the bar; None outside a notebook.
     """
+    # Never imported here: a notebook has it loaded, and a script does not need it.
     shell = "IPython" in sys.modules and sys.modules["IPython"].get_ipython()
     if not shell or "IPKernelApp" not in shell.config:
         yield None
@@ -108,9 +115,8 @@ def _notebook_bar(what: str) -> Generator[Callable[[float, float | None, str], N
 
     with tqdm(desc=what, bar_format="{desc} {bar} {postfix}") as bar:
 
-        def show(done: float, total: float | None, text: str) -> None:
-            bar.total = total
-            bar.n = done
+        def show(*progress: Any) -> None:
+            bar.n, bar.total, text = state(*progress)
             bar.set_postfix_str(text)
 
         yield show
@@ -132,14 +138,13 @@ def prepare(
     # A caller with a callback shows the progress itself, so a notebook gets no bar.
     if on_progress is not None:
         return write_shards(config, on_progress)
-    with _notebook_bar("prepare") as show:
 
-        def show_progress(progress: "Progress") -> None:
-            if show is not None:
-                total = None if progress.done < 0 else 1.0
-                show(progress.done, total, f"{progress.source}: {progress.records:,} records")
+    def state(progress: "Progress") -> tuple[float, float | None, str]:
+        total = None if progress.done < 0 else 1.0
+        return progress.done, total, f"{progress.source}: {progress.records:,} records"
 
-        return write_shards(config, show_progress)
+    with _notebook_bar("prepare", state) as show:
+        return write_shards(config, show)
 
 
 @overload
@@ -192,13 +197,12 @@ def _train(
 
     if on_step is not None:
         return TrainedModel(settings.out, train(settings, on_step))
-    with _notebook_bar(settings.command) as show:
 
-        def show_step(step: "Step") -> None:
-            if show is not None:
-                show(step.step, step.steps, f"loss {step.loss:.3f}")
+    def state(step: "Step") -> tuple[float, float | None, str]:
+        return step.step, step.steps, f"loss {step.loss:.3f}"
 
-        return TrainedModel(settings.out, train(settings, show_step))
+    with _notebook_bar(settings.command, state) as show:
+        return TrainedModel(settings.out, train(settings, show))
 
 
 @_with_settings(EvalConfig)
@@ -217,9 +221,10 @@ def evaluate(
     """
     config = settings_from(EvalConfig, {**settings, "model": model})
     name, _ = pick_model(config.model, ("sft", "orpo"))
+    # torch is imported here: a wrong name should not take seconds to be refused.
     from gpt2chat.core.evaluation.evaluate import evaluate as measure
 
     if on_progress is not None:
         return measure(replace(config, model=name), on_progress)
-    with _notebook_bar("evaluate") as show:
+    with _notebook_bar("evaluate", lambda *progress: progress) as show:
         return measure(replace(config, model=name), show)

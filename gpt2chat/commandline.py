@@ -63,6 +63,7 @@ def _as_typed(code: str) -> str | None:
     """Return a setting, its value or a call as the user types it; None for anything else."""
     if code in known_settings():
         return flag(code)
+    # Python's own parser, so that quotes, numbers and placeholders need no rules of ours.
     try:
         tree = ast.parse(code if "(" in code else f"settings({code})", mode="eval").body
     except SyntaxError:

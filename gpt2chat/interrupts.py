@@ -84,6 +84,7 @@ class PromptInterrupts:
 
     def _receive(self, *_: Any) -> None:
         self.missed = True
+        # The handler may run between any two instructions; the prompt's loop does the rest.
         if self._app.loop:
             self._app.loop.call_soon_threadsafe(self._pass_on)
 
@@ -97,6 +98,7 @@ class PromptInterrupts:
 def ended_by_sigterm() -> Generator[None]:
     """Leave at SIGTERM as after Ctrl-D, with exit code 143, so that the terminal is restored."""
     is_main = current_thread() is main_thread()
+    # A program around this one that handles SIGTERM itself keeps its handler.
     if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return

@@ -80,6 +80,8 @@ def command(run: Callable[..., None], name: str) -> Callable[..., None]:
         file = read_settings(name, path, config_type) if path is not None else {}
         flags: dict[str, Any] = {}
         for entry in known.values():
+            # By where it came from, not by its value: `--lr 2e-4` overrides a file although 2e-4 is
+            # the default.
             if "COMMANDLINE" in str(context.get_parameter_source(entry.name)):
                 value = values[entry.name]
                 if entry.kind is not bool:
@@ -110,6 +112,7 @@ def command(run: Callable[..., None], name: str) -> Callable[..., None]:
             ],
         ),
     ]
+    # Typer reads both, and click the name and the text.
     body.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     body.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     body.__name__, body.__doc__ = name, run.__doc__
@@ -183,6 +186,7 @@ def preset(command: str, path: Path) -> Path:
     Raises:
         ConfigError: There is neither.
     """
+    # A file of the same name comes first, and a mistyped path is reported as a file.
     if path.exists() or path.suffix or len(path.parts) > 1:
         return path
     bundled = PRESETS / command / f"{path.name}.toml"

@@ -27,6 +27,7 @@ def exit_without_waiting(code: object) -> None:
     """
     if not any(thread.name == NAME for thread in threading.enumerate()):
         return
+    # os._exit flushes nothing.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

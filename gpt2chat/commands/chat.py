@@ -78,6 +78,7 @@ def questions_to_answer(settings: ChatConfig) -> "list[Conversation] | None":
     from gpt2chat.core.chat.prompts import read_prompts
     from gpt2chat.core.text.conversations import Conversation, Message
 
+    # A file of prompts leaves standard input alone: a script may have it open for another purpose.
     if settings.prompts:
         return read_prompts(settings.prompts)
     piped = ""
@@ -131,6 +132,7 @@ def answer_each(
                 say("")  # an empty line between two answers
             first = False
             try:
+                # A session of its own for each, so that no answer depends on the order.
                 session = Session(window=model.window)
                 session.replace(question, "the prompt")
                 if settings.system is not None and question.messages[0].role != "system":

@@ -102,6 +102,7 @@ def take(dialogue: Dialogue, line: str) -> None:
         raise EOFError
     if not text:
         return
+    # A model to compare with may have failed to load while the user typed.
     for error in dialogue.models.take_failed():
         report.show_error(error)
     with dialogue.interrupt:
@@ -112,7 +113,7 @@ def take(dialogue: Dialogue, line: str) -> None:
                 dialogue.model()  # waits until it is loaded
                 _reporting_errors(lambda: dialogue.ask(unquoted(text)))
         finally:
-            dialogue.save()
+            dialogue.save()  # also after Ctrl-C: the text so far is part of the chat
 
 
 def _run_command(dialogue: Dialogue, line: str) -> None:
@@ -121,6 +122,7 @@ def _run_command(dialogue: Dialogue, line: str) -> None:
     if command is None:
         names = [name for command in COMMANDS for name in command.names]
         longer = [name for name in names if len(word) > 1 and name.startswith(word.lower())]
+        # The beginning of a command says more than a few letters in common: /ret is /retry.
         near = longer or difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.7)
         suggestion = f"Did you mean {near[0]}? " if near else ""
         advice = "Type /help, or a space before a message that begins with a slash."

@@ -53,6 +53,7 @@ def compare(dialogue: Dialogue, text: str) -> None:
             dialogue.models.remove(name)  # so that the next line does not fail on it again
             raise
     session, most = dialogue.session, dialogue.chat.sampling.max_new_tokens
+    # Without a message, the latest one is answered again, from other seeds than before.
     retries = 0 if message else dialogue.chat.retries + 1
     try:
         # All models read the same prompt, so it has to fit the smallest window.
@@ -92,6 +93,7 @@ def _with_another_model(dialogue: Dialogue, text: str) -> str:
 
     One word is taken for a model if it has a slash, and any word is while no other model is loaded.
     """
+    # "/compare yes" is a message to two models, but with one loaded it can only name the other.
     names = dialogue.models.names
     alone = len(names) == 1
     one_word = len(text.split()) == 1
@@ -138,7 +140,7 @@ def _vote(dialogue: Dialogue, candidates: list[Candidate]) -> str | None:
         return TIE
     *others, last = letters = [candidate.letter for candidate in with_text]
     choice = f"{', '.join(others)} or {last}" if others else last
-    dialogue.interrupt.allow_one()
+    dialogue.interrupt.allow_one()  # the question may be left unanswered
     while True:
         answer = dialogue.question(f"Which is better? {choice}, = for a tie, - for none: ")
         vote = answer.strip().upper()
@@ -159,6 +161,7 @@ def _settle(dialogue: Dialogue, candidates: list[Candidate], vote: str, seed: in
         dialogue.session.answer(chosen.text, cut=cut)
         prompt, _ = dialogue.session.latest
         replies = {entry.model: entry.text for entry in candidates}
+        # A full disk loses the vote, not the reply.
         try:
             pairs = feedback.vote(prompt, chosen.model, replies, seed, cut=cut)
         except StorageError as error:
@@ -169,6 +172,7 @@ def _settle(dialogue: Dialogue, candidates: list[Candidate], vote: str, seed: in
             if pairs and cut:
                 report.note("The model did not end this reply itself, so prepare leaves it out.")
     elif vote == TIE:
+        # The chat needs one reply to continue with: that of the model that answers in it.
         tied = [entry for entry in candidates if entry.text]
         first = next((entry for entry in tied if entry.model == dialogue.models.first), tied[0])
         dialogue.session.answer(first.text, cut=not first.reply.stopped)

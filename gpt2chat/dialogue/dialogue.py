@@ -117,6 +117,7 @@ class Dialogue:
 
     def show(self, pieces: "Stream | ReplyStream") -> "Reply":
         """Write a reply as it comes, until its end or Ctrl-C; return it."""
+        # From here on there is something to stop. Before, Ctrl-C ends the whole line.
         self.interrupt.allow_one()
         try:
             report.show_reply(pieces)
@@ -141,4 +142,4 @@ class Dialogue:
             self._saved = messages
         except (StorageError, OSError) as error:
             report.note(f"This chat is no longer saved automatically; use /save: {error}")
-            self.autosave = None
+            self.autosave = None  # the note appears once, not after each turn

@@ -22,6 +22,8 @@ class Models:
         self._queue: SimpleQueue[str] = SimpleQueue()
         for name in names:
             self.add(name)
+        # One thread: two models that load at once would compete for the cores, and the first one is
+        # what the user waits for.
         start_thread(self._load_all)
 
     @property
@@ -73,7 +75,7 @@ class Models:
             name = self._queue.get()
             future = self._loading.get(name)
             if future is None:
-                continue
+                continue  # it was removed while it waited
             try:
                 future.set_result(self._load(name))
             except BaseException as error:  # the main thread raises it

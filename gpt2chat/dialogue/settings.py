@@ -49,7 +49,7 @@ def context(dialogue: Dialogue, _: str) -> None:
 def set_(dialogue: Dialogue, text: str) -> None:
     """Show or change how replies are sampled."""
     name, value = (re.split(r"\s*=\s*|\s+", text, maxsplit=1) + [""])[:2]
-    name = name.lower().lstrip("-").replace("-", "_")
+    name = name.lower().lstrip("-").replace("-", "_")  # as on the command line, too
     chat, names = dialogue.chat, list(settings(dialogue))
     if name and name not in names:
         near = difflib.get_close_matches(name, names, n=1)
@@ -78,6 +78,7 @@ def show(dialogue: Dialogue, _: str) -> None:
     """Show the model, the settings and the files of the chat."""
     name, *others = dialogue.models.names
     session, autosave = dialogue.session, dialogue.autosave
+    # /show does not wait for the model.
     loading = dialogue.models.loading(name)
     model = loading.result() if loading.done() else None
     rows = [

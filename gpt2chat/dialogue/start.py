@@ -43,6 +43,7 @@ def begin(settings: ChatConfig, resumed: KeptChat | None) -> tuple[Session, list
         names.append(name)
         if not resumed:
             note(why)
+        # It is not refused: talking to the base shows what fine-tuning changes.
         if is_base_model(name):
             note(f"{name} is a base model that has never seen the chat template: it rambles.")
     if resumed:

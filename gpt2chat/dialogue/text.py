@@ -37,6 +37,7 @@ def _ends(text: str) -> bool:
 def as_typed(message: str) -> str:
     """Return the line that sends a message: one with a slash begins with a space."""
     line = f" {message}" if message.startswith("/") else message
+    # A message that would read as a command, or as an open quote, is put in quotes.
     plain = not is_open(message) and unquoted(message) == message
     return line if plain else f"{QUOTES}\n{message}\n{QUOTES}"
 

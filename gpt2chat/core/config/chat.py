@@ -39,6 +39,7 @@ class ChatConfig(Settings):
     resume_last: bool = setting(
         False, help="Continue the latest chat, with its model.", section="Session"
     )
+    # A chat is saved after each turn, since a terminal may be closed at any moment.
     history: bool = setting(
         True, help="Save chats and typed lines for the next session.", section="Session"
     )

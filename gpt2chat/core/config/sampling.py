@@ -38,6 +38,7 @@ class Sampling(Settings):
         ge=0,
         lt=1,
     )
+    # For the reply's tokens only: with the prompt's, the model would avoid the user's words.
     repetition_penalty: float = setting(
         1.1,
         help="Above 1, tokens already in the reply become less likely. 1 disables it.",
@@ -62,6 +63,7 @@ class Sampling(Settings):
     max_new_tokens: int = setting(
         256, help="Longest reply, in tokens.", section="Sampling", ge=1, le=960
     )
+    # No seed by default, so that the same question gets different answers.
     seed: int | None = setting(
         None,
         help="The same seed gives the same reply. Drawn at random by default.",

@@ -122,9 +122,11 @@ class Setting:
             and (self.le is None or value <= self.le)
         ):
             words = {"above": self.gt, "at least": self.ge, "below": self.lt, "at most": self.le}
+            # "from 0 to 1" reads better than "at least 0 and at most 1".
             ends = " and ".join(f"{word} {end}" for word, end in words.items() if end is not None)
             is_closed = self.ge is not None and self.le is not None
             self.require(False, f"from {self.ge} to {self.le}" if is_closed else ends, value)
+        # NaN passes no comparison above, but infinity does where there is no upper bound.
         finite = not isinstance(value, float) or math.isfinite(value)
         self.require(finite, "a finite number", value)
         self.require(not number or value < LARGEST, f"below {LARGEST}", value)
@@ -224,6 +226,8 @@ def _own_settings(config_type: type) -> Mapping[str, Setting]:
     for entry in fields(config_type):
         if is_dataclass(hints[entry.name]):
             continue
+        # Where a subclass only changes a default, as in `lr: float = 1e-4`, the rest is declared in
+        # one of its bases.
         declared = (
             base.__dataclass_fields__[entry.name].metadata
             for base in config_type.__mro__
@@ -283,6 +287,7 @@ def check_values(config_type: type, values: Mapping[str, Any]) -> dict[str, Any]
     for name in values:
         if name in known:
             continue
+        # The aliases, such as transformers' `learning_rate`, are for the command line only.
         names = {alias: e.name for e in known.values() for alias in (e.name, *e.aliases)}
         if name in names:
             raise ConfigError(f"There is no setting {name}: it is `{names[name]}` here.")
@@ -320,7 +325,7 @@ def to_toml(settings: Settings) -> str:
     lines: list[str] = []
     for name in _own_settings(type(settings)):
         value = getattr(settings, name)
-        if value is None:
+        if value is None:  # TOML has no word for it
             continue
         plain = str(value) if isinstance(value, Path) else value
         # JSON's numbers, booleans, arrays and strings are also TOML's, with two exceptions: JSON

@@ -121,6 +121,7 @@ def preference_figures(
         values = true[among].astype(np.float64)
         return Ratio(values, np.ones_like(values), tuple(map(str, groups[among])))
 
+    # A tie counts as wrong, so that a model that prefers nothing scores 0.
     everywhere = np.ones(len(pairs), dtype=np.bool_)
     similar = np.abs(excess) < SIMILAR * np.maximum(chosen_lengths, rejected_lengths)
     ratios = {

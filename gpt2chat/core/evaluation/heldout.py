@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 from gpt2chat.core.config.evaluation import EvalConfig
@@ -93,6 +92,8 @@ def read_material(settings: EvalConfig, window: int) -> Material:
     samples: list[Sample] = []
     reference: list[Sample] = []
     pairs: list[Pair] = []
+    # OASST1's replies only, where there are any: with other sources' the figure would depend on the
+    # mixture of the data.
     if settings.ppl or settings.generations:
         samples = read_samples(data, SPLIT)
         sources = sorted({sample.source for sample in samples})
@@ -146,7 +147,16 @@ def read_material(settings: EvalConfig, window: int) -> Material:
         data_sha256=hashlib.sha256(hashes.encode()).hexdigest(),
         notes=tuple(notes),
     )
-    check_lengths(material, window, data)
+    scored = [*material.reply_ids, *material.chosen_ids, *material.rejected_ids]
+    longer = sum(len(ids) > window for ids in scored)
+    longer += sum(len(ids) >= window for ids in material.prompt_ids)  # a reply needs a position
+    if longer:
+        # Not dropped: figures of other samples could not be compared.
+        raise CheckpointError(
+            f"{longer:,} {SPLIT} rows in {data} are longer than the model's window of {window} "
+            f"tokens. Shorten them with {call('prepare', max_length=window)}.",
+            setting="data",
+        )
     return material
 
 
@@ -171,20 +181,3 @@ def _order(conversation: Conversation, seed: int) -> bytes:
     """Return a key that sorts conversations in an order that looks random but never changes."""
     text = json.dumps([seed, conversation.as_dicts()])
     return hashlib.sha256(text.encode()).digest()
-
-
-def check_lengths(material: Material, window: int, data: Path) -> None:
-    """Refuse samples that do not fit the model's window.
-
-    Raises:
-        CheckpointError: A reply, a pair or a prompt is longer than the window.
-    """
-    scored = [*material.reply_ids, *material.chosen_ids, *material.rejected_ids]
-    longer = sum(len(ids) > window for ids in scored)
-    longer += sum(len(ids) >= window for ids in material.prompt_ids)  # a reply needs a position
-    if longer:
-        raise CheckpointError(
-            f"{longer:,} {SPLIT} rows in {data} are longer than the model's window of {window} "
-            f"tokens. Shorten them with {call('prepare', max_length=window)}.",
-            setting="data",
-        )

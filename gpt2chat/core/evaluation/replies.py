@@ -59,6 +59,7 @@ def measure_replies(
         batch = prompts[start : start + PROMPTS_AT_ONCE]
         replies = generator.generate_batch(batch, sampling)
         for prompt, reply in zip(batch, replies, strict=True):
+            # The window may end a reply before the limit does.
             full = len(prompt) + len(reply.ids) >= generator.window
             end = "end of turn" if reply.stopped else "window" if full else "limit"
             texts.append(ReplyText(reply.text.strip(), end))

@@ -154,6 +154,7 @@ def write_result(evaluation: Evaluation) -> None:
             evaluation.
     """
     new = cast(dict[str, Any], json.loads(json_text(asdict(evaluation))))
+    # Read again: another evaluation may have written it since `result_path` did.
     earlier = read_results(evaluation.path)
     others = [entry for entry in earlier if _identity(entry) != _identity(new)]
     write_text(evaluation.path, json_text({"evaluations": [new, *others]}) + "\n")

@@ -89,6 +89,7 @@ def _batch_losses(
     model: GPT2LMHeadModel, batch: Sequence[Sequence[int]], starts: Sequence[int]
 ) -> list[Losses]:
     """Return the losses of each sequence of a batch from its own start on."""
+    # Padding at the right needs no mask: attention is causal, so no scored token sees it.
     width = max(map(len, batch))
     ids = torch.full((len(batch), width), SPECIAL_IDS[PAD])
     scored = torch.zeros(len(batch), width, dtype=torch.bool)

@@ -104,6 +104,7 @@ def resample(ratio: Ratio, seed: int) -> FloatArray:
         raise ValueError("a figure needs at least one sample")
     # Whole groups are drawn, because samples of one OASST1 tree, or pairs with one prompt, are not
     # independent: drawing single samples would make the intervals too narrow.
+    # In the order of their names, so that two models' draws are of the same groups.
     _, members = np.unique(np.array(ratio.groups), return_inverse=True)
     count = int(members.max()) + 1
     random = np.random.default_rng(seed)

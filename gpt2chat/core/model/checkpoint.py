@@ -45,6 +45,7 @@ def plain(model: GPT2LMHeadModel, state: dict[str, Tensor] | None = None) -> GPT
     """
     if type(model) is GPT2LMHeadModel and state is None:
         return model
+    # Without memory of its own: the weights are assigned, not copied.
     with torch.device("meta"):
         copy = GPT2LMHeadModel(model.config)
     copy.load_state_dict(state or model.state_dict(), assign=True)

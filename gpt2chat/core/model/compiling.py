@@ -26,6 +26,7 @@ def pick_compile(name: Compile, device: torch.device, tokens: int) -> bool:
     if name == "off":
         return False
     able = able_to_compile(device)
+    # On a GPU whose compiler is missing, `auto` trains more slowly, and "on" is refused below.
     if name == "auto":
         return able and device.type == "cuda" and tokens >= WORTH
     if not able:

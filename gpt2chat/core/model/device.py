@@ -14,6 +14,7 @@ def pick_device(name: Device) -> torch.device:
     Raises:
         HardwareError: This machine does not have the device.
     """
+    # Never an Apple GPU: nothing has been measured on one.
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():

@@ -63,8 +63,10 @@ def matmul_flops(device: torch.device, bf16: bool) -> float:
     Utilisation is measured against it. A figure from a data sheet would need a list of devices,
     and no program reaches it.
     """
+    # Large enough to reach the device's speed, and small enough to take milliseconds.
     size = 8192 if device.type == "cuda" else 2048  # rows and columns
     factor = torch.randn(size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    # The best, since another program can only make one slower.
     best = float("inf")
     for _ in range(4):
         _wait(device)

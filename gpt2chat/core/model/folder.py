@@ -65,6 +65,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         raise CheckpointError(_why_not_a_model(folder, name), setting="model")
     config = {**DEFAULTS, **read_object(file)}
     kind = config.get("model_type")
+    # Early versions of transformers wrote the class only.
     if kind is None and config.get("architectures") == ["GPT2LMHeadModel"]:
         kind = "gpt2"
     if kind is None:
@@ -86,6 +87,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
                 f"{file}: {key} must be a whole number from 1 to 10^9, not {value}.",
                 setting="model",
             )
+    # transformers checks none of these, and fails later with an error of PyTorch's.
     sound = {
         "n_inner": config["n_inner"] is None
         or (type(config["n_inner"]) is int and 1 <= config["n_inner"] <= 10**9),
@@ -127,10 +129,12 @@ def check_vocabulary(folder: Path, config: Mapping[str, Any], name: str) -> bool
             f"{token!r}. Choose a model with GPT-2's own tokenizer.",
             setting="model",
         )
+    # A tokenizer may list tokens beyond the embeddings; the model has never read them.
     rows = config["vocab_size"]
     extra = {token: index for token, index in added.items() if GPT2_VOCAB <= index < rows}
     if rows == VOCAB and extra == SPECIAL_IDS:
         return True
+    # Without a tokenizer, the end of turn tells a chat model from a padded GPT-2.
     if rows == VOCAB and vocabulary is None and config.get("eos_token_id") == EOT_ID:
         return True
     if rows == GPT2_VOCAB or (rows == VOCAB and not extra):
@@ -164,6 +168,7 @@ def read_vocabulary(folder: Path) -> tuple[str, dict[str, int] | None, dict[str,
             added = {str(one["content"]): int(one["id"]) for one in content["added_tokens"]}
             # A Unigram model has a list of pairs.
             return file.name, vocabulary if isinstance(vocabulary, dict) else {}, added
+    # The files of the slow tokenizer, which GPT-2's own folder on the Hub has as well.
     file, added = folder / "vocab.json", dict[str, int]()
     if (folder / "added_tokens.json").exists():
         added = read_object(folder / "added_tokens.json")

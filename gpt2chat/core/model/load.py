@@ -53,6 +53,8 @@ def load_model(model: str | ModelFolder, seed: int = 0, *, packed: bool = False)
     if not folder.is_chat:
         settings["vocab_size"] = GPT2_VOCAB
         tensors["wte.weight"] = tensors["wte.weight"][:GPT2_VOCAB].contiguous()
+    # From tensors that are checked already: `from_pretrained` on the folder would allocate before
+    # it compares shapes, and only log what is missing.
     kind: Any = PackedGPT2 if packed else GPT2LMHeadModel
     with reading(folder.path / CONFIG), no_bars():
         config = GPT2Config(**{name: settings[name] for name in SETTINGS if name in settings})
@@ -70,6 +72,7 @@ def load_model(model: str | ModelFolder, seed: int = 0, *, packed: bool = False)
             # The same function as GPT-2's gelu_new, computed by one kernel instead of eight.
             block.mlp.act = nn.GELU(approximate="tanh")
     if not folder.is_chat:
+        # The caller's random numbers stay as they are.
         with torch.random.fork_rng(devices=[]), _silent("transformers.modeling_utils"):
             torch.manual_seed(seed)
             loaded.resize_token_embeddings(VOCAB, mean_resizing=True)

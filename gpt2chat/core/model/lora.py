@@ -57,7 +57,7 @@ def add_lora(model: Any, settings: TrainConfig, *, grown: bool = False) -> Any:
         trainable_token_indices={"wte": sorted(SPECIAL_IDS.values())},
         modules_to_save=["wpe"] if grown else None,
     )
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed)  # of LoRA's first matrix; the second one starts at 0
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.23 for a name that has become another.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -90,6 +90,8 @@ def save_adapted(model: Any, folder: Path, *, merge: bool) -> None:
         return
     positions = model.config.n_positions
     with storage(folder):
+        # For those who load the adapter. Set only now: in training, peft would wrap the model in a
+        # class that passes arguments which PackedGPT2 does not take.
         model.peft_config["default"].task_type = "CAUSAL_LM"
         model.save_pretrained(folder)
         save_tokenizer(folder, positions)
@@ -156,6 +158,7 @@ def apply_adapter(base: Any, folder: ModelFolder) -> Any:
     config, file = read_adapter(folder), folder.path / ADAPTER_WEIGHTS
     with reading(file), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        # As in weights.py: safetensors says "no such file" of one without read permission.
         file.open("rb").close()
         adapted: Any = get_peft_model(base, config)
         result: Any = set_peft_model_state_dict(adapted, load_file(file))

@@ -108,6 +108,7 @@ def _resolve(name: str, folder: Path, above: tuple[Path, ...] = ()) -> ModelFold
     try:
         place = local_folder(base_name)
     except CheckpointError as error:
+        # Runs are often moved together, which leaves the base next to its adapter.
         moved = folder.resolve().parent / Path(base_name).name
         hint = f", such as {moved}" if moved.is_dir() and moved != folder.resolve() else ""
         raise CheckpointError(
@@ -270,6 +271,7 @@ def download(name: str) -> Path:
     )
     from huggingface_hub.utils import tqdm
 
+    # The library's own switch, HF_HUB_DISABLE_PROGRESS_BARS, is for the whole process.
     bar: Any = tqdm
 
     class NoBar(bar):
@@ -280,6 +282,7 @@ def download(name: str) -> Path:
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=list(HUB_FILES), tqdm_class=NoBar))
+        # Only now is it asked what other files there are: it takes another request.
         if not any((folder / file).exists() for file in (WEIGHTS, INDEX, ADAPTER_WEIGHTS)):
             names = list_repo_files(name)
             raise CheckpointError(why_no_weights(name, name, WEIGHTS, names), setting="model")

@@ -37,6 +37,8 @@ def pack(sizes: Sequence[int], capacity: int, most: int | None, seed: int) -> li
     Raises:
         ValueError: An item is larger than a sequence.
     """
+    # Shuffled first, so that a sequence mixes sources and lengths. Packing by size would fill the
+    # sequences better, and make each a batch of one kind.
     order = list(range(len(sizes)))
     random.Random(seed).shuffle(order)
     closed: list[list[int]] = []

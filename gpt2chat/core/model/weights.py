@@ -170,6 +170,7 @@ def read_tensors(model: ModelFolder, config: Mapping[str, Any]) -> dict[str, Ten
                         f"Save the model in float32, float16 or bfloat16.",
                         setting="model",
                     )
+        # All headers are checked by now: a wrong shape is found before gigabytes are read.
         for name in [*shapes, *(places.keys() & {HEAD})]:
             file, opened, key = places[name]
             with reading(file):
@@ -202,6 +203,7 @@ def _check_names(model: ModelFolder, config: Mapping[str, Any], names: Iterable[
             setting="model",
         )
     expected = expected_shapes(config).keys()
+    # One name is enough for the message: usually all of them differ, by a prefix.
     missing = expected - names
     # Heads for other tasks, such as a reward model's, are ignored.
     surplus = {
@@ -220,6 +222,7 @@ def _check_head(
     model: ModelFolder, config: Mapping[str, Any], head: Tensor | None, embeddings: Tensor
 ) -> None:
     """Refuse an output head that differs from the token embeddings: nothing here would use it."""
+    # Many folders save a copy of the embeddings as the head, which is fine.
     tied = config["tie_word_embeddings"]
     if head is None and not tied:
         raise CheckpointError(

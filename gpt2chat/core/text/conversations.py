@@ -93,6 +93,7 @@ class Conversation:
     @property
     def system(self) -> str:
         """The system prompt; the default one if the conversation has none."""
+        # Never none: with and without one would be two kinds of prompts to learn.
         first = self.messages[0]
         return first.content if first.role == "system" else DEFAULT_SYSTEM
 

@@ -75,6 +75,7 @@ def load_tokenizer() -> "Tokenizer":
 
     tokenizer = Tokenizer.from_file(str(TOKENIZER))
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    # The names of special tokens in a text are plain text, so that nobody can forge a turn.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -115,6 +116,7 @@ def encoder() -> "Encoding":
 
 def encode_text(text: str) -> list[int]:
     """Return the ids of plain text."""
+    # The length is compared first: the search is only for texts that could have such a run.
     if len(text) > LONG_RUN and _LONG_RUN.search(text):
         return load_tokenizer().encode(text, add_special_tokens=False).ids
     return encoder().encode_ordinary(text)
@@ -168,6 +170,8 @@ def fit_window(conversation: Conversation, window: int = WINDOW) -> Conversation
     bare = conversation.with_history(())
     if _surely_longer((message.content for message in bare.messages), window):
         return None
+    # Each message is encoded once, and the sum compared: encoding the whole conversation for each
+    # exchange that might be dropped would take quadratic time.
     room = window - len(encode_conversation(bare))
     if room < 0:
         return None

@@ -182,7 +182,7 @@ class Watch(TrainerCallback):
                     return
 
         reader, writer = socket.socketpair()
-        writer.setblocking(False)
+        writer.setblocking(False)  # Python requires it: a signal must never wait for a reader
         handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         hangup = getattr(signal, "SIGHUP", None)
         if hangup is not None and handlers[hangup] is signal.SIG_IGN:
@@ -229,6 +229,7 @@ class Watch(TrainerCallback):
         self._check_patience(state, control)
         self._started = time.perf_counter()
         if state.is_world_process_zero:
+            # What a killed start logged after its last checkpoint is trained, and logged, again.
             lines = read_lines(self.metrics)
             self.lines = [line for line in lines if line["step"] <= state.global_step]
             text = "".join(json_line(line) for line in self.lines)
@@ -283,8 +284,9 @@ class Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if "train_runtime" in logs:
-            return
+            return  # transformers' summary at the end, whose speeds include validations
         if "loss" in logs:
+            # Validations and checkpoints do not count as training: they set `_since` back to None.
             now = time.perf_counter()
             self._seconds += now - (self._since if self._since is not None else now)
             self._since = now
@@ -331,13 +333,14 @@ class Watch(TrainerCallback):
 
     def speed(self) -> tuple[float, float]:
         """Return tokens per second and utilisation since the first line of metrics."""
+        # A run of one line has no interval to measure, so its warm-up counts too.
         first = (
             self.first if self.first and self.first is not self._marks[-1] else _Mark(0, 0, 0, 0)
         )
         return self._between(first, self._marks[-1])
 
     def _between(self, first: _Mark, last: _Mark) -> tuple[float, float]:
-        seconds = max(last.seconds - first.seconds, 1e-9)
+        seconds = max(last.seconds - first.seconds, 1e-9)  # a first line has taken no time yet
         processes = self.trainer.args.world_size if self.trainer else 1
         pace = (last.flops - first.flops) / seconds / processes
         return (last.tokens - first.tokens) / seconds, pace / self.peak

@@ -102,6 +102,7 @@ def _metadata(
     """Return the card's metadata in YAML, as the Hub reads it."""
     hub = {entry.name.partition(":")[0] for entry in manifest.inputs if entry.revision}
     names = [entry.name.partition(":")[0] for entry in manifest.inputs]
+    # Without validation there are no figures, and the Hub shows none.
     measured = result["validation"] if result["validation_loss"] is not None else {}
     figures = [
         EvalResult(

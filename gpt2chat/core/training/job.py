@@ -151,6 +151,7 @@ def make_job(settings: TrainConfig) -> Job:
             f"`max_length={settings.max_length}`. Raise it.",
             setting="max_length",
         )
+    # How many held-out samples are too long is not reported: validation is a sample anyway.
     held_items, _ = _pick_items(held_out, settings.max_length, settings.eval_samples)
     if settings.patience is not None and not held_items:
         raise ConfigError(
@@ -160,6 +161,7 @@ def make_job(settings: TrainConfig) -> Job:
             setting="patience",
         )
     model = _load(settings)
+    # On a GPU long sequences keep it busy; on a CPU they only take memory.
     usual = GPU_SEQUENCE_TOKENS if device.type == "cuda" else CPU_SEQUENCE_TOKENS
     capacity = settings.batch_tokens or usual
     sequences = _pack_sequences(tokens, items, capacity, settings.batch_size, settings.seed)
@@ -188,6 +190,7 @@ def _pick_items(tokens: Tokenized, longest: int, most: int | None) -> tuple[list
     fitting: list[int] = np.flatnonzero(tokens.longest <= longest).tolist()
     left_out = len(tokens) - len(fitting)
     if most is not None and len(fitting) > most:
+        # Evenly, since shards hold one source after another: the first rows would be of one only.
         fitting = [fitting[index * len(fitting) // most] for index in range(most)]
     return fitting, left_out
 
@@ -198,6 +201,7 @@ def _pack_sequences(
     """Pack whole items. Empty sequences make the number a multiple of the number of processes."""
     sizes: list[int] = tokens.sizes[items].tolist()
     packed = pack(sizes, max([capacity, *sizes]), most, seed)
+    # Every process takes part in each step, so each must have a sequence for it.
     sequences = [[items[index] for index in sequence] for sequence in packed]
     return sequences + [[] for _ in range(-len(sequences) % process_count())]
 

@@ -58,6 +58,7 @@ def licence(model: str, data: Path, inputs: Iterable[str]) -> str | None:
     """
     base, names = hub_base(model), set(inputs)
     other_data = {ancestor.data for ancestor in ancestors(model)} - {"", str(data)}
+    # The data of this run is known by its sources; of earlier ones only the folder's name is left.
     is_openai = base is not None and base.removeprefix("openai-community/") in OPENAI_MODELS
     if not is_openai or other_data or not names <= {*PERMISSIVE_DATA, ALPACA}:
         return None

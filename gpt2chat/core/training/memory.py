@@ -20,7 +20,8 @@ GPU_ACTIVATION_BYTES = 45
 """The same on a GPU in bf16, where varlen attention saves no weights. Counted on tensors without
 values (docs/log.md), not measured."""
 CERTAIN_FAILURE = 0.75
-"""Share of the estimate below which a run certainly fails."""
+"""Share of the estimate below which a run certainly fails. Only that is refused: an estimate that
+is a little too high must not stop a run that would fit."""
 GROUP_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -85,6 +86,7 @@ def peak_memory(device: torch.device) -> int:
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 
+    # In KiB on Linux, in bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -145,6 +147,7 @@ def check_fits(job: Job, available: int, share: float = 1.0) -> None:
 def too_large(job: Job, available: int, needed: int) -> HardwareError:
     """Return the error that names the setting to change so that a job fits."""
     fixed, tokens = _sharing(job) * _fixed(job), _sequence_tokens(job)
+    # A tenth is left free: the estimate counts the large tensors only.
     fitting = int(0.9 * (available - fixed) / max(needed - fixed, 1) * tokens) // 256 * 256
     longest = max(
         int(job.tokens.longest[list(sequence)].max(initial=0)) for sequence in job.sequences

@@ -75,6 +75,7 @@ def shape_for(objective: Objective, sequences: Iterable[tuple[Ints, Ints]]) -> S
         longest = max(longest, int(lengths.max(initial=1)))
         most_tokens = max(most_tokens, int(lengths.sum()))
         most_trained = max(most_trained, int((lengths - untrained).sum()))
+    # Multiples suit the tiles of matrix products on a GPU.
     tokens = -(-most_tokens // SHAPE_MULTIPLE) * SHAPE_MULTIPLE
     # Slots for the samples and for pieces of padding, an even number because pairs take two.
     slots = [count - (used - tokens) // longest for used, count in tokens_and_samples]
@@ -153,7 +154,7 @@ class OrpoObjective:
         """Return the sequence's share of the loss and of the metrics in docs/training.md."""
         segments, slots = sequence["segments"], len(sequence["cu_seq_lens_q"]) - 1
         means, sizes = segment_means(logps, sequence["reply_weights"], segments, slots)
-        real = sizes[0::2] > 0
+        real = sizes[0::2] > 0  # slots of padding have no trained token
         # An empty slot gets a value whose loss and gradient are finite, and weight 0.
         chosen, rejected = (torch.where(real, means[side::2], -1.0) for side in (0, 1))
 

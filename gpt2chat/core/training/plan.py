@@ -78,6 +78,7 @@ def plan(settings: TrainConfig) -> Plan:
     graphs = compiled_graphs()
     with memory.model_fits():
         peak = matmul_flops(job.device, job.autocast)
+    # The trainer wants a folder to write to, and a plan must leave no trace in the run's.
     with tempfile.TemporaryDirectory() as folder:
         trainer, ends = _steps(job, Path(folder), available)
     share = TIMED_STEPS / (1 + TIMED_STEPS) / (ends[-1] - ends[-1 - TIMED_STEPS])
@@ -119,13 +120,14 @@ class _Clock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        if self.device.type == "cuda":
+        if self.device.type == "cuda":  # which is still at work when Python is done with the step
             torch.cuda.synchronize(self.device)
         self.ends.append(time.perf_counter())
 
 
 def _steps(job: Job, folder: Path, available: int) -> tuple[PackedTrainer, list[float]]:
     """Train a few steps on the largest sequences, and save nothing."""
+    # The largest decide whether the run fits.
     largest = sorted(
         job.sequences, key=lambda sequence: -int(job.tokens.sizes[list(sequence)].sum())
     )

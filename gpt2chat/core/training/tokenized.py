@@ -135,6 +135,7 @@ def _read(file: Path) -> Tokenized | None:
 
     try:
         arrays = load(file.read_bytes())
+        # safetensors notices a file that was cut off, not one whose bytes were changed.
         if arrays.pop("sha256").tobytes() != _digest(arrays):
             return None
     except (OSError, KeyError, ValueError, TypeError, SafetensorError):
@@ -160,7 +161,7 @@ def _write(file: Path, tokenized: Tokenized) -> None:
     try:
         write_bytes(file, save({**arrays, "sha256": digest}))
     except StorageError:
-        return
+        return  # the next run encodes again: slower, and nothing else
     for other in file.parent.glob(f"{file.name.rpartition('-')[0]}-*"):
         if other != file:
             other.unlink(missing_ok=True)

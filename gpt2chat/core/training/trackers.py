@@ -20,6 +20,7 @@ def tracker_callbacks(names: tuple[str, ...], out: Path, leader: bool) -> list[A
         WandbCallback,
     )
 
+    # Otherwise Weights & Biases files the run under "huggingface".
     os.environ.setdefault("WANDB_PROJECT", "gpt2chat")
     callbacks: list[Any] = []
     for name in names if leader else ():

@@ -131,6 +131,8 @@ def _train(
     on_validate: Callable[[], None] | None,
 ) -> TrainResult:
     settings, run, checkpoint = start.settings, start.run, start.checkpoint
+    # What can be refused is refused before the folder changes: a mistyped model must not cost the
+    # run that `overwrite` would replace.
     check_inputs(settings)
     job = make_job(settings)
     # The model card needs it at the end, when the data folder may be gone or prepared again.
@@ -176,6 +178,7 @@ def _train(
                     trainer.on_validate = on_validate
                     _run(trainer, watch, start, job)
             finally:
+                # Of several processes, another may still be writing.
                 if process_count() == 1:
                     run.remove_unsealed()
             return _finish(trainer, watch, run, job, manifest, compiled_graphs() - graphs)
@@ -228,6 +231,7 @@ def _finish(
 ) -> TrainResult:
     """Write the weights, the curve and the card, and last result.json: the run is finished."""
     settings, state = job.settings, trainer.state
+    # One step's loss is mostly noise, and the mean of the run is mostly its beginning.
     losses = [line["loss"] for line in watch.lines if "loss" in line]
     tail = losses[-max(1, len(losses) // 10) :]
     best = [

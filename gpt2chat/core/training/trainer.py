@@ -59,6 +59,7 @@ class SequenceSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         full = [index for index, sequence in enumerate(self.sequences) if sequence]
+        # Both numbers, so that a resumed run draws the order of its epoch without those before it.
         random.Random(f"{self.seed} {self.epoch()}").shuffle(full)
         yield from full
         yield from (index for index, sequence in enumerate(self.sequences) if not sequence)
@@ -137,6 +138,8 @@ class PackedTrainer(SFTTrainer):
         self._summed_after = 0
         """The step after which the sums begin."""
         if shape is not None:
+            # A break of the graph, or another shape, would cost more than compiling gains: it is an
+            # error, not a second graph.
             kwargs["model"].compile(fullgraph=True, dynamic=False)
         super().__init__(
             data_collator=self.collate,
@@ -195,7 +198,7 @@ class PackedTrainer(SFTTrainer):
 
     def collate(self, sequences: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the tensors of one sequence to train on; see `sequence`."""
-        (sequence,) = sequences
+        (sequence,) = sequences  # the batch size is 1: packing has filled it
         return self.sequence(self.tokens, sequence["items"], training=True)
 
     def sequence(
@@ -276,6 +279,7 @@ class PackedTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the objective's metrics: means over the steps since the last line of metrics."""
+        # A line of metrics waits for the device anyway.
         self.guard.check()
         if "loss" in logs and self._sums:
             sums = self._over_processes(torch.stack(list(self._sums.values())))
@@ -287,6 +291,7 @@ class PackedTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.guard.check()
         super()._save_checkpoint(model, trial)
+        # Each process writes its own state of the random numbers, and the seal covers all files.
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))
@@ -324,6 +329,7 @@ class PackedTrainer(SFTTrainer):
             torch.load(scheduler, weights_only=True)
         with reading(Path(checkpoint) / "optimizer.pt"):
             super()._load_optimizer_and_scheduler(checkpoint)
+            # PyTorch takes moments of any shape, and fails in the middle of the first step.
             optimizer: Any = self.optimizer
             for weight, state in optimizer.state.items():
                 shapes = {name: value.shape for name, value in state.items() if name != "step"}
@@ -410,6 +416,7 @@ class PackedTrainer(SFTTrainer):
         means: list[float] = self._over_processes(torch.stack(list(sums.values()))).tolist()
         if not all(map(math.isfinite, means)):
             raise self._spoiled(means[0])
+        # transformers picks the best checkpoint by eval_loss.
         metrics = {f"eval_{name}": mean for name, mean in zip(sums, means, strict=True)}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
