@@ -18,6 +18,7 @@ from gpt2chat.core.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    ExportError,
     Gpt2ChatError,
     HardwareError,
     Interrupted,
@@ -28,11 +29,12 @@ from gpt2chat.core.errors import (
 )
 
 if TYPE_CHECKING:
-    from gpt2chat.api import TrainedModel, evaluate, orpo, prepare, sft
+    from gpt2chat.api import TrainedModel, evaluate, export, orpo, prepare, sft
     from gpt2chat.core.chat.chat import Chat
     from gpt2chat.core.chat.model import ChatModel, load
     from gpt2chat.core.data.prepare import PrepareResult
     from gpt2chat.core.evaluation.results import Evaluation
+    from gpt2chat.core.export.export import Export
     from gpt2chat.core.generation.reply import Reply
     from gpt2chat.core.runs import list_runs
 
@@ -45,6 +47,8 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Evaluation",
+    "Export",
+    "ExportError",
     "Gpt2ChatError",
     "HardwareError",
     "Interrupted",
@@ -57,6 +61,7 @@ __all__ = [
     "WorkerError",
     "__version__",
     "evaluate",
+    "export",
     "list_runs",
     "load",
     "orpo",
@@ -65,7 +70,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("TrainedModel", "evaluate", "orpo", "prepare", "sft"), "gpt2chat.api"),
+    **dict.fromkeys(
+        ("TrainedModel", "evaluate", "export", "orpo", "prepare", "sft"), "gpt2chat.api"
+    ),
     "Chat": "gpt2chat.core.chat.chat",
     "ChatModel": "gpt2chat.core.chat.model",
     "list_runs": "gpt2chat.core.runs",
@@ -73,6 +80,7 @@ _MODULES = {
     "Reply": "gpt2chat.core.generation.reply",
     "PrepareResult": "gpt2chat.core.data.prepare",
     "Evaluation": "gpt2chat.core.evaluation.results",
+    "Export": "gpt2chat.core.export.export",
 }
 """Where each name that is imported at its first use is defined."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from gpt2chat.core.config.evaluation import EvalConfig
+from gpt2chat.core.config.export import ExportConfig
 from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.config.settings import Settings, settings_from, signature_of
 from gpt2chat.core.config.training import OrpoConfig, SftConfig, TrainConfig
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from gpt2chat.core.data.journal import Progress
     from gpt2chat.core.data.prepare import PrepareResult
     from gpt2chat.core.evaluation.results import Evaluation
+    from gpt2chat.core.export.export import Export
     from gpt2chat.core.training.callbacks import Step
     from gpt2chat.core.training.plan import Plan
     from gpt2chat.core.training.train import TrainResult
@@ -228,3 +230,24 @@ def evaluate(
         return measure(replace(config, model=name), on_progress)
     with _notebook_bar("evaluate", lambda *progress: progress) as show:
         return measure(replace(config, model=name), show)
+
+
+@_with_settings(ExportConfig)
+def export(
+    model: "str | os.PathLike[str]" = "",
+    *,
+    on_progress: "Callable[[str], None] | None" = None,
+    **settings: Any,
+) -> "Export":
+    """Write a model in the format of another program, and prove that it talks like the original.
+
+    Args:
+        model: What to export; the newest finished run by default.
+        on_progress: Called with what is being done.
+        settings: Those of `ExportConfig`.
+    """
+    config = settings_from(ExportConfig, {**settings, "model": model})
+    name, _ = pick_model(config.model, ("sft", "orpo"))
+    from gpt2chat.core.export.export import export as write
+
+    return write(replace(config, model=name), on_progress)

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from gpt2chat import __version__
 from gpt2chat.commands.chat import chat
 from gpt2chat.commands.eval import evaluate
+from gpt2chat.commands.export import export
 from gpt2chat.commands.prepare import prepare
 from gpt2chat.commands.runs import runs
 from gpt2chat.commands.serve import serve
@@ -160,6 +161,7 @@ for name, function in {
     "eval": evaluate,
     "chat": chat,
     "serve": serve,
+    "export": export,
 }.items():
     app.command(name, cls=Command)(command(function, name))
 app.command(cls=Command)(runs)

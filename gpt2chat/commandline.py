@@ -7,6 +7,7 @@ from functools import cache
 
 from gpt2chat.core.config.chat import ChatConfig
 from gpt2chat.core.config.evaluation import EvalConfig
+from gpt2chat.core.config.export import ExportConfig
 from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.config.serve import ServeConfig
 from gpt2chat.core.config.settings import settings_of
@@ -19,6 +20,7 @@ COMMANDS = {
     "evaluate": "eval",
     "chat": "chat",
     "serve": "serve",
+    "export": "export",
     "list_runs": "runs",
 }
 """Public functions that are subcommands, with the subcommands' names."""
@@ -29,6 +31,7 @@ CONFIGS = {
     "evaluate": EvalConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
+    "export": ExportConfig,
 }
 """The settings classes of the functions that have one."""
 

@@ -15,10 +15,10 @@ from gpt2chat.core.config.training import SftConfig
 from gpt2chat.core.training.callbacks import Step
 
 PUBLIC = {
-    *("load", "prepare", "sft", "orpo", "evaluate", "list_runs", "__version__"),
-    *("Chat", "ChatModel", "Reply", "TrainedModel", "PrepareResult", "Evaluation"),
+    *("load", "prepare", "sft", "orpo", "evaluate", "export", "list_runs", "__version__"),
+    *("Chat", "ChatModel", "Reply", "TrainedModel", "PrepareResult", "Evaluation", "Export"),
     *("Gpt2ChatError", "ConfigError", "DataError", "CheckpointError", "HardwareError"),
-    *("StorageError", "NetworkError", "WorkerError", "ReplyError", "Interrupted"),
+    *("StorageError", "NetworkError", "WorkerError", "ReplyError", "ExportError", "Interrupted"),
 }
 
 

@@ -16,7 +16,7 @@ from gpt2chat.report import show_error
 
 CORE = Path(gpt2chat.__file__).parent / "core"
 FILES = {str(path.relative_to(CORE)): path for path in sorted(CORE.rglob("*.py"))}
-FLAG = re.compile(r"(?<![\w-])--[a-z]|gpt2chat (prepare|sft|orpo|eval|chat)\b")
+FLAG = re.compile(r"(?<![\w-])--[a-z]|gpt2chat (prepare|sft|orpo|eval|chat|export)\b")
 CALL = re.compile(r"`(\w+\([^`]*\))`")
 
 

@@ -9,6 +9,7 @@
     ├── NetworkError        7  a name on the Hugging Face Hub cannot be loaded
     ├── WorkerError         8  another process of the same run ended
     ├── ReplyError          9  a model gives no reply, or none that means anything
+    ├── ExportError        10  an export would not talk like its original, so none was written
     └── Interrupted       130  Ctrl-C; what was done so far is saved
 
 RowError does not end the program: it says why `prepare` drops one record. Any other exception is
@@ -83,6 +84,12 @@ class ReplyError(Gpt2ChatError):
     """A model gives no reply, or none that means anything."""
 
     exit_code = 9
+
+
+class ExportError(Gpt2ChatError):
+    """An export would not talk like its original, so none was written."""
+
+    exit_code = 10
 
 
 class Interrupted(Gpt2ChatError):

@@ -14,6 +14,7 @@ from gpt2chat.report.chat import (
 from gpt2chat.report.console import note, say, show_error, show_json, sign
 from gpt2chat.report.context import show_context
 from gpt2chat.report.evaluation import evaluation_progress, show_evaluation
+from gpt2chat.report.export import show_export
 from gpt2chat.report.prepare import show_prepare
 from gpt2chat.report.progress import prepare_progress
 from gpt2chat.report.runs import show_runs
@@ -39,6 +40,7 @@ __all__ = [
     "show_error",
     "show_evaluation",
     "show_heading",
+    "show_export",
     "show_json",
     "show_json_line",
     "show_plan",

@@ -1,0 +1,57 @@
+"""Define the settings of an export."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gpt2chat.core.config.settings import Settings, setting
+from gpt2chat.core.errors import ConfigError
+
+Format = Literal["gguf", "ollama", "merged"]
+ExportPrecision = Literal["auto", "fp32", "fp16", "bf16", "q8_0", "q4_0"]
+
+PRECISIONS: dict[Format, tuple[ExportPrecision, ...]] = {
+    "gguf": ("fp16", "fp32", "bf16", "q8_0", "q4_0"),
+    "ollama": ("fp16", "fp32", "bf16", "q8_0", "q4_0"),
+    "merged": ("fp32",),
+}
+"""The number formats that each format can hold; `auto` is the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Settings):
+    """Settings of an export."""
+
+    model: str = setting(
+        "",
+        help="Model to export: a run, a model folder, a name on the Hugging Face Hub, or "
+        "starter. Defaults to the newest finished run.",
+        section="Model",
+    )
+    to: Format | None = setting(
+        None,
+        help="gguf is one file for llama.cpp and programs built on it. ollama adds a Modelfile. "
+        "merged is a plain model folder with the adapter merged in.",
+        section="Model",
+    )
+    precision: ExportPrecision = setting(
+        "auto",
+        help="Number format of the weights. auto is fp16 for gguf and ollama, and fp32 for merged.",
+        section="Model",
+    )
+    out: Path | None = setting(
+        None,
+        help="Folder to write. Defaults to exports/NAME-FORMAT.",
+        section="Output",
+    )
+    overwrite: bool = setting(False, help="Replace the export in `out`.", section="Output")
+
+    def check_together(self) -> None:
+        if self.to is None:
+            raise ConfigError(f"Choose a format with `to`: {', '.join(PRECISIONS)}.", setting="to")
+        known = PRECISIONS[self.to]
+        self.require(
+            "precision",
+            self.precision in ("auto", *known),
+            f"{', '.join(sorted(known))} or auto for {self.to}",
+        )

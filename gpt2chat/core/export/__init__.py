@@ -1,0 +1,1 @@
+"""Write a model in the formats of other programs, and prove that each export talks like it."""
