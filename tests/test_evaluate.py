@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from gpt2chat.cli import app
 from gpt2chat.core.config.evaluation import EvalConfig
 from gpt2chat.core.errors import CheckpointError, ConfigError, DataError, StorageError
+from gpt2chat.core.evaluation import scoring
 from gpt2chat.core.evaluation.evaluate import evaluate
 from gpt2chat.core.evaluation.results import Evaluation, read_results, result_path
 from gpt2chat.core.model.checkpoint import save_model
@@ -92,15 +93,18 @@ def test_several_models_are_measured_on_the_same_samples(
     assert printed["samples"]["replies"] == printed["samples"]["pairs"] == 3
 
 
-def test_the_table_says_which_direction_is_better_and_which_differences_are_clear(
+def test_the_table_has_directions_clear_differences_and_the_figures_of_the_reference_project(
     model: Path, tmp_path: Path, tiny_data: Path
 ):
     zeros = saved(tmp_path / "zeros", 0.0)
     result = run("--model", model, "--against", zeros, "--data", tiny_data, *FAST)
-    assert "perplexity of replies \u2193" in result.stdout
-    assert "preference accuracy \u2191" in result.stdout
+    assert result.exit_code == 0, result.output
+    for text in ("perplexity of replies \u2193", "preference accuracy \u2191", "minus", "15.712"):
+        assert text in result.stdout
     clear = [line for line in result.stdout.splitlines() if line.rstrip().endswith(" *")]
     assert any(line.startswith("preference accuracy") for line in clear)
+    assert "model: " in result.stderr
+    assert "model: " not in result.stdout
 
 
 def test_the_replies_themselves_are_printed(model: Path, tiny_data: Path):
@@ -117,15 +121,6 @@ def test_an_accuracy_below_one_half_is_explained(model: Path, tiny_data: Path):
     figures = read_results(model / "eval.json")[0]["models"][0]["figures"]
     below = figures["preference_accuracy"]["value"] < 0.5 < figures["preference_longer"]["value"]
     assert ("can be below 0.5" in result.stdout) == below
-
-
-def test_the_table_quotes_the_figures_of_the_reference_project(model: Path, tiny_data: Path):
-    result = run("--model", model, "--against", model, "--data", tiny_data, *FAST)
-    assert result.exit_code == 0, result.output
-    for text in ("perplexity of replies", "preference accuracy", "minus", "15.712", "12.889"):
-        assert text in result.stdout
-    assert "model: " in result.stderr
-    assert "model: " not in result.stdout
 
 
 def test_without_any_figure_no_data_is_needed(model: Path, tmp_path: Path):
@@ -170,6 +165,61 @@ def test_results_with_other_settings_stay_and_those_with_the_same_are_replaced(
         measured(model, tiny_data, limit=limit)
     entries = read_results(model / "eval.json")
     assert [entry["settings"]["limit"] for entry in entries] == [2, 3, None]
+
+
+def test_results_of_other_weights_in_the_same_folder_stay(model: Path, tiny_data: Path):
+    measured(model, tiny_data)
+    save_model(tiny_model(seed=1), model)
+    measured(model, tiny_data)
+    first, second = read_results(model / "eval.json")
+    assert first["models"][0]["sha256"] != second["models"][0]["sha256"]
+
+
+def test_an_interrupted_evaluation_continues_to_the_same_result(
+    model: Path, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(scoring, "CPU_BATCH", 500)
+    fast: dict[str, Any] = {"data": tiny_data, "speed": False, "generations": 0}
+    whole = evaluate(EvalConfig(model=str(model), out=tmp_path / "whole.json", **fast))
+    settings = EvalConfig(model=str(model), **fast)
+
+    def interrupt(done: int, total: int, what: str) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings, interrupt)
+    assert not (model / "eval.json").exists()
+    reports: list[int] = []
+    again = evaluate(settings, lambda done, total, what: reports.append(done))
+    assert reports[0] > 0
+    # The batches differ, and with them the last bits.
+    for name, figure in whole.models[0].figures.items():
+        assert again.models[0].figures[name].value == pytest.approx(figure.value, rel=1e-5)
+
+
+def test_ctrl_c_says_that_the_same_command_continues(
+    model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpt2chat.core.evaluation.evaluate.token_losses", pressed)
+    result = run("--model", model, "--data", tiny_data, *FAST)
+    assert result.exit_code == 130
+    assert "continues" in result.stderr
+
+
+def test_progress_is_a_line_now_and_then_without_a_terminal(
+    model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    arguments = ("--model", model, "--data", tiny_data, "--limit", 2, "--no-speed")
+    result = run(*arguments, "--generations", 1)
+    for work in ("tokens scored: 0 of", "replies: 0 of 1"):
+        assert result.stderr.count(work) == 1
+    assert "replies: 1 of 1" not in result.stderr
+    monkeypatch.setattr("gpt2chat.report.evaluation.LINE_SECONDS", 0.0)
+    assert "replies: 1 of 1" in run(*arguments, "--generations", 1).stderr
 
 
 def test_results_on_other_data_stay_in_the_file(model: Path, tmp_path: Path, tiny_data: Path):

@@ -54,7 +54,8 @@ CHECKPOINTS_KEPT = 2
 DEBRIS = {LOCK, SETTINGS, METRICS, CHECKPOINTS, "tensorboard"}
 """Files left by a start that ended before its first checkpoint, which nobody would miss."""
 OWN_FILES = re.compile(
-    r"(run\.toml|metrics\.jsonl|loss\.png|result\.json|README\.md|eval(-.+)?\.(json|html)|"
+    r"(run\.toml|metrics\.jsonl|loss\.png|result\.json|README\.md|"
+    r"eval(-.+)?\.(json|html|memo\.sqlite)|"
     r"(generation_|adapter_|tokenizer_)?config\.json|tokenizer\.json|special_tokens_map\.json|"
     r"chat_template\.jinja|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?)"
     r"(\.\d+\.partial)?"

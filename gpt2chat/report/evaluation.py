@@ -1,5 +1,6 @@
 """Print the progress and the result of an evaluation."""
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,16 +19,24 @@ if TYPE_CHECKING:
     from gpt2chat.core.evaluation.statistics import Estimate
 
 
+LINE_SECONDS = 30.0
+"""Time between two lines of progress where there is no terminal."""
+
+
 @contextmanager
 def evaluation_progress() -> Generator[Callable[[int, int, str], None]]:
-    """Show a progress bar on stderr, if that is a terminal."""
+    """Show a progress bar if stderr is a terminal, and otherwise print a line now and then."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
         task = progress.add_task("loading model and data", total=None)
-        shown = ""
+        shown, printed = "", time.monotonic()
 
         def on_progress(done: int, total: int, what: str) -> None:
-            nonlocal shown
+            nonlocal shown, printed
+            is_due = time.monotonic() >= printed + LINE_SECONDS
+            if not err.is_terminal and (what != shown or is_due):
+                note(f"{what}: {done:,} of {total:,}")
+                printed = time.monotonic()
             if what != shown:
                 # Each kind of work has its own pace, from which rich estimates the time left.
                 progress.reset(task, description=what)

@@ -19,6 +19,7 @@ from gpt2chat.core.evaluation.figures import (
     reply_figures,
 )
 from gpt2chat.core.evaluation.heldout import SPLIT, Material, read_material
+from gpt2chat.core.evaluation.memo import Memo, model_sha256
 from gpt2chat.core.evaluation.replies import measure_replies
 from gpt2chat.core.evaluation.results import (
     Difference,
@@ -34,7 +35,7 @@ from gpt2chat.core.generation.generate import Generator
 from gpt2chat.core.model.device import device_name, pick_autocast, pick_device
 from gpt2chat.core.model.flops import flops_per_token, parameters
 from gpt2chat.core.model.load import load_model
-from gpt2chat.core.model.names import resolve_model
+from gpt2chat.core.model.names import ModelFolder, resolve_model
 
 Progress = Callable[[int, int, str], None]
 """Called with the amount of work done, the total, and the name of that work."""
@@ -43,7 +44,8 @@ Progress = Callable[[int, int, str], None]
 def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evaluation:
     """Measure a model and those it is compared with, and write the result to a file.
 
-    It may run in any thread. Models are loaded one at a time.
+    It may run in any thread. Models are loaded one at a time. Losses and replies are kept in a
+    second file next to the result as they are computed, and never computed again.
 
     Raises:
         DataError: The shards are missing or changed, or hold no validation rows.
@@ -59,8 +61,12 @@ def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evalu
     path, path_note = result_path(settings)
     names = (settings.model, *settings.against)
     # All names are resolved before the first model is measured, so that a wrong one fails at once.
-    material = read_material(settings, min(resolve_model(name).window for name in names))
-    measured = [_measure(name, settings, material, device, autocast, on_progress) for name in names]
+    models = [resolve_model(name) for name in names]
+    material = read_material(settings, min(model.window for model in models))
+    memo = Memo(path.with_suffix(".memo.sqlite"))
+    measured = [
+        _measure(model, settings, material, device, autocast, memo, on_progress) for model in models
+    ]
     ratios = [figures for _, figures in measured]
     evaluation = Evaluation(
         settings=settings,
@@ -93,11 +99,12 @@ def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evalu
 
 
 def _measure(
-    name: str,
+    folder: ModelFolder,
     settings: EvalConfig,
     material: Material,
     device: torch.device,
     autocast: bool,
+    memo: Memo,
     on_progress: Progress | None,
 ) -> tuple[ModelResult, dict[str, Ratio]]:
     """Return the result of one model, and the ratios from which differences are computed.
@@ -105,6 +112,7 @@ def _measure(
     Raises:
         CheckpointError: The model cannot be loaded, or a loss is not finite.
     """
+    name = folder.name
 
     def progress_of(work: str) -> Callable[[int, int], None]:
         def report(done: int, total: int) -> None:
@@ -113,7 +121,11 @@ def _measure(
 
         return report
 
-    model = load_model(name, settings.seed)
+    model = load_model(folder, settings.seed)
+    sha256 = model_sha256(folder)
+    # The seed draws the rows of the template's tokens that a base model lacks.
+    drawn = None if folder.is_chat else settings.seed
+    facts = (sha256, drawn, device_name(device), autocast, torch.__version__)
     generator = Generator(model, device)
     # The four kinds are scored in one call, because a sequence that several of them contain, such
     # as a reply that is also a path of the reference construction, is computed once.
@@ -125,7 +137,14 @@ def _measure(
     ]
     ratios: dict[str, Ratio] = {}
     if sequences := [sequence for kind in kinds for sequence in kind]:
-        losses = token_losses(model, sequences, progress_of("tokens scored"), autocast=autocast)
+        losses = token_losses(
+            model,
+            sequences,
+            progress_of("tokens scored"),
+            autocast=autocast,
+            memo=memo,
+            facts=facts,
+        )
         if not all(np.isfinite(each).all() for each in losses):
             raise CheckpointError(
                 f"{name} gives losses that are not finite, so its weights are damaged. "
@@ -143,12 +162,14 @@ def _measure(
     speed = measure_speed(model, device, progress_of("speed")) if settings.speed else None
     generated = None
     if material.prompt_ids:
-        report = progress_of("replies")
-        generated = measure_replies(generator, material.prompt_ids, settings.seed, report)
+        generated = measure_replies(
+            generator, material.prompt_ids, settings.seed, progress_of("replies"), memo, facts
+        )
     # At the full window attention costs the most, so this is the highest cost of a token.
     context = model.config.n_positions
     result = ModelResult(
         model=name,
+        sha256=sha256,
         parameters=parameters(model),
         flops_per_token=int(flops_per_token(model.config, context)),
         flops_context=context,

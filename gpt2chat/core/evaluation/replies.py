@@ -1,16 +1,20 @@
 """Generate replies to held-out prompts, and measure whether they end and repeat themselves."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from gpt2chat.core.config.sampling import Sampling
+from gpt2chat.core.evaluation.memo import Memo, key_of
 from gpt2chat.core.generation.generate import Generator
 
 MAX_NEW_TOKENS = 128
 """Longest reply, in tokens."""
 PROMPTS_AT_ONCE = 8
 """Replies generated in one batch."""
+END_NAMES = {"stop": "end of turn", "length": "limit", "window": "window"}
+"""Names of the reasons why a reply ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,15 @@ def measure_replies(
     prompts: Sequence[Sequence[int]],
     seed: int,
     on_progress: Callable[[int, int], None],
+    memo: Memo,
+    facts: tuple[object, ...],
 ) -> Replies:
     """Generate a reply to each prompt with chat's default sampling, and compute statistics.
 
     Args:
         prompts: Token ids of at least one prompt.
+        memo: Where the replies of each batch are kept, and read if they are already there.
+        facts: What the replies depend on besides the prompts, such as a hash of the model.
     """
     sampling = Sampling(max_new_tokens=MAX_NEW_TOKENS, seed=seed)
     ids: list[tuple[int, ...]] = []
@@ -57,13 +65,20 @@ def measure_replies(
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         on_progress(start, len(prompts))
         batch = prompts[start : start + PROMPTS_AT_ONCE]
-        replies = generator.generate_batch(batch, sampling)
-        for prompt, reply in zip(batch, replies, strict=True):
-            # The window may end a reply before the limit does.
-            full = len(prompt) + len(reply.ids) >= generator.window
-            end = "end of turn" if reply.stopped else "window" if full else "limit"
-            texts.append(ReplyText(reply.text.strip(), end))
-            ids.append(reply.ids)
+        key = key_of("replies", facts, generator.precision, batch, sampling)
+        content = memo.read([key]).get(key)
+        if content is None:
+            replies = generator.generate_batch(batch, sampling)
+            content = json.dumps(
+                [
+                    (reply.ids, reply.text.strip(), END_NAMES[reply.finish_reason])
+                    for reply in replies
+                ]
+            ).encode()
+            memo.add([(key, content)])
+        for reply_ids, text, end in json.loads(content):
+            ids.append(tuple(reply_ids))
+            texts.append(ReplyText(text, end))
     on_progress(len(prompts), len(prompts))
     return Replies(
         replies=len(ids),

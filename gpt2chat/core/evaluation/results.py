@@ -27,6 +27,8 @@ class ModelResult:
     """The figures of one model."""
 
     model: str
+    sha256: str
+    """Hash of the weights and their settings, those of an adapter's base included."""
     parameters: int
     flops_per_token: int
     """Floating-point operations per token of a forward pass, logits included, at a context of
@@ -171,4 +173,5 @@ def _identity(entry: dict[str, Any]) -> tuple[object, ...]:
         for name, value in cast(dict[str, Any], settings).items()
         if name not in ("out", "device")
     }
-    return settings, *(entry.get(key) for key in ("data_sha256", "device", "precision"))
+    models = [cast(dict[str, Any], model).get("sha256") for model in entry["models"]]
+    return settings, models, *(entry.get(key) for key in ("data_sha256", "device", "precision"))

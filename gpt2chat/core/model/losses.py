@@ -15,6 +15,11 @@ CPU_CHUNK = 32
 GPU_CHUNK = 4096
 """The same on a GPU, where few large kernels matter more: 0.8 GB."""
 
+CPU_BLOCK = 512
+"""Rows and columns of a block of logits: 1 MB in float32, half of a core's second-level cache."""
+GPU_BLOCK = 8192
+"""The same on a GPU, where few large kernels matter more: 0.3 GB."""
+
 
 class _HeadLogps(torch.autograd.Function):
     """Head and log-softmax in one, so that the logits are never stored in float32.
@@ -69,6 +74,45 @@ def head_logps(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         hidden, weight, targets, CPU_CHUNK if device == "cpu" else GPU_CHUNK
     )
     return logps
+
+
+def streamed_logps(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Return what `head_logps` returns, without a gradient, in blocks that fit a core's cache.
+
+    Each block is the logits of some rows for a part of the vocabulary, which are added to a
+    running log-sum-exp and then overwritten. With blocks of 1 MB the softmax costs next to nothing
+    beside the product; whole rows of logits took 1.6 times as long (docs/log.md).
+
+    Args:
+        hidden: Final hidden states. Shape (tokens, width).
+        weight: The weight of the head. Shape (vocab, width).
+        targets: Token ids. Shape (tokens,).
+
+    Returns:
+        Shape (tokens,), float32 whatever the dtype of the product (float64 for float64).
+
+    Source:
+        Milakov and Gimelshein (2018), Online normalizer calculation for softmax, arXiv:1805.02867.
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    block = CPU_BLOCK if device == "cpu" else GPU_BLOCK
+    logps: list[Tensor] = []
+    for rows, targets_of_rows in zip(hidden.split(block), targets.split(block), strict=True):
+        highest = rows.new_full((len(rows),), float("-inf"), dtype=wide)
+        total = torch.zeros_like(highest)
+        for columns in weight.split(block):
+            logits = (rows @ columns.t()).to(wide)
+            higher = torch.maximum(highest, logits.amax(1))
+            exponentials = logits.sub_(higher[:, None]).exp_()
+            total = total * torch.exp(highest - higher) + exponentials.sum(1)
+            highest = higher
+        of_targets = (rows.to(wide) * weight[targets_of_rows].to(wide)).sum(1)
+        logps.append(of_targets - highest - total.log())
+    return torch.cat(logps) if logps else hidden.new_empty(0, dtype=wide)
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
