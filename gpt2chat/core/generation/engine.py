@@ -5,6 +5,7 @@ import torch
 from gpt2chat.core.config.chat import ChatPrecision
 from gpt2chat.core.errors import HardwareError
 from gpt2chat.core.generation.decoder import Decoder
+from gpt2chat.core.model.compiling import kernels_for
 from gpt2chat.core.model.device import pick_autocast
 from gpt2chat.core.model.weights import GELUS, Model, weights_of
 
@@ -35,7 +36,12 @@ def make_decoder(
         autocast = pick_autocast(precision, model.device)
         if precision == "auto":
             precision = "bf16" if autocast else "fp32"
-        decoder = Decoder(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+        kind = Decoder
+        if weights_of(model).activation in GELUS and kernels_for(model.device):
+            from gpt2chat.core.generation.fused import FusedDecoder
+
+            kind = FusedDecoder
+        decoder = kind(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     if compiled:
         if precision == "int8":
             raise HardwareError(

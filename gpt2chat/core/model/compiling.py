@@ -1,6 +1,10 @@
-"""Decide whether to compile the model, and count the graphs that PyTorch compiled."""
+"""Decide whether to compile the model or to use own kernels, and count the compiled graphs."""
 
+import os
 import shutil
+import warnings
+from functools import cache
+from types import ModuleType
 
 import torch
 
@@ -46,6 +50,25 @@ def able_to_compile(device: torch.device) -> bool:
 
         return has_triton()
     return any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
+
+
+@cache
+def kernels_for(device: torch.device) -> ModuleType | None:
+    """Return the module of Triton kernels if they are wanted and work on the device, else None.
+
+    No GPU has run them yet, so they are used only where the environment variable GPT2CHAT_TRITON
+    is `on`, and only after their results have been compared with PyTorch's.
+    """
+    if device.type != "cuda" or os.environ.get("GPT2CHAT_TRITON") != "on":
+        return None
+    try:
+        from gpt2chat.core.model import triton_kernels
+
+        triton_kernels.check(device)
+    except Exception as error:  # of Triton, CUDA and compilers: more kinds than can be listed
+        warnings.warn(f"The Triton kernels are not used: {error}", RuntimeWarning, stacklevel=2)
+        return None
+    return triton_kernels
 
 
 def compiled_graphs() -> int:

@@ -3,12 +3,15 @@
 log P(y) of a reply y is the mean log-probability of its tokens, in nats.
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from gpt2chat.core.model.compiling import kernels_for
 
 CPU_CHUNK = 32
 """Rows of logits converted to float32 at a time: 6 MB, which stay in a core's cache."""
@@ -25,12 +28,26 @@ class _HeadLogps(torch.autograd.Function):
     """Head and log-softmax in one, so that the logits are never stored in float32.
 
     The logits stay in the dtype of the product from forward to backward, where their gradient
-    overwrites them chunk by chunk. So backward can run only once.
+    overwrites them chunk by chunk. So backward can run only once. On a GPU each chunk goes through
+    memory eight times; `kernels`, the module of Triton kernels, reads the logits once in each
+    direction.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        chunk: int,
+        kernels: ModuleType | None,
+    ) -> Tensor:
         logits = hidden @ weight.t()
+        ctx.kernels = kernels
+        if kernels is not None:
+            logps, lse = kernels.target_logps(logits, targets)
+            ctx.save_for_backward(hidden, weight, targets, logits, lse)
+            return logps
         wide = torch.promote_types(logits.dtype, torch.float32)
         # The reduction runs in float32: in bf16, the sum of 50,264 terms has two digits.
         parts = [rows.to(wide).logsumexp(-1) for rows in logits.split(chunk)]
@@ -41,15 +58,18 @@ class _HeadLogps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, targets, logits, lse = ctx.saved_tensors
+        if ctx.kernels is not None:
+            logits = ctx.kernels.logits_gradient_(logits, targets, lse, gradient)
+            return logits @ weight, logits.t() @ hidden, None, None, None
         # d log p(target) / d logits = onehot(target) - softmax(logits)
         for start in range(0, len(hidden), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
             share = gradient[rows, None]
             softmax = logits[rows].to(lse.dtype).sub_(lse[rows, None]).exp_()
             logits[rows] = softmax.mul_(-share).scatter_add_(1, targets[rows, None], share)
-        return logits @ weight, logits.t() @ hidden, None, None
+        return logits @ weight, logits.t() @ hidden, None, None, None
 
 
 def head_logps(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -70,8 +90,9 @@ def head_logps(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
+    kernels = None if hidden.dtype == torch.float64 else kernels_for(hidden.device)
     logps: Any = _HeadLogps.apply(
-        hidden, weight, targets, CPU_CHUNK if device == "cpu" else GPU_CHUNK
+        hidden, weight, targets, CPU_CHUNK if device == "cpu" else GPU_CHUNK, kernels
     )
     return logps
 
