@@ -106,7 +106,13 @@ def test_the_whole_path_works_in_another_thread_and_twice(
         reply = second.load(device="cpu").chat().ask("Hello")
         assert reply.tokens > 0
         measured = gpt2chat.evaluate(
-            second, against=[first], data=tiny_data, limit=4, speed=False, out=out / "eval.json"
+            second,
+            against=[first],
+            data=tiny_data,
+            limit=4,
+            generations=1,
+            speed=False,
+            out=out / "eval.json",
         )
         assert [model.model for model in measured.models] == [str(second.path), str(first.path)]
 

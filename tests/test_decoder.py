@@ -230,8 +230,10 @@ def with_starter(code: str, **environment: str) -> tuple[str, str]:
     lines = [
         "import torch",
         "from gpt2chat.core.generation.engine import make_decoder",
-        "from gpt2chat.core.model.load import load_model",
-        "starter = load_model('starter')",
+        # Without transformers, whose import takes longer than all the rest.
+        "from gpt2chat.core.model.names import resolve_model",
+        "from gpt2chat.core.model.weights import read_weights",
+        "starter = read_weights(resolve_model('starter'))",
         code,
     ]
     command = [sys.executable, "-c", "\n".join(lines)]

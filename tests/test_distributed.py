@@ -45,8 +45,8 @@ def losses(run: Path) -> list[float]:
     return [line.get("loss", line.get("eval_loss")) for line in lines]
 
 
-@pytest.mark.parametrize("program", ["gpt2chat", "tests.sharded"])
-@pytest.mark.parametrize("command", ["sft", "orpo"])
+# One objective for each way to share a run: neither knows of the other.
+@pytest.mark.parametrize(("command", "program"), [("sft", "tests.sharded"), ("orpo", "gpt2chat")])
 def test_two_processes_train_as_one_that_accumulates_two_rows(
     command: str, program: str, tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):
@@ -131,15 +131,15 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize("victim", [0, 1])
 def test_a_worker_that_dies_ends_the_run_in_one_line_and_the_checkpoint_is_good(
-    victim: int, tiny_folder: Path, tiny_data: Path, tmp_path: Path
+    tiny_folder: Path, tiny_data: Path, tmp_path: Path
 ):
     run = tmp_path / "sft"
     flags = ("--model", str(tiny_folder), "--data", str(tiny_data), "--out", str(run))
     process = start("sft", *flags, "--epochs", "400", "--save-minutes", "0.001")
     wait_for_checkpoint(run, process)
-    os.kill(workers(process.pid)[victim], signal.SIGKILL)
+    # The first one, which otherwise is the only one that prints: the other must speak for it.
+    os.kill(workers(process.pid)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
