@@ -5,19 +5,15 @@ from pathlib import Path
 
 PAGE = Path(__file__).with_name("modules.md")
 PACKAGE = Path(__file__).parent.parent / "gpt2chat"
-FOLDERS = (
-    *("", "commands", "report", "repl", "dialogue", "core", "core/config", "core/text"),
-    *("core/inputs", "core/data", "core/model", "core/training", "core/generation", "core/chat"),
-    "core/evaluation",
-)
+FOLDERS = sorted(file.parent.relative_to(PACKAGE) for file in PACKAGE.rglob("__init__.py"))
 
 HEAD = """\
 # Modules
 
 Written by `make docs` from the first line of each file; a test holds the two together. Imports go
-one way: the terminal (`commands`, `report`, `repl`, `dialogue`) knows the core, the core does not
-know the terminal, and in the core a module imports only from modules before it
-([tests/test_layers.py](../tests/test_layers.py) has the order).
+one way: the terminal (`commands`, `report`, `repl`, `dialogue`) and the server (`serve`) know the
+core, and the core knows neither; [tests/test_layers.py](../tests/test_layers.py) lists what each
+folder may import.
 """
 
 
@@ -31,7 +27,7 @@ def page() -> str:
     """Return the whole page."""
     parts = [HEAD]
     for folder in FOLDERS:
-        name = f"gpt2chat/{folder}".rstrip("/")
+        name = ("gpt2chat" / folder).as_posix()
         about = summary(PACKAGE / folder / "__init__.py")
         files = sorted(path for path in (PACKAGE / folder).glob("[!_]*.py"))
         rows = [f"| [{path.stem}](../{name}/{path.name}) | {summary(path)} |" for path in files]
