@@ -30,9 +30,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, nargs="+", default=[2048, 1024, 512, 256])
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    settings = EvalConfig(data=given.data, ppl=False, generations=0, limit=given.pairs)
+    settings = EvalConfig(ppl=False, generations=0, limit=given.pairs)
     model = load_model(given.model)
-    material = read_material(settings, model.config.n_positions)
+    material = read_material(settings, given.data, model.config.n_positions)
     sides = [*material.chosen_ids, *material.rejected_ids]
     sequences: list[Scored] = [(side.ids, side.prompt_length) for side in sides]
     seconds: dict[int, list[float]] = {block: [] for block in given.blocks}

@@ -1,24 +1,28 @@
 """`gpt2chat eval`, end to end with a small model on real data."""
 
 import json
+import math
 import os
 import shutil
 import threading
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner, Result
 
 from gpt2chat.cli import app
 from gpt2chat.core.config.evaluation import EvalConfig
+from gpt2chat.core.data.shards import read_samples
 from gpt2chat.core.errors import CheckpointError, ConfigError, DataError, StorageError
 from gpt2chat.core.evaluation import scoring
 from gpt2chat.core.evaluation.evaluate import evaluate
 from gpt2chat.core.evaluation.results import Evaluation, read_results, result_path
 from gpt2chat.core.model.checkpoint import save_model
-from gpt2chat.core.text.tokens import VOCAB
+from gpt2chat.core.text.tokens import VOCAB, encode_conversation
 from tests.helpers import tiny_model
 
 FAST = ("--no-speed", "--generations", "0")
@@ -48,7 +52,10 @@ def figure(result: dict[str, Any], name: str, column: int = 0) -> float:
 
 def test_a_uniform_model_has_the_vocabulary_as_its_perplexity(tmp_path: Path, tiny_data: Path):
     settings = EvalConfig(
-        model=str(saved(tmp_path / "zeros", 0.0)), data=tiny_data, speed=False, generations=0
+        model=str(saved(tmp_path / "zeros", 0.0)),
+        data=(str(tiny_data),),
+        speed=False,
+        generations=0,
     )
     result = evaluate(settings)
     figures = result.models[0].figures
@@ -58,6 +65,35 @@ def test_a_uniform_model_has_the_vocabulary_as_its_perplexity(tmp_path: Path, ti
     bits = text_tokens * torch.log2(torch.tensor(float(VOCAB))).item()
     assert figures["bits_per_byte"].value == pytest.approx(bits / counts.reply_bytes)
     assert figures["preference_accuracy"].value == 0
+
+
+def test_figures_equal_those_of_a_slow_loop_in_float64(tmp_path: Path, tiny_data: Path):
+    torch.manual_seed(0)
+    model = tiny_model()
+    for weight in model.parameters():  # larger than at the start, so that losses differ
+        weight.data.mul_(4)
+    save_model(model, tmp_path / "model")
+    figures = measured(tmp_path / "model", tiny_data, limit=None).models[0].figures
+    double, samples = model.double(), read_samples(tiny_data, "validation")
+    total, text, by_depth, by_token = [], [], defaultdict(list), defaultdict(list)
+    for sample in samples:
+        ids = encode_conversation(sample.conversation)
+        with torch.inference_mode():
+            logps = double(torch.tensor([ids.ids])).logits[0].log_softmax(-1)
+        for at in range(ids.prompt_length, len(ids)):
+            loss, position = -logps[at - 1, ids.ids[at]].item(), at - ids.prompt_length
+            total.append(loss)
+            text += [loss] if at < len(ids) - 1 else []
+            by_depth[min(len(sample.conversation.history) // 2 + 1, 3)].append(loss)
+            by_token[1 if position < 16 else 17 if position < 64 else 65].append(loss)
+    size = sum(len(sample.conversation.messages[-1].content.encode()) for sample in samples)
+    exact = {
+        "perplexity": math.exp(np.mean(total)),
+        "bits_per_byte": sum(text) / math.log(2) / size,
+        **{f"perplexity_turn_{key}": math.exp(np.mean(by_depth[key])) for key in by_depth},
+        **{f"perplexity_token_{key}": math.exp(np.mean(by_token[key])) for key in by_token},
+    }
+    assert {name: figures[name].value for name in exact} == pytest.approx(exact, rel=1e-5)
 
 
 def test_everything_is_measured_by_default_and_written_to_the_model(model: Path, tiny_data: Path):
@@ -155,7 +191,7 @@ def test_a_note_says_where_the_result_of_a_read_only_model_is(
 
 def measured(model: Path, data: Path, **settings: Any) -> Evaluation:
     fast: dict[str, Any] = {"limit": 2, "speed": False, "generations": 0} | settings
-    return evaluate(EvalConfig(model=str(model), data=data, **fast))
+    return evaluate(EvalConfig(model=str(model), data=(str(data),), **fast))
 
 
 def test_results_with_other_settings_stay_and_those_with_the_same_are_replaced(
@@ -179,7 +215,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_result(
     model: Path, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(scoring, "CPU_BATCH", 500)
-    fast: dict[str, Any] = {"data": tiny_data, "speed": False, "generations": 0}
+    fast: dict[str, Any] = {"data": (str(tiny_data),), "speed": False, "generations": 0}
     whole = evaluate(EvalConfig(model=str(model), out=tmp_path / "whole.json", **fast))
     settings = EvalConfig(model=str(model), **fast)
 
@@ -271,6 +307,33 @@ def test_data_with_validation_rows_only_can_be_measured(
     for shard in data.glob("*/train-*"):
         shard.unlink()
     assert measured(model, data).models == measured(model, tiny_data).models
+
+
+def test_several_data_folders_are_each_measured_and_named(
+    model: Path, tmp_path: Path, tiny_data: Path
+):
+    other = Path(shutil.copytree(tiny_data, tmp_path / "other"))
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["shards"] = [shard for shard in manifest["shards"] if shard["kind"] == "sft"]
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    result = run("--model", model, "--against", model, "--data", tiny_data, "--data", other,
+                 "--limit", 3, *FAST)  # fmt: skip
+    assert str(other) in result.stdout
+    (entry,) = read_results(model / "eval.json")
+    alone = measured(model, other, limit=3, out=tmp_path / "alone.json")
+    figures = entry["models"][0]["further"][str(other)]
+    assert figures["perplexity"]["value"] == pytest.approx(
+        alone.models[0].figures["perplexity"].value
+    )
+    assert "preference_accuracy" not in figures
+    assert "preference_accuracy" in entry["models"][0]["figures"]
+    assert entry["differences"][0]["further"][str(other)]["perplexity"]["value"] == 0
+    assert entry["further_samples"][str(other)]["pairs"] == 0
+
+
+def test_a_data_folder_is_named_once(tiny_data: Path):
+    with pytest.raises(ConfigError):
+        EvalConfig(data=("a", "a"))
 
 
 def test_data_with_pairs_only_measures_preferences(model: Path, tmp_path: Path, tiny_data: Path):

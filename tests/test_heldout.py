@@ -7,7 +7,8 @@ import pytest
 from gpt2chat.core.config.evaluation import EvalConfig
 from gpt2chat.core.data.shards import Sample, read_samples
 from gpt2chat.core.errors import CheckpointError, DataError
-from gpt2chat.core.evaluation.heldout import draw, read_material
+from gpt2chat.core.evaluation.heldout import draw, read_material, strided_windows
+from gpt2chat.core.text.tokens import Encoded
 from tests.helpers import talk
 
 
@@ -33,16 +34,16 @@ def test_all_samples_are_drawn_if_there_are_at_most_as_many_as_the_limit(limit: 
 
 
 def test_each_prompt_is_drawn_once(sample_data: Path):
-    settings = EvalConfig(data=sample_data, ppl=False, preferences=False, generations=9_999)
-    prompts = read_material(settings, window=1024).prompts
+    settings = EvalConfig(ppl=False, preferences=False, generations=9_999)
+    prompts = read_material(settings, sample_data, window=1024).prompts
     assert len(set(prompts)) == len(prompts) < len(read_samples(sample_data, "validation"))
 
 
 def test_the_reference_construction_has_1831_conversations(sample_data: Path):
-    counts = read_material(EvalConfig(data=sample_data), window=1024).counts()
+    counts = read_material(EvalConfig(), sample_data, window=1024).counts()
     assert counts.conversations == 1831
     assert counts.different_conversations < 1831
-    assert counts.cut_conversations > 0
+    assert 0 < counts.long_conversations <= counts.cut_conversations
     assert counts.sources == ("oasst1",)
     assert counts.pairs > 100
 
@@ -54,22 +55,42 @@ def test_reference_conversations_come_from_the_188_trees_with_an_english_root(sa
 
 
 def test_reference_conversations_are_cut_to_the_window(sample_data: Path):
-    settings = EvalConfig(data=sample_data, limit=50, preferences=False, generations=0)
-    material = read_material(settings, window=1024)
+    settings = EvalConfig(limit=50, preferences=False, generations=0)
+    material = read_material(settings, sample_data, window=1024)
     assert max(map(len, material.reference_ids)) <= 1024
     assert len(material.reference_ids) == len(material.replies) == 50
 
 
+def test_a_long_conversation_is_seen_as_in_a_chat_and_in_windows(sample_data: Path):
+    settings = EvalConfig(preferences=False, generations=0)
+    material = read_material(settings, sample_data, window=1024)
+    for rolling, windows in zip(material.rolling_ids, material.strided, strict=True):
+        assert len(rolling) <= 1024
+        reply = [token for ids, start in windows for token in ids[start:]]
+        assert reply == rolling.ids[rolling.prompt_length :]
+        assert all(len(ids) <= 1024 for ids, _ in windows)
+
+
+def test_each_token_of_a_long_reply_is_scored_once_after_half_a_window_at_least():
+    sample = Encoded(list(range(25)), prompt_length=7)
+    windows = strided_windows(sample, window=10)
+    assert [ids[start:] for ids, start in windows] == [
+        [7, 8, 9], [10, 11, 12, 13, 14], [15, 16, 17, 18, 19], [20, 21, 22, 23, 24]
+    ]  # fmt: skip
+    assert all(ids == list(range(ids[0], ids[0] + len(ids))) for ids, _ in windows)
+    assert all(start >= 5 for _, start in windows)
+
+
 def test_a_limit_draws_the_same_conversations_from_both_sets(sample_data: Path):
-    settings = EvalConfig(data=sample_data, limit=200, preferences=False, generations=0)
-    material = read_material(settings, window=1024)
+    settings = EvalConfig(limit=200, preferences=False, generations=0)
+    material = read_material(settings, sample_data, window=1024)
     replies = {tuple(encoded.ids) for encoded in material.reply_ids}
     reference = {tuple(ids) for ids in material.reference_ids}
     assert len(reference & replies) > len(reference) / 2
 
 
 def test_data_without_oasst1_is_measured_on_its_other_sources(tiny_data: Path):
-    material = read_material(EvalConfig(data=tiny_data), window=1024)
+    material = read_material(EvalConfig(), tiny_data, window=1024)
     assert material.replies
     assert material.reference == []
     assert any("OASST1" in note for note in material.notes)
@@ -77,10 +98,10 @@ def test_data_without_oasst1_is_measured_on_its_other_sources(tiny_data: Path):
 
 def test_samples_longer_than_the_window_are_refused(sample_data: Path):
     with pytest.raises(CheckpointError) as refusal:
-        read_material(EvalConfig(data=sample_data), window=128)
+        read_material(EvalConfig(), sample_data, window=128)
     assert refusal.value.setting == "data"
 
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path):
     with pytest.raises(DataError):
-        read_material(EvalConfig(data=tmp_path), window=1024)
+        read_material(EvalConfig(), tmp_path, window=1024)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gpt2chat.core.evaluation.statistics import FloatArray, Ratio, difference, estimate
+from gpt2chat.core.evaluation.statistics import FloatArray, Intercept, Ratio, difference, estimate
 
 
 def drawn(count: int, seed: int = 0) -> FloatArray:
@@ -77,3 +77,17 @@ def test_ratios_of_different_samples_cannot_be_subtracted():
 def test_a_figure_needs_a_sample():
     with pytest.raises(ValueError, match="sample"):
         estimate(mean_of(drawn(0)), seed=0)
+
+
+def test_the_intercept_is_that_of_a_least_squares_line():
+    random = np.random.default_rng(0)
+    x = random.normal(size=40)
+    y = 0.3 + 0.5 * x + random.normal(size=40)
+    line = Intercept(y, x, tuple(str(number // 2) for number in range(40)))
+    _, intercept = np.polyfit(x, y, 1)
+    result = estimate(line, seed=0)
+    assert result.value == pytest.approx(intercept)
+    assert result.low is not None
+    assert result.high is not None
+    assert result.low < intercept < result.high
+    assert result.groups == 20

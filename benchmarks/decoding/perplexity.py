@@ -62,8 +62,8 @@ def held_out(limit: int) -> Material:
         data = Path(name) / "data"
         command = [sys.executable, "-m", "gpt2chat", "prepare", "--sample", "--out", str(data)]
         subprocess.run(command, check=True, capture_output=True)
-        settings = EvalConfig(data=data, limit=limit, preferences=False, generations=0)
-        return read_material(settings, WINDOW)
+        settings = EvalConfig(limit=limit, preferences=False, generations=0)
+        return read_material(settings, data, WINDOW)
 
 
 def float32_losses(name: str, device: torch.device, scored: Sequence[Scored]) -> list[Losses]:

@@ -17,7 +17,7 @@ def evaluate(settings: EvalConfig, json: options.Json = False) -> None:
     name, why = pick_model(settings.model, ("sft", "orpo"))
     settings = replace(settings, model=name)
     others = f"; against: {', '.join(settings.against)}" if settings.against else ""
-    note(f"{why}{others}; data: {settings.data}")
+    note(f"{why}{others}; data: {', '.join(settings.data)}")
     try:
         with ended_by_sigterm(), evaluation_progress() as on_progress:
             keep_kernels(32)  # as in a chat; torch reads it as it is imported

@@ -66,9 +66,14 @@ def show_evaluation(result: "Evaluation", *, json: bool) -> None:
         return
     settings = result.settings
     limit = f", at most {settings.limit:,} of each kind" if settings.limit else ""
-    title = f"{settings.data}, {result.split} split{limit}; {result.precision} on {result.device}"
+    first, *others = settings.data
+    title = f"{first}, {result.split} split{limit}; {result.precision} on {result.device}"
     table = _columns(title, [model.model for model in result.models])
     _add_figures(table, [model.figures for model in result.models], signed=False)
+    for data in others:
+        table.add_section()
+        table.add_row(f"[bold]{escape(data)}[/bold]")
+        _add_figures(table, [model.further[data] for model in result.models], signed=False)
     table.add_section()
     for row in _costs(result.models):
         table.add_row(*row)
@@ -78,6 +83,10 @@ def show_evaluation(result: "Evaluation", *, json: bool) -> None:
         [pair.against for pair in result.differences],
     )
     _add_figures(table, [pair.figures for pair in result.differences], signed=True)
+    for data in others if result.differences else ():
+        table.add_section()
+        table.add_row(f"[bold]{escape(data)}[/bold]")
+        _add_figures(table, [pair.further[data] for pair in result.differences], signed=True)
     if table.row_count:
         out.print()
         out.print(table)
@@ -127,14 +136,12 @@ def _columns(title: str, names: list[str]) -> Table:
 
 def _add_figures(table: Table, columns: list[dict[str, "Estimate"]], *, signed: bool) -> None:
     # It imports torch, and this module is loaded before the settings are checked.
-    from gpt2chat.core.evaluation.figures import FIGURES
+    from gpt2chat.core.evaluation.figures import describe
 
     arrows = {"lower": f" {sign('↓', 'v')}", "higher": f" {sign('↑', '^')}", "": ""}
-    for name, figure in FIGURES.items():
-        if not columns or name not in columns[0]:
-            continue
+    for name, first in columns[0].items() if columns else ():
+        figure = describe(name)
         style = f"{'+' if signed else ','}.{figure.digits}f"
-        first = columns[0][name]
         groups = f"{first.samples:,} {figure.unit}, {first.groups:,} groups"
         cells = (_estimate(estimates[name], style, signed=signed) for estimates in columns)
         table.add_row(f"{figure.label}{arrows[figure.better]}\n[dim]{groups}[/dim]", *cells)

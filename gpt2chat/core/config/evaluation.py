@@ -22,7 +22,12 @@ class EvalConfig(Settings):
         section="Models",
         metavar="MODEL",
     )
-    data: Path = setting(Path("data"), help="Folder that `prepare()` wrote.", section="Data")
+    data: tuple[str, ...] = setting(
+        ("data",),
+        help="Folder that `prepare()` wrote, with held-out rows. Several are measured one by one.",
+        section="Data",
+        metavar="FOLDER",
+    )
     limit: int | None = setting(
         None,
         help="Score at most this many replies, reference conversations and pairs, the same for "
@@ -59,3 +64,8 @@ class EvalConfig(Settings):
         section="Output",
         metavar="FILE",
     )
+
+    def check_together(self) -> None:
+        """Check that there are data folders, each named once."""
+        self.require("data", bool(self.data) and all(self.data), "the name of a folder")
+        self.require("data", len(set(self.data)) == len(self.data), "different folders")

@@ -1,8 +1,10 @@
 """Measure one or more models on the same held-out samples."""
 
 import datetime
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +14,11 @@ from gpt2chat import __version__
 from gpt2chat.core.config.evaluation import EvalConfig
 from gpt2chat.core.errors import CheckpointError
 from gpt2chat.core.evaluation.figures import (
+    CalibrationPoint,
+    calibration,
     differences,
     estimates,
+    long_figures,
     preference_figures,
     reference_figures,
     reply_figures,
@@ -28,9 +33,9 @@ from gpt2chat.core.evaluation.results import (
     result_path,
     write_result,
 )
-from gpt2chat.core.evaluation.scoring import Scored, token_losses
+from gpt2chat.core.evaluation.scoring import Losses, Scored, token_losses
 from gpt2chat.core.evaluation.speed import measure_speed
-from gpt2chat.core.evaluation.statistics import LEVEL, RESAMPLES, Ratio
+from gpt2chat.core.evaluation.statistics import LEVEL, RESAMPLES, Statistic
 from gpt2chat.core.generation.generate import Generator
 from gpt2chat.core.model.device import device_name, pick_autocast, pick_device
 from gpt2chat.core.model.flops import flops_per_token, parameters
@@ -62,26 +67,36 @@ def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evalu
     names = (settings.model, *settings.against)
     # All names are resolved before the first model is measured, so that a wrong one fails at once.
     models = [resolve_model(name) for name in names]
-    material = read_material(settings, min(model.window for model in models))
+    window = min(model.window for model in models)
+    materials = {data: read_material(settings, Path(data), window) for data in settings.data}
     memo = Memo(path.with_suffix(".memo.sqlite"))
     measured = [
-        _measure(model, settings, material, device, autocast, memo, on_progress) for model in models
+        _measure(model, settings, materials, device, autocast, memo, on_progress)
+        for model in models
     ]
-    ratios = [figures for _, figures in measured]
+    first, *others = settings.data
+    pairs: list[Difference] = []
+    for result, statistics in measured[1:]:
+        by_data = {
+            data: differences(measured[0][1][data], statistics[data], settings.seed)
+            for data in settings.data
+        }
+        further = {data: by_data[data] for data in others}
+        pairs.append(Difference(names[0], result.model, by_data[first], further))
+    hashes = [materials[data].data_sha256 for data in settings.data]
     evaluation = Evaluation(
         settings=settings,
         models=tuple(result for result, _ in measured),
-        differences=tuple(
-            Difference(
-                model=names[0], against=name, figures=differences(ratios[0], other, settings.seed)
-            )
-            for name, other in zip(names[1:], ratios[1:], strict=True)
-        ),
+        differences=tuple(pairs),
         split=SPLIT,
-        data_sha256=material.data_sha256,
-        samples=material.counts(),
-        prompts=tuple(prompt.user.content for prompt in material.prompts),
-        notes=(*material.notes, *([path_note] if path_note else [])),
+        data_sha256=hashlib.sha256(repr(hashes).encode()).hexdigest() if others else hashes[0],
+        samples=materials[first].counts(),
+        further_samples={data: materials[data].counts() for data in others},
+        prompts=tuple(prompt.user.content for prompt in materials[first].prompts),
+        notes=(
+            *(note for material in materials.values() for note in material.notes),
+            *([path_note] if path_note else []),
+        ),
         device=device_name(device),
         precision="bf16 autocast" if autocast else "fp32",
         interval=f"{LEVEL} % interval, {RESAMPLES:,} bootstrap samples of whole groups (trees)",
@@ -101,13 +116,13 @@ def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evalu
 def _measure(
     folder: ModelFolder,
     settings: EvalConfig,
-    material: Material,
+    materials: Mapping[str, Material],
     device: torch.device,
     autocast: bool,
     memo: Memo,
     on_progress: Progress | None,
-) -> tuple[ModelResult, dict[str, Ratio]]:
-    """Return the result of one model, and the ratios from which differences are computed.
+) -> tuple[ModelResult, dict[str, dict[str, Statistic]]]:
+    """Return the result of one model, and the statistics of each data folder for differences.
 
     Raises:
         CheckpointError: The model cannot be loaded, or a loss is not finite.
@@ -127,15 +142,19 @@ def _measure(
     drawn = None if folder.is_chat else settings.seed
     facts = (sha256, drawn, device_name(device), autocast, torch.__version__)
     generator = Generator(model, device)
-    # The four kinds are scored in one call, because a sequence that several of them contain, such
-    # as a reply that is also a path of the reference construction, is computed once.
-    kinds: list[list[Scored]] = [
-        [(ids.ids, ids.prompt_length) for ids in material.reply_ids],
-        [(ids, 1) for ids in material.reference_ids],
-        [(ids.ids, ids.prompt_length) for ids in material.chosen_ids],
-        [(ids.ids, ids.prompt_length) for ids in material.rejected_ids],
-    ]
-    ratios: dict[str, Ratio] = {}
+    # All kinds of all folders are scored in one call, because what several of them contain, such as
+    # a reply that is also a path of the reference construction, is computed once.
+    kinds: list[Sequence[Scored]] = []
+    for material in materials.values():
+        kinds += [
+            [(ids.ids, ids.prompt_length) for ids in material.reply_ids],
+            [(ids, 1) for ids in material.reference_ids],
+            [(ids.ids, ids.prompt_length) for ids in material.rolling_ids],
+            [scored for windows in material.strided for scored in windows],
+            [(ids.ids, ids.prompt_length) for ids in material.chosen_ids],
+            [(ids.ids, ids.prompt_length) for ids in material.rejected_ids],
+        ]
+    losses: list[Losses] = []
     if sequences := [sequence for kind in kinds for sequence in kind]:
         losses = token_losses(
             model,
@@ -151,19 +170,31 @@ def _measure(
                 "Train it again, or choose another `model`.",
                 setting="model",
             )
-        in_order = iter(losses)
-        replies, reference, chosen, rejected = ([next(in_order) for _ in kind] for kind in kinds)
+    in_order = iter(losses)
+    of_kinds = iter([[next(in_order) for _ in kind] for kind in kinds])
+    statistics: dict[str, dict[str, Statistic]] = {}
+    points: dict[str, tuple[CalibrationPoint, ...]] = {}
+    for data, material in materials.items():
+        replies, reference, rolling, windows, chosen, rejected = (next(of_kinds) for _ in range(6))
+        here: dict[str, Statistic] = {}
         if replies:
-            ratios |= reply_figures(material.replies, replies)
+            here |= reply_figures(material.replies, replies)
         if reference:
-            ratios |= reference_figures(material.reference, reference)
+            here |= reference_figures(material.reference, reference)
+        if rolling:
+            in_windows = iter(windows)
+            strided = [np.concatenate([next(in_windows) for _ in w]) for w in material.strided]
+            here |= long_figures(material.long, rolling, strided)
         if chosen:
-            ratios |= preference_figures(material.pairs, chosen, rejected)
+            here |= preference_figures(material.pairs, chosen, rejected)
+            points[data] = calibration(material.pairs, chosen, rejected, settings.seed)
+        statistics[data] = here
     speed = measure_speed(model, device, progress_of("speed")) if settings.speed else None
+    first, *others = materials
     generated = None
-    if material.prompt_ids:
+    if prompt_ids := materials[first].prompt_ids:
         generated = measure_replies(
-            generator, material.prompt_ids, settings.seed, progress_of("replies"), memo, facts
+            generator, prompt_ids, settings.seed, progress_of("replies"), memo, facts
         )
     # At the full window attention costs the most, so this is the highest cost of a token.
     context = model.config.n_positions
@@ -173,8 +204,10 @@ def _measure(
         parameters=parameters(model),
         flops_per_token=int(flops_per_token(model.config, context)),
         flops_context=context,
-        figures=estimates(ratios, settings.seed),
+        figures=estimates(statistics[first], settings.seed),
+        further={data: estimates(statistics[data], settings.seed) for data in others},
+        calibration=points.get(first, ()),
         speed=speed,
         replies=generated,
     )
-    return result, ratios
+    return result, statistics

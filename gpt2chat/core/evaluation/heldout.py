@@ -4,14 +4,21 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from gpt2chat.core.config.evaluation import EvalConfig
 from gpt2chat.core.data.shards import Pair, Sample, read_manifest, read_pairs, read_samples
 from gpt2chat.core.errors import CheckpointError, DataError, call
 from gpt2chat.core.evaluation.figures import reply_bytes
+from gpt2chat.core.evaluation.scoring import Scored
 from gpt2chat.core.text.conversations import Conversation
-from gpt2chat.core.text.tokens import Encoded, encode_conversation, encode_conversations
+from gpt2chat.core.text.tokens import (
+    Encoded,
+    encode_conversation,
+    encode_conversations,
+    fit_window,
+)
 
 HEADLINE_SOURCE = "oasst1"
 """Source whose replies the headline figures are computed from, if the data has it."""
@@ -35,6 +42,8 @@ class SampleCounts:
     different_conversations: int = 0
     cut_conversations: int = 0
     """Conversations longer than the window, of which only the beginning is scored."""
+    long_conversations: int = 0
+    """Different ones of these, whose last reply is scored rolling and strided."""
     pairs: int = 0
 
 
@@ -49,6 +58,12 @@ class Material:
     """Token ids of `reference`, cut to the window."""
     cut: int = 0
     """How many conversations of the reference construction were longer than the window."""
+    long: list[Sample] = field(default_factory=list[Sample])
+    """Different conversations that are longer than the window."""
+    rolling_ids: list[Encoded] = field(default_factory=list[Encoded])
+    """Those of `long` as a chat sees them, without the oldest exchanges."""
+    strided: list[list[Scored]] = field(default_factory=list[list[Scored]])
+    """The windows over each of `long` in which its last reply is scored."""
     pairs: list[Pair] = field(default_factory=list[Pair])
     chosen_ids: list[Encoded] = field(default_factory=list[Encoded])
     rejected_ids: list[Encoded] = field(default_factory=list[Encoded])
@@ -70,12 +85,13 @@ class Material:
             conversations=len(self.reference),
             different_conversations=len({tuple(ids) for ids in self.reference_ids}),
             cut_conversations=self.cut,
+            long_conversations=len(self.long),
             pairs=len(self.pairs),
         )
 
 
-def read_material(settings: EvalConfig, window: int) -> Material:
-    """Return the samples that `settings` asks for, at most `settings.limit` of each kind.
+def read_material(settings: EvalConfig, data: Path, window: int) -> Material:
+    """Return the samples of a folder that `settings` asks for, at most `limit` of each kind.
 
     Replies are OASST1's, or those of all sources if the data has no OASST1.
 
@@ -87,7 +103,7 @@ def read_material(settings: EvalConfig, window: int) -> Material:
         DataError: The shards are missing or changed, or hold no rows to measure.
         CheckpointError: A reply, a pair or a prompt is longer than the window.
     """
-    data, limit, seed = settings.data, settings.limit, settings.seed
+    limit, seed = settings.limit, settings.seed
     notes: list[str] = []
     samples: list[Sample] = []
     reference: list[Sample] = []
@@ -127,6 +143,13 @@ def read_material(settings: EvalConfig, window: int) -> Material:
     prompts = sorted(different, key=lambda prompt: _order(prompt, seed))[: settings.generations]
     references = encode_conversations(sample.conversation for sample in reference)
     choices = [pair.preference for pair in pairs]
+    long: dict[Conversation, tuple[Sample, Encoded, list[Scored]]] = {}
+    for sample, whole in zip(reference, references, strict=True):
+        # A last exchange that is too long on its own could not occur in a chat.
+        seen = fit_window(sample.conversation, window) if len(whole) > window else None
+        if seen is not None:
+            windows = strided_windows(whole, window)
+            long[sample.conversation] = sample, encode_conversation(seen), windows
     # Results are comparable only if this hash is the same. Sorted, it does not depend on the order
     # of the shards in the manifest.
     shards = [shard for shard in read_manifest(data).shards if shard.split == SPLIT]
@@ -137,6 +160,9 @@ def read_material(settings: EvalConfig, window: int) -> Material:
         reference=reference,
         reference_ids=[encoded.ids[:window] for encoded in references],
         cut=sum(len(encoded) > window for encoded in references),
+        long=[sample for sample, _, _ in long.values()],
+        rolling_ids=[ids for _, ids, _ in long.values()],
+        strided=[windows for _, _, windows in long.values()],
         pairs=pairs,
         chosen_ids=encode_conversations(each.prompt.with_reply(each.chosen) for each in choices),
         rejected_ids=encode_conversations(
@@ -158,6 +184,22 @@ def read_material(settings: EvalConfig, window: int) -> Material:
             setting="data",
         )
     return material
+
+
+def strided_windows(sample: Encoded, window: int) -> list[Scored]:
+    """Return the windows over a long sample in which each token of its reply is scored once.
+
+    Windows begin half a window after one another, and each token is scored in the first one that
+    has it.
+    """
+    windows: list[Scored] = []
+    scored = sample.prompt_length
+    for begin in range(0, len(sample), window // 2):
+        end = min(begin + window, len(sample))
+        if scored < end:
+            windows.append((sample.ids[begin:end], scored - begin))
+            scored = end
+    return windows
 
 
 def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from gpt2chat.core.config.evaluation import EvalConfig
 from gpt2chat.core.display import html_table, text_table
 from gpt2chat.core.errors import StorageError
-from gpt2chat.core.evaluation.figures import FIGURES
+from gpt2chat.core.evaluation.figures import CalibrationPoint, describe
 from gpt2chat.core.evaluation.heldout import SampleCounts
 from gpt2chat.core.evaluation.replies import Replies
 from gpt2chat.core.evaluation.speed import Speed
@@ -35,18 +35,25 @@ class ModelResult:
     `flops_context` tokens."""
     flops_context: int
     figures: dict[str, Estimate]
-    """The estimates under the keys of `figures.FIGURES`."""
+    """The estimates on the first data folder, under the names that `figures.describe` knows."""
+    further: dict[str, dict[str, Estimate]]
+    """The same for each further data folder."""
+    calibration: tuple[CalibrationPoint, ...]
+    """How often the model is right about a pair, by how sure it is, on the first data folder."""
     speed: Speed | None
     replies: Replies | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Difference:
     """The figures of the first model minus those of another, paired by sample."""
 
     model: str
     against: str
     figures: dict[str, Estimate]
+    """On the first data folder."""
+    further: dict[str, dict[str, Estimate]]
+    """On each further one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +67,9 @@ class Evaluation:
     data_sha256: str
     """Hash of the shards of the held-out split; empty if no figure needs data."""
     samples: SampleCounts
+    """The samples of the first data folder."""
+    further_samples: dict[str, SampleCounts]
+    """Those of each further one."""
     prompts: tuple[str, ...]
     """Latest user messages of the held-out prompts that each model replied to, in order."""
     notes: tuple[str, ...]
@@ -84,9 +94,13 @@ class Evaluation:
 
     def _rows(self) -> Generator[tuple[str, ...]]:
         yield "", *(model.model for model in self.models)
-        for name, figure in FIGURES.items():
-            if name in self.models[0].figures:
-                estimates = (model.figures[name] for model in self.models)
+        by_data = [{self.settings.data[0]: model.figures, **model.further} for model in self.models]
+        for data in self.settings.data:
+            if len(self.settings.data) > 1:
+                yield f"[{data}]", *("" for _ in self.models)
+            for name in by_data[0][data]:
+                figure = describe(name)
+                estimates = (figures[data][name] for figures in by_data)
                 yield figure.label, *(each.text(f",.{figure.digits}f") for each in estimates)
         yield "parameters", *(f"{model.parameters:,}" for model in self.models)
         if self.settings.speed:

@@ -1,5 +1,6 @@
-"""Compute ratios of sums, with 95 % intervals from a bootstrap over groups."""
+"""Compute figures from sums over samples, with 95 % intervals from a bootstrap over groups."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,47 @@ class Ratio:
     exponential: bool = False
     """Whether the figure is e to the power of the quotient, such as a perplexity."""
 
+    @property
+    def columns(self) -> tuple[FloatArray, ...]:
+        """The values of each sample whose sums the figure is computed from."""
+        return self.numerators, self.denominators
+
+    def combine(self, sums: Sequence[Any]) -> Any:
+        """Return the figure for sums over samples, each a number or an array of numbers."""
+        numerator, denominator = sums
+        quotient = numerator / denominator
+        return np.exp(quotient) if self.exponential else quotient
+
+
+@dataclass(frozen=True, slots=True)
+class Intercept:
+    """The value that a least-squares line has where its predictor is 0.
+
+    min over a, b of Σ (outcome - a - b · predictor)²,    the figure is a
+    """
+
+    outcomes: FloatArray
+    """Shape (samples,)."""
+    predictors: FloatArray
+    """Not all the same. Shape (samples,)."""
+    groups: tuple[str, ...]
+    """The group of each sample."""
+
+    @property
+    def columns(self) -> tuple[FloatArray, ...]:
+        """The values of each sample whose sums the figure is computed from."""
+        y, x = self.outcomes, self.predictors
+        return np.ones_like(y), x, y, x * x, x * y
+
+    def combine(self, sums: Sequence[Any]) -> Any:
+        """Return the figure for sums over samples, each a number or an array of numbers."""
+        n, x, y, xx, xy = sums
+        return (y * xx - x * xy) / (n * xx - x * x)
+
+
+Statistic = Ratio | Intercept
+"""What a figure is computed by: sums over samples, so that it can be resampled by groups."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -55,7 +97,7 @@ class Estimate:
         return f"{self.value:{style}} ({self.low:{style}} to {self.high:{style}})"
 
 
-def estimate(ratio: Ratio, seed: int) -> Estimate:
+def estimate(statistic: Statistic, seed: int) -> Estimate:
     """Return the value with its percentile interval over `RESAMPLES` draws of whole groups.
 
     A figure that overflows is infinite, and its interval may be NaN.
@@ -64,29 +106,28 @@ def estimate(ratio: Ratio, seed: int) -> Estimate:
         ValueError: There are no samples.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        return _estimate(value_of(ratio), resample(ratio, seed), ratio)
+        return _estimate(value_of(statistic), resample(statistic, seed), statistic)
 
 
-def difference(ratio: Ratio, other: Ratio, seed: int) -> Estimate:
-    """Return `ratio` - `other`, paired: each resample draws the same groups for both.
+def difference(statistic: Statistic, other: Statistic, seed: int) -> Estimate:
+    """Return `statistic` - `other`, paired: each resample draws the same groups for both.
 
     Raises:
-        ValueError: There are no samples, or the two ratios have different samples.
+        ValueError: There are no samples, or the two figures have different samples.
     """
-    if ratio.groups != other.groups:
-        raise ValueError("ratios of different samples cannot be paired")
+    if statistic.groups != other.groups:
+        raise ValueError("figures of different samples cannot be paired")
     with np.errstate(over="ignore", invalid="ignore"):
-        values = resample(ratio, seed) - resample(other, seed)
-        return _estimate(value_of(ratio) - value_of(other), values, ratio)
+        values = resample(statistic, seed) - resample(other, seed)
+        return _estimate(value_of(statistic) - value_of(other), values, statistic)
 
 
-def value_of(ratio: Ratio) -> float:
+def value_of(statistic: Statistic) -> float:
     """Return the figure itself."""
-    value = ratio.numerators.sum() / ratio.denominators.sum()
-    return float(np.exp(value) if ratio.exponential else value)
+    return float(statistic.combine([column.sum() for column in statistic.columns]))
 
 
-def resample(ratio: Ratio, seed: int) -> FloatArray:
+def resample(statistic: Statistic, seed: int) -> FloatArray:
     """Return the figure for `RESAMPLES` sets of groups, each drawn with replacement.
 
     The same groups and seed give the same draws, so two models' figures can be subtracted.
@@ -100,34 +141,27 @@ def resample(ratio: Ratio, seed: int) -> FloatArray:
     Source:
         Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapters 6 and 13.
     """
-    if not ratio.groups:
+    if not statistic.groups:
         raise ValueError("a figure needs at least one sample")
     # Whole groups are drawn, because samples of one OASST1 tree, or pairs with one prompt, are not
     # independent: drawing single samples would make the intervals too narrow.
     # In the order of their names, so that two models' draws are of the same groups.
-    _, members = np.unique(np.array(ratio.groups), return_inverse=True)
+    _, members = np.unique(np.array(statistic.groups), return_inverse=True)
     count = int(members.max()) + 1
     random = np.random.default_rng(seed)
     # How often each set contains each group, shape (RESAMPLES, groups). One draw of these counts
     # replaces drawing the groups one by one.
     draws = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    values = _group_sums(draws, members, ratio.numerators) / _group_sums(
-        draws, members, ratio.denominators
-    )
-    return np.exp(values) if ratio.exponential else values
+    by_group = [np.bincount(members, weights=column) for column in statistic.columns]
+    return statistic.combine([draws.astype(np.float64) @ sums for sums in by_group])
 
 
-def _group_sums(draws: NDArray[np.int64], members: NDArray[Any], values: FloatArray) -> FloatArray:
-    """Return the sum of the samples' values in each resample, shape (RESAMPLES,)."""
-    return draws.astype(np.float64) @ np.bincount(members, weights=values)
-
-
-def _estimate(value: float, resampled: FloatArray, ratio: Ratio) -> Estimate:
+def _estimate(value: float, resampled: FloatArray, statistic: Statistic) -> Estimate:
     """Return a value with the percentiles of its resampled values."""
-    groups = len(set(ratio.groups))
+    groups = len(set(statistic.groups))
     # Every resample of a single group is that group: an interval of no width would mislead.
     low = high = None
     if groups > 1:
         tail = (100 - LEVEL) / 2
         low, high = (float(end) for end in np.percentile(resampled, [tail, 100 - tail]))
-    return Estimate(value, low, high, len(ratio.groups), groups)
+    return Estimate(value, low, high, len(statistic.groups), groups)
