@@ -32,7 +32,6 @@ import platform
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,10 +42,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2chat.core.config.training import SftConfig
-from gpt2chat.core.errors import RowError
 from gpt2chat.core.evaluation.statistics import FloatArray, Ratio, difference, value_of
-from gpt2chat.core.inputs.forest import Forest
-from gpt2chat.core.inputs.oasst1 import parse_message
+from gpt2chat.core.inputs.oasst1 import Thread, Trees, parse_message
 from gpt2chat.core.inputs.sources import SAMPLE
 from gpt2chat.core.model.checkpoint import chat_tokenizer
 from gpt2chat.core.model.device import pick_autocast
@@ -139,13 +136,9 @@ def validation_threads() -> Iterator[tuple[str, Conversation]]:
     """Yield the tree and the path of each English reply of OASST1's validation split."""
     rows = enumerate(bundled("oasst1.validation.jsonl.gz"), 1)
     messages = (parse_message(row, "", line) for line, row in rows)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Forest.write(Path(folder) / "forest", messages, lambda _: None) as forest,
-    ):
-        for reply in forest.replies(0, len(forest)):
-            with suppress(RowError):
-                yield forest.group(reply), forest.sample(reply, "en", best=False)
+    for _, thread in Trees(messages, "en").samples(lambda _: False):
+        if isinstance(thread, Thread):
+            yield thread.group, thread.conversation()
 
 
 def fitted(conversation: Conversation, window: int) -> Encoded:

@@ -2,8 +2,10 @@
 
     python benchmarks/prepare.py
     python benchmarks/prepare.py --times 1 10 --rows 52000 --workers 2
+    python benchmarks/prepare.py --peer ../main --times 1 10 50
 
-Three tables:
+With `--peer`, the folder of another version's repository, both versions take turns at the whole
+stage, and the one table has the median of the ratios. Without, three tables:
 
 1. Conversations from message rows, without tokenising: the reference's way (a pandas frame; for
    each message the frame is scanned for its parent, again for every branch) and ours, on 1 and 10
@@ -19,14 +21,17 @@ Each copy of the split has its own message ids and other words in front, so none
 import argparse
 import gzip
 import json
+import operator
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +39,11 @@ import pandas as pd
 from transformers import AutoTokenizer
 
 from gpt2chat.core.files import STARTER
-from gpt2chat.core.inputs.forest import Forest
-from gpt2chat.core.inputs.oasst1 import parse_message, to_conversation
+from gpt2chat.core.inputs.oasst1 import Trees, parse_message
 
 SAMPLE = STARTER / "sample"
 LANG = "en"
+ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
 
 
@@ -84,14 +89,12 @@ def reference(path: Path) -> list[list[Row]]:
 
 
 def ours(path: Path) -> int:
-    """Return how many conversations of the same construction our store gives."""
-    with path.open(encoding="utf-8") as lines, tempfile.TemporaryDirectory() as folder:
+    """Return how many conversations our trees give by the same construction."""
+    with path.open(encoding="utf-8") as lines:
         messages = (
             parse_message(json.loads(line), path.name, n) for n, line in enumerate(lines, 1)
         )
-        with Forest.write(Path(folder) / "forest", messages, lambda _: None) as forest:
-            paths = forest.reference(LANG, 0, len(forest))
-            return len([to_conversation(found) for _, found in paths])
+        return len([thread.conversation() for thread in Trees(messages, LANG).reference()])
 
 
 def reference_stage(path: Path) -> int:
@@ -108,18 +111,19 @@ def reference_stage(path: Path) -> int:
     return tokens
 
 
-def our_stage(path: Path, workers: int) -> dict[str, Any]:
+def our_stage(path: Path, workers: int, root: Path = ROOT) -> dict[str, Any]:
     """Return what the command prints about the OASST1 rows in a file."""
-    return prepare("--oasst1", str(path), "--alpaca", "off", workers=workers)
+    return prepare("--oasst1", str(path), "--alpaca", "off", workers=workers, root=root)
 
 
-def prepare(*sources: str, workers: int) -> dict[str, Any]:
+def prepare(*sources: str, workers: int, root: Path = ROOT) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "gpt2chat", "prepare", *sources]
         command += ["--ultrafeedback", "off", "--workers", str(workers), "--json"]
         done = subprocess.Popen(
-            [*command, "--out", f"{folder}/data"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+            [*command, "--out", f"{folder}/data"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+        )  # fmt: skip
         peak = Peak(done.pid)
         stdout, stderr = done.communicate()
         if done.returncode:
@@ -182,12 +186,17 @@ def main() -> None:
     parser.add_argument("--times", type=int, nargs="+", default=[1, 10, 50])
     parser.add_argument("--peer-times", type=int, default=10, help="most copies for the reference")
     parser.add_argument("--rows", type=int, default=52_000)
+    parser.add_argument("--peer", type=Path, help="folder of another version to compare with")
+    parser.add_argument("--turns", type=int, default=5, help="how often each version runs")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
           f"Python {platform.python_version()}, {asked.workers} workers\n")  # fmt: skip
     messages = rows_of("oasst1.validation.jsonl.gz")
     with tempfile.TemporaryDirectory() as folder:
+        if asked.peer:
+            versions(Path(folder), messages, asked)
+            return
         building(Path(folder), messages, asked.times, asked.peer_times)
         stage(Path(folder), messages, asked.times, asked.peer_times, asked.workers)
         samples(Path(folder), asked.rows, asked.workers)
@@ -219,6 +228,36 @@ def stage(folder: Path, messages: list[Row], times: list[int], most: int, worker
             f"{theirs:.1f} | {mine:.1f} | {theirs / mine:.1f}×" if theirs else f"- | {mine:.1f} | -"
         )
         print(f"| {number}× | {cells} | {result['peak']:.0f} |", flush=True)
+
+
+def versions(folder: Path, messages: list[Row], asked: argparse.Namespace) -> None:
+    print("| rows | peer, s | this version, s | peer / this | peak, MiB |")
+    print("|---|---|---|---|---|")
+    root = asked.peer.resolve()
+
+    def alpaca(path: Path, root: Path) -> dict[str, Any]:
+        given = ("--oasst1", "off", "--alpaca", str(path))
+        return prepare(*given, workers=asked.workers, root=root)
+
+    def oasst1(path: Path, root: Path) -> dict[str, Any]:
+        return our_stage(path, asked.workers, root)
+
+    corpora = [
+        (f"OASST1 validation, {number}×", oasst1, copies(messages, number))
+        for number in asked.times
+    ]
+    corpora.append((f"{asked.rows:,} Alpaca-like", alpaca, instructions(asked.rows)))
+    for title, work, rows in corpora:
+        path = write(folder / "rows.jsonl", rows)
+        theirs, mine, peaks = list[float](), list[float](), list[float]()
+        for _ in range(asked.turns):
+            theirs.append(timed(partial(work, path, root))[0])
+            seconds, result = timed(partial(work, path, ROOT))
+            mine.append(seconds)
+            peaks.append(result["peak"])
+        ratio = statistics.median(map(operator.truediv, theirs, mine))
+        print(f"| {title} | {statistics.median(theirs):.2f} | {statistics.median(mine):.2f} | "
+              f"{ratio:.2f} | {max(peaks):.0f} |", flush=True)  # fmt: skip
 
 
 def samples(folder: Path, rows: int, workers: int) -> None:

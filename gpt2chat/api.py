@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from gpt2chat.core.chat.model import ChatModel
     from gpt2chat.core.config.chat import ChatPrecision
     from gpt2chat.core.config.settings import Device
-    from gpt2chat.core.data.journal import Progress
-    from gpt2chat.core.data.prepare import PrepareResult
+    from gpt2chat.core.data.prepare import PrepareResult, Progress
     from gpt2chat.core.evaluation.results import Evaluation
     from gpt2chat.core.export.export import Export
     from gpt2chat.core.training.callbacks import Step

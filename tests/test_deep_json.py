@@ -11,9 +11,9 @@ import pytest
 from gpt2chat.core.chat.chats import latest_chat, read_chat
 from gpt2chat.core.chat.prompts import read_prompts
 from gpt2chat.core.config.prepare import PrepareConfig
-from gpt2chat.core.data.parts import read_part
 from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.data.shards import manifest_text, read_manifest, read_samples
+from gpt2chat.core.data.store import Store
 from gpt2chat.core.errors import CheckpointError, DataError, Gpt2ChatError
 from gpt2chat.core.evaluation.results import read_results
 from gpt2chat.core.files import json_text
@@ -174,5 +174,5 @@ def test_an_evaluation(tmp_path: Path, levels: int):
 
 @LEVELS
 def test_a_part_of_an_earlier_prepare(tmp_path: Path, levels: int):
-    (tmp_path / "part.json").write_text(f'{{"sizes": {{"x": 1}}, {nested(levels, "rows")}}}')
-    assert read_part(tmp_path / "part") is None
+    (tmp_path / "chunks").write_text(f'{{"sizes": {{"x": 1}}, {nested(levels, "rows")}}}\n')
+    assert Store(tmp_path).parts == []

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2chat.core.data import near as near_module
 from gpt2chat.core.data.near import (
     MIN_SHINGLES,
     NO_ROW,
@@ -26,6 +24,9 @@ from gpt2chat.core.data.near import (
     SHINGLE_WORDS,
     THRESHOLD,
     Signatures,
+    bands,
+    earlier_near,
+    near_any,
     same_words,
     signatures,
 )
@@ -35,12 +36,24 @@ SHORTEST = MIN_SHINGLES + SHINGLE_WORDS - 1
 """Words that a text needs to be compared."""
 
 
-def earlier_near(rows: Any) -> Any:
-    return near_module.earlier_near(rows) != NO_ROW
+def earlier_of(rows: Any) -> Any:
+    """Return an earlier near-duplicate of each row, by its signature alone."""
+    return earlier_near(bands(rows), lambda a, b: (rows[a] == rows[b]).mean(axis=1) >= THRESHOLD)
 
 
-def near_any(rows: Any, held: Any) -> Any:
-    return near_module.near_any(rows, held) != NO_ROW
+def any_of(rows: Any, held: Any) -> Any:
+    def alike(a: Any, b: Any) -> Any:
+        return (rows[a] == held[b]).mean(axis=1) >= THRESHOLD
+
+    return near_any(bands(rows), bands(held), alike)
+
+
+def is_near(rows: Any) -> Any:
+    return earlier_of(rows) != NO_ROW
+
+
+def has_near(rows: Any, held: Any) -> Any:
+    return any_of(rows, held) != NO_ROW
 
 
 def replies() -> list[str]:
@@ -109,13 +122,13 @@ def test_the_estimate_is_close_to_the_exact_similarity():
 def test_a_slightly_changed_text_is_a_near_duplicate(change: Callable[[str], str]):
     likenesses = [change(text) for text in TEXTS]
     assert sum(one != other for one, other in zip(TEXTS, likenesses, strict=True)) == len(TEXTS)
-    near = earlier_near(signatures([*TEXTS, *likenesses]))
+    near = is_near(signatures([*TEXTS, *likenesses]))
     assert not near[: len(TEXTS)].any()
     assert near[len(TEXTS) :].mean() >= 0.99
 
 
 def test_unrelated_texts_are_not_near_duplicates():
-    assert not earlier_near(signatures(replies())).any()
+    assert not is_near(signatures(replies())).any()
 
 
 def test_texts_that_share_a_template_are_not_near_duplicates():
@@ -124,15 +137,15 @@ def test_texts_that_share_a_template_are_not_near_duplicates():
              for row in sample_rows("instructions.train.jsonl.gz", 1100)
              if len(row["output"].split()) > 12]  # fmt: skip
     assert len(texts) > 100
-    assert not earlier_near(signatures(texts)).any()
+    assert not is_near(signatures(texts)).any()
 
 
 def test_the_first_of_each_kind_stays():
     one, two, three = TEXTS[:3]
     rows = [one, two, another_word(one), shouted(two), three, one, one_more_sentence(one), three]
-    near = earlier_near(signatures(rows))
+    near = is_near(signatures(rows))
     assert near.tolist() == [False, False, True, True, False, True, True, True]
-    back = earlier_near(signatures(rows[::-1]))
+    back = is_near(signatures(rows[::-1]))
     assert back.tolist() == [False, False, True, True, False, True, True, True]
 
 
@@ -140,11 +153,11 @@ def test_of_a_chain_of_small_changes_the_first_stays():
     chain = [" ".join(f"w{i}" for i in range(start, start + 200)) for start in range(0, 100, 5)]
     rows = signatures(chain)
     assert estimate(rows[0], rows[-1]) < 0.5
-    assert earlier_near(rows).tolist() == [False] + [True] * (len(chain) - 1)
+    assert is_near(rows).tolist() == [False] + [True] * (len(chain) - 1)
 
 
 def test_one_of_many_similar_rows_stays():
-    near = earlier_near(signatures([TEXTS[0], *TEXTS[1:40] * 50]))
+    near = is_near(signatures([TEXTS[0], *TEXTS[1:40] * 50]))
     assert not near[:40].any()
     assert near[40:].all()
 
@@ -155,8 +168,8 @@ def test_short_texts_are_not_compared():
     rows = signatures([short, short, "", "", long_enough, long_enough])
     assert not rows[:4].any()
     assert rows[4:].all()
-    assert earlier_near(rows).tolist() == [False] * 5 + [True]
-    assert near_any(rows, rows).tolist() == [False] * 4 + [True] * 2
+    assert is_near(rows).tolist() == [False] * 5 + [True]
+    assert has_near(rows, rows).tolist() == [False] * 4 + [True] * 2
 
 
 def test_no_texts_give_no_signatures():
@@ -164,8 +177,8 @@ def test_no_texts_give_no_signatures():
     assert none.shape == (0, PERMUTATIONS)
     some = signatures(TEXTS[:2])
     assert some.dtype == none.dtype == np.uint32
-    assert earlier_near(none).shape == near_any(none, some).shape == (0,)
-    assert near_any(some, none).tolist() == [False, False]
+    assert is_near(none).shape == has_near(none, some).shape == (0,)
+    assert has_near(some, none).tolist() == [False, False]
 
 
 def test_every_reported_row_is_similar_and_few_are_missed():
@@ -173,7 +186,7 @@ def test_every_reported_row_is_similar_and_few_are_missed():
     texts = [*originals, *likenesses]
     random.Random(3).shuffle(texts)
     rows = signatures(texts)
-    near = earlier_near(rows)
+    near = is_near(rows)
     close, alike = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
     for later, earlier in itertools.combinations(range(len(rows) - 1, -1, -1), 2):
         if (guess := estimate(rows[later], rows[earlier])) > 0.4:
@@ -188,11 +201,11 @@ def test_every_reported_row_is_similar_and_few_are_missed():
 def test_rows_that_resemble_one_of_the_others_are_reported():
     rows = signatures([another_word(text) for text in TEXTS[:120]])
     held = signatures(TEXTS[60:])
-    near = near_any(rows, held)
+    near = has_near(rows, held)
     assert not near[:60].any()
     assert near[60:].mean() >= 0.99
-    assert not near_any(rows[:0], held).any()
-    assert (near_any(rows, np.concatenate([held, held[::-1]])) == near).all()
+    assert not has_near(rows[:0], held).any()
+    assert (has_near(rows, np.concatenate([held, held[::-1]])) == near).all()
 
 
 def test_a_signature_depends_only_on_its_text():
@@ -200,14 +213,6 @@ def test_a_signature_depends_only_on_its_text():
     assert (together[:250] == together[:250:-1]).all()
     for place in (0, 1, 199, 200, 249):
         assert (signatures([TEXTS[place]])[0] == together[place]).all()
-
-
-def test_memory_mapped_signatures_give_the_same(tmp_path: Path):
-    rows = signatures([*TEXTS, *map(one_more_sentence, TEXTS)])
-    np.save(tmp_path / "rows.npy", rows)
-    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
-    assert (earlier_near(mapped) == earlier_near(rows)).all()
-    assert (near_any(mapped, mapped[:250]) == near_any(rows, rows[:250])).all()
 
 
 PRINT = """
@@ -262,7 +267,7 @@ def test_ascii_has_the_words_of_the_pattern(text: str):
 def test_scripts_without_spaces_are_compared_letter_by_letter():
     one, other = ("".join(map(chr, range(start, start + 120))) for start in (0x4E00, 0x6E00))
     changed = one[:60] + "\u3042" + one[61:]
-    near = earlier_near(signatures([one, other, changed, other + "\u3042"]))
+    near = is_near(signatures([one, other, changed, other + "\u3042"]))
     assert near.tolist() == [False, False, True, True]
     assert signatures(["\u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22" * 3]).all()
 
@@ -273,8 +278,8 @@ def test_a_lone_surrogate_does_no_harm():
 
 def test_the_row_that_a_near_duplicate_resembles_is_returned():
     rows = signatures([TEXTS[0], TEXTS[1], TEXTS[0]])
-    assert near_module.earlier_near(rows).tolist() == [NO_ROW, NO_ROW, 0]
-    assert near_module.near_any(rows, rows[1:]).tolist() == [1, 0, 1]
+    assert earlier_of(rows).tolist() == [NO_ROW, NO_ROW, 0]
+    assert any_of(rows, rows[1:]).tolist() == [1, 0, 1]
 
 
 def test_questions_are_the_same_if_they_share_most_of_their_words():

@@ -6,9 +6,14 @@ from typing import Any
 import pytest
 
 from gpt2chat.core.errors import RowError
-from gpt2chat.core.inputs.oasst1 import is_tree, parse_message, tree_rows, unused_fields
+from gpt2chat.core.inputs.oasst1 import is_tree, message_rows, parse_message, unused_fields
+from gpt2chat.core.inputs.records import Record
 from tests.helpers import sample_rows
-from tests.test_forest import ROOT, Row, row
+from tests.test_trees import ROOT, Row, row
+
+
+def tree_rows(tree: dict[str, Any]) -> list[Any]:
+    return message_rows(Record("trees.jsonl", 1, tree))
 
 
 def test_the_messages_of_a_tree_come_in_order_with_parents_first():

@@ -14,13 +14,11 @@ from typer.testing import CliRunner
 from gpt2chat.cli import app
 from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.data import prepare as prepare_module
-from gpt2chat.core.data.journal import Progress
-from gpt2chat.core.data.prepare import PrepareResult, prepare
-from gpt2chat.core.data.shards import TOKENS, read_manifest, read_pairs, read_samples
+from gpt2chat.core.data.prepare import PrepareResult, Progress, prepare
+from gpt2chat.core.data.shards import read_manifest, read_pairs, read_samples
 from gpt2chat.core.errors import ConfigError, DataError, Interrupted
 from gpt2chat.core.inputs.records import read_file
 from gpt2chat.core.text.tokens import encode_conversations
-from gpt2chat.core.training.tokenized import load_tokenized
 from tests.helpers import ignore, sample_rows
 
 OFF = ("--oasst1", "off", "--alpaca", "off", "--ultrafeedback", "off")
@@ -303,7 +301,7 @@ def test_a_file_added_next_to_the_shards_is_not_lost():
     assert Path("data/notes.txt").exists()
 
 
-@pytest.mark.parametrize("place", ["sft/mine.jsonl", "sft/more/train.txt", ".tokens/a/b", "runs"])
+@pytest.mark.parametrize("place", ["sft/mine.jsonl", "sft/more/train.txt", "tokens/a/b", "runs"])
 def test_a_file_added_below_the_shards_is_not_lost(place: str):
     settings = config(chat=(write("chat.jsonl", HI),), holdout=0)
     mine = prepare(settings, ignore).out / place
@@ -338,13 +336,14 @@ def test_links_in_a_data_folder_are_not_replaced():
     assert Path("home/thesis").exists()
 
 
-def test_a_folder_with_token_ids_of_training_is_replaced():
+def test_a_folder_of_an_earlier_version_is_replaced():
     prepare(config(chat=(write("chat.jsonl", HI),), holdout=0), ignore)
-    assert len(load_tokenized(Path("data"), "train", "reply")) == 1
+    Path("data/.tokens").mkdir()
+    Path("data/.tokens/reply-train-0123456789abcdef.safetensors").touch()
     result = invoke(*OFF, "--chat", write("chat.jsonl", *questions(2)), "--holdout", "0")
     assert result.exit_code == 0, result.output
     assert len(read_samples(Path("data"), "train")) == 2
-    assert not Path("data", TOKENS).exists()
+    assert not Path("data/.tokens").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line():

@@ -136,8 +136,8 @@ def test_chunks_have_consecutive_records_and_the_progress(
     ]
     for file in files:
         chunks = list(read_chunks(file))
-        assert [len(list(chunk.records())) for chunk in chunks] == [4, 4, 2]
-        found = [record for chunk in chunks for record in chunk.records()]
+        assert [len(list(chunk.parsed())) for chunk in chunks] == [4, 4, 2]
+        found = [record for chunk in chunks for record in chunk.parsed()]
         assert [record.value for record in found] == rows
         steps = range(1, 20, 2) if file.suffix == ".jsonl" else range(1, 11)
         assert [record.line for record in found] == list(steps)

@@ -12,8 +12,7 @@ from rich.console import Console
 
 from gpt2chat import report
 from gpt2chat.core.config.prepare import PrepareConfig
-from gpt2chat.core.data.journal import Progress
-from gpt2chat.core.data.prepare import PrepareResult, Shown, first_samples, prepare
+from gpt2chat.core.data.prepare import PrepareResult, Progress, Shown, first_samples, prepare
 from gpt2chat.core.data.shards import LENGTH_BINS, Lengths
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.training.callbacks import Step

@@ -4,9 +4,17 @@ import json
 
 import pytest
 
-from gpt2chat.core.data.rows import Row, check, pair_row, sample_row
-from gpt2chat.core.data.shards import Pair, Sample
-from gpt2chat.core.text.conversations import Conversation, Preference
+from gpt2chat.core.data.rows import (
+    SHORTENED,
+    TYPED,
+    Item,
+    Row,
+    check,
+    content_id,
+    make_row,
+    opening,
+)
+from gpt2chat.core.text.conversations import Conversation, Message, Preference
 from gpt2chat.core.text.template import render
 from gpt2chat.core.text.tokens import Encoded, encode_conversation
 from tests.helpers import talk
@@ -16,11 +24,12 @@ WINDOW = 64
 
 
 def one(conversation: Conversation, window: int | None = WINDOW) -> Row | None:
-    return sample_row(Sample("id", "source", "group", conversation), window)
+    return make_row(Item("sft", "train", "id", "s", "g", conversation, "a.jsonl", 1), window)
 
 
 def pair(prompt: Conversation, chosen: str, rejected: str) -> Row | None:
-    return pair_row(Pair("id", "source", "group", Preference(prompt, chosen, rejected)), WINDOW)
+    both = Preference(prompt, chosen, rejected)
+    return make_row(Item("preference", "train", "id", "s", "g", both, "a.jsonl", 1), WINDOW)
 
 
 def test_a_row_has_the_messages_the_rendered_text_and_the_token_counts():
@@ -33,14 +42,15 @@ def test_a_row_has_the_messages_the_rendered_text_and_the_token_counts():
     ]  # fmt: skip
     assert fields["conversation"] == talk("Hi", "Hello").as_dicts()
     assert fields["completion"] == "Hello<|eot_id|>"
-    assert (fields["prompt_tokens"], fields["completion_tokens"]) == (row.prompt_tokens, 2)
-    assert row.length == len(encode_conversation(talk("Hi", "Hello")))
+    (encoded,) = row.samples
+    assert (fields["prompt_tokens"], fields["completion_tokens"]) == (encoded.prompt_length, 2)
+    assert encoded == encode_conversation(talk("Hi", "Hello"))
 
 
 def test_a_long_sample_loses_whole_early_turns():
     row = one(LONG)
     assert row is not None
-    assert row.shortened
+    assert row.remarks == {SHORTENED}
     assert json.loads(row.line)["conversation"] == talk("Hi", "Hello").as_dicts()
 
 
@@ -52,16 +62,17 @@ def test_a_sample_too_long_without_its_history_is_not_a_row():
 def test_without_a_window_any_length_is_a_row():
     row = one(LONG, window=None)
     assert row is not None
-    assert not row.shortened
-    assert row.length > WINDOW
+    assert not row.remarks
+    assert len(row.samples[0]) > WINDOW
 
 
 def test_both_sides_of_a_pair_have_the_prompt_that_fits_the_longer_reply():
     row = pair(talk("early " * 5, "turn", "Hi"), "Hello", "Hello " * 20)
     assert row is not None
-    assert row.shortened
+    assert row.remarks == {SHORTENED}
     assert json.loads(row.line)["conversation"] == talk("Hi").as_dicts()
-    assert row.length <= WINDOW
+    assert max(map(len, row.samples)) <= WINDOW
+    assert len({sample.prompt_length for sample in row.samples}) == 1
 
 
 @pytest.mark.parametrize("replies", [("Hello", "Hello " * 80), ("Hello " * 80, "Hello")])
@@ -73,10 +84,10 @@ def test_a_row_notes_control_tokens_typed_as_text():
     typed, plain = one(talk("What is <|eot_id|>?", "A token.")), one(talk("Hi", "Hello"))
     assert typed is not None
     assert plain is not None
-    assert (typed.typed_control, plain.typed_control) == (True, False)
+    assert (typed.remarks, plain.remarks) == ({TYPED}, frozenset())
     told = pair(talk("Hi"), "It is <|endoftext|>", "Hello")
     assert told is not None
-    assert told.typed_control
+    assert told.remarks == {TYPED}
 
 
 def test_rows_with_the_same_last_exchange_share_only_that_hash():
@@ -91,7 +102,7 @@ def test_a_conversation_far_longer_than_the_window_keeps_its_end():
     turns = [text for n in range(500) for text in (f"question {n}", "word " * 300)]
     row = one(talk(*turns, "Hi", "Hello"))
     assert row is not None
-    assert row.shortened
+    assert row.remarks == {SHORTENED}
     assert json.loads(row.line)["conversation"] == talk("Hi", "Hello").as_dicts()
     assert one(talk("Hi", "x" * 200_000)) is None
 
@@ -128,3 +139,25 @@ def test_a_row_that_would_train_wrongly_stops_the_run(
     check("x", render(GOOD.prompt), spans, Encoded([1, 2, 3, 50261], 3), window=5)
     with pytest.raises(RuntimeError, match=f"row x: .*{rule}"):
         check("x", render(prompt), spans, Encoded(ids, prompt_length), window=5)
+
+
+def test_conversations_that_begin_alike_are_one_group():
+    first = talk("Hi", "Hello")
+    longer = talk("Hi", "Good day", "Bye", "See you")
+    told = Conversation((Message("system", "Be kind."), *first.messages))
+    assert opening(first) == opening(longer) == opening(told)
+
+
+def test_another_document_or_first_message_is_another_group():
+    document = Message("context", "A text.")
+    conversations = (
+        talk("Hi"), talk("Hello"), Conversation((document, *talk("Hi").messages)),
+    )  # fmt: skip
+    assert len({opening(conversation) for conversation in conversations}) == 3
+
+
+def test_ids_depend_only_on_the_content():
+    assert content_id("a", talk("Hi", "Hello")) == content_id("a", talk(" Hi", "Hello "))
+    pairs = (Preference(talk("Hi"), "x", "y"), Preference(talk("Hi"), "y", "x"))
+    assert len({content_id("a", pair) for pair in pairs}) == 2
+    assert content_id("my.jsonl", talk("Hi")).startswith("my.jsonl-")

@@ -10,67 +10,67 @@ import numpy as np
 import pytest
 
 from gpt2chat.core.config.prepare import Share
-from gpt2chat.core.data.journal import Journal
+from gpt2chat.core.data.counts import Counts
 from gpt2chat.core.data.near import signatures
-from gpt2chat.core.data.parts import SPLITS, Entry, Part, write_part
-from gpt2chat.core.data.rows import Row
+from gpt2chat.core.data.rows import Item, Row
 from gpt2chat.core.data.selection import Selection
 from gpt2chat.core.data.shards import Kind
-from gpt2chat.core.data.tally import Tally
+from gpt2chat.core.data.store import SPLITS, Store, make_part
 from gpt2chat.core.inputs.datafiles import Split
+from gpt2chat.core.text.tokens import Encoded
+from tests.helpers import talk
 
 Given = tuple[str, ...]
 """The text of a row, its split, and its kind if that is not `sft`."""
 STORY = "the quick brown fox jumps over the lazy dog and runs into the dark wood where it sleeps "
 
 
-def entry(number: int, text: str, split: str, kind: str = "sft") -> Entry:
+def made_row(number: int, text: str, split: str, kind: str = "sft") -> Row:
+    """Return a row with a prompt of 10 tokens and a reply of `number` tokens."""
     digest = hashlib.sha256(text.encode()).digest()[:16]
-    row = Row(
-        line=json.dumps(
-            {
-                "id": f"{number}",
-                "source": "s",
-                "conversation": [{"role": "user", "content": text}],
-                "completion": f"{text}<|eot_id|>",
-            }
-        ).encode()
-        + b"\n",
+    values = {
+        "id": f"{number}",
+        "source": "s",
+        "conversation": [{"role": "user", "content": text}],
+        "completion": f"{text}<|eot_id|>",
+    }
+    key = cast(tuple[Kind, Split], (kind, split))
+    return Row(
+        Item(*key, f"{number}", "s", "g", talk("Hi", "Hello"), "a.jsonl", number),
+        line=json.dumps(values).encode() + b"\n",
+        samples=[Encoded([number] * (10 + number), 10)],
         text_hash=digest,
         exchange_hash=digest,
         exchange=text,
-        prompt_tokens=10,
-        trained_tokens=number,
-        reply_tokens=number,
-        shortened=False,
-        typed_control=False,
+        remarks=frozenset(),
     )
-    return Entry(cast(tuple[Kind, Split], (kind, split)), row, frozenset(), number)
 
 
-def select(folder: Path, *parts: tuple[str, Sequence[Given]]) -> Selection:
+def select(folder: Path, *parts: tuple[str, Sequence[Given]], broken: str = "") -> Selection:
     """Return the rows of parts, given by source and what each row has."""
     folder.mkdir(exist_ok=True)
-    made: list[Part] = []
-    for number, (source, rows) in enumerate(parts):
-        entries = [entry(place, *row) for place, row in enumerate(rows)]
-        signed = signatures([one.row.exchange for one in entries])
-        made.append(write_part(folder / f"{number}", entries, Tally(source, "a.jsonl"), signed))
-    return Selection(made, folder, Journal(strict=False, listener=lambda _: None))
+    store = Store(folder)
+    for source, given in parts:
+        rows = [made_row(place, *row) for place, row in enumerate(given)]
+        signed = signatures([row.exchange for row in rows])
+        numbered = [(row, 1) for row in rows]
+        counts = Counts(lines=[broken])
+        store.add(make_part(source, "a.jsonl", 1.0, counts, numbered, signed))
+    return Selection(store, Counts())
 
 
 def counted(selection: Selection) -> dict[str, dict[str, int]]:
-    dropped = selection._journal.dropped  # pyright: ignore[reportPrivateUsage]
+    dropped = selection.counts.dropped
     return {source: dict(counter) for source, counter in dropped.items()}
 
 
 def test_only_the_first_of_several_duplicates_in_a_split_stays(tmp_path: Path):
     selection = select(
         tmp_path,
-        ("a", [("one", "train"), ("two", "train"), ("one", "validation")]),
+        ("a", [("one", "train"), ("two", "train"), ("four", "validation")]),
         ("b", [("two", "train"), ("three", "train"), ("two", "train")]),
     )
-    selection.without_duplicates("exact")
+    selection.remove_duplicates("exact")
     assert selection.is_selected.tolist() == [True, True, True, False, True, False]
     assert counted(selection) == {"b": {"duplicate": 2}}
     assert [removal.reason for removal in selection.removals] == ["duplicate"]
@@ -79,13 +79,13 @@ def test_only_the_first_of_several_duplicates_in_a_split_stays(tmp_path: Path):
 def test_the_reference_set_keeps_its_duplicates(tmp_path: Path):
     rows: list[Given] = [("one", "validation", "reference")] * 2
     selection = select(tmp_path, ("a", rows))
-    selection.without_duplicates("near")
+    selection.remove_duplicates("near")
     assert selection.is_selected.all()
 
 
 def test_with_dedup_off_all_rows_stay(tmp_path: Path):
     selection = select(tmp_path, ("a", [("one", "train")] * 3))
-    selection.without_duplicates("off")
+    selection.remove_duplicates("off")
     assert selection.is_selected.all()
 
 
@@ -94,9 +94,7 @@ def test_near_duplicates_are_removed_from_training_only(tmp_path: Path):
     rows: list[Given] = [(STORY, "train"), (nearly, "train"), ("else " * 30, "train")]
     held: list[Given] = [(STORY + "a", "validation"), (STORY + "b", "validation")]
     selection = select(tmp_path, ("a", rows), ("b", held))
-    selection.without_duplicates("near")
-    assert selection.is_selected.tolist() == [True, False, True, True, True]
-    selection.without_overlap("near")
+    selection.remove_duplicates("near")
     assert selection.is_selected.tolist() == [False, False, True, True, True]
     assert counted(selection)["a"] == {"near-duplicate": 1, "nearly also in validation": 1}
 
@@ -105,7 +103,7 @@ def test_a_training_row_that_is_also_in_validation_is_removed(tmp_path: Path):
     rows: list[Given] = [("one", "train"), ("two", "train"), ("two", "train", "preference")]
     held: list[Given] = [("two", "validation", "reference")]
     selection = select(tmp_path, ("a", rows), ("b", held))
-    selection.without_overlap("off")
+    selection.remove_duplicates("off")
     assert selection.is_selected.tolist() == [True, False, False, True]
     assert counted(selection) == {"a": {"also in validation": 2}}
 
@@ -116,9 +114,9 @@ def test_a_training_row_that_is_nearly_in_validation_is_removed(tmp_path: Path):
         ("a", [("A: " + STORY, "train"), ("else " * 30, "train")]),
         ("b", [(STORY, "validation", "reference")]),
     )
-    selection.without_overlap("exact")
+    selection.remove_duplicates("exact")
     assert selection.is_selected.all()
-    selection.without_overlap("near")
+    selection.remove_duplicates("near")
     assert selection.is_selected.tolist() == [False, True, True]
     assert counted(selection) == {"a": {"nearly also in validation": 1}}
 

@@ -4,18 +4,14 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from gpt2chat.core.config.prepare import Share
 from gpt2chat.core.data import writer
 from gpt2chat.core.data.selection import Selection
-from gpt2chat.core.data.writer import (
-    count_lengths,
-    count_rows,
-    count_tokens,
-    write_dropped,
-    write_shards,
-)
+from gpt2chat.core.data.writer import write_dropped, write_shards
 from tests.test_selection import Given, select
 
 
@@ -33,7 +29,6 @@ def test_shards_contain_every_row_once_and_have_their_hash(
     selection: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(writer, "SHARD_ROWS", 4)
-    monkeypatch.setattr(writer, "OPEN_FILES", 1)
     order = selection.order(0, {}, seed=0)
     shards = list(write_shards(selection, 0, order, tmp_path))
     assert [shard.path for shard in shards] == [
@@ -45,6 +40,12 @@ def test_shards_contain_every_row_once_and_have_their_hash(
         (shard.sha256, shard.bytes) for shard in shards
     ]
     ids = [int(json.loads(line)["id"]) for content in contents for line in content.splitlines()]
+    tokens = [load_file(tmp_path / shard.tokens) for shard in shards]
+    # The ids of a row are its number, once for each token of a prompt of 10 and its reply.
+    assert np.concatenate([part["lengths"] for part in tokens]).tolist() == [10 + n for n in ids]
+    assert np.concatenate([part["ids"] for part in tokens]).tolist() == [
+        n for n in ids for _ in range(10 + n)
+    ]
     assert sorted(ids) == sorted([0, 1, 2, 3, 4, 0, 1, 2, 0, 1])
 
 
@@ -60,30 +61,10 @@ def test_an_empty_split_has_no_shard(selection: Selection, tmp_path: Path):
     assert not list(write_shards(selection, 2, selection.order(2, {}, 0), tmp_path))
 
 
-def test_rows_are_counted_by_source_tokens_and_length(selection: Selection):
-    order = selection.order(0, {}, seed=0)
-    assert count_rows(selection, order) == {"odd": 7, "even": 3}
-    assert count_tokens(selection, order) == {"prompt": 100, "trained": 10 + 3 + 1}
-    lengths = count_lengths(selection, order, window=32)
-    # Prompts have 10 tokens, replies 0 to 4; a bar is 2 tokens wide.
-    assert lengths["even"] == {
-        "prompt": [0, 0, 0, 0, 3, *[0] * 11],
-        "reply": [3, *[0] * 15],
-    }
-    assert lengths["odd"]["reply"] == [5, 2, *[0] * 14]
-    assert sum(count_lengths(selection, order, window=16)["odd"]["prompt"]) == 7
-
-
-def test_the_last_bin_counts_rows_longer_than_the_window(selection: Selection):
-    lengths = count_lengths(selection, selection.order(0, {}, 0), window=8)
-    assert lengths["even"]["prompt"] == [0] * 15 + [3]
-
-
 def test_dropped_rows_are_written_with_place_and_reason(tmp_path: Path):
     rows: list[Given] = [("one", "train"), ("two", "train"), ("one", "train")]
-    selection = select(tmp_path, ("a", rows))
-    selection.parts[0].dropped.write_text('{"reason": "not JSON"}\n')
-    selection.without_duplicates("exact")
+    selection = select(tmp_path, ("a", rows), broken='{"reason": "not JSON"}\n')
+    selection.remove_duplicates("exact")
     write_dropped(selection, tmp_path / "dropped.jsonl")
     lines = (tmp_path / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [

@@ -13,7 +13,7 @@ from gpt2chat.commandline import to_command_line
 from gpt2chat.report.console import clock, err, note, printable
 
 if TYPE_CHECKING:
-    from gpt2chat.core.data.journal import Progress as Reading
+    from gpt2chat.core.data.prepare import Progress as Reading
 
 PACE_SECONDS = 10.0
 """Time over which a pace is measured."""

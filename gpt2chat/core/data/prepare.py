@@ -1,6 +1,6 @@
 """Turn sources into a data folder, which is written completely or not at all.
 
-    sources → jobs (chunks of records) → parts, by several processes → selection → shards
+    sources → chunks of records → parts, by any executor → selection → shards
 
 Parts stay on disk until the shards are written, so an interrupted run resumes.
 """
@@ -9,21 +9,27 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from gpt2chat import __version__
 from gpt2chat.core.config.prepare import PrepareConfig, parse_share
+from gpt2chat.core.data.chunks import Report, all_chunks, convert
+from gpt2chat.core.data.counts import Counts
+from gpt2chat.core.data.executors import in_order
 from gpt2chat.core.data.histogram import draw_lengths
-from gpt2chat.core.data.jobs import Jobs
-from gpt2chat.core.data.journal import Journal, Listener
-from gpt2chat.core.data.parts import SPLITS, Part
-from gpt2chat.core.data.pool import ordered
+from gpt2chat.core.data.rows import REMARKS
 from gpt2chat.core.data.selection import NEAR, NEAR_OVERLAP, OVERLAP, TRAIN, Selection
 from gpt2chat.core.data.shards import (
     DROPPED,
+    LENGTH_BINS,
     MANIFEST,
     PICTURE,
     TOKENS,
@@ -31,19 +37,13 @@ from gpt2chat.core.data.shards import (
     Input,
     Lengths,
     Manifest,
+    Shard,
     manifest_text,
     read_pairs,
     read_samples,
 )
-from gpt2chat.core.data.work import finished, run
-from gpt2chat.core.data.writer import (
-    count_lengths,
-    count_remarks,
-    count_rows,
-    count_tokens,
-    write_dropped,
-    write_shards,
-)
+from gpt2chat.core.data.store import SPLITS, Store
+from gpt2chat.core.data.writer import write_dropped, write_shards
 from gpt2chat.core.display import html_table, text_table
 from gpt2chat.core.errors import ConfigError, DataError, HardwareError, Interrupted
 from gpt2chat.core.files import replaced_folder
@@ -63,11 +63,30 @@ LIBRARIES = ("datasets", "ftfy", "rensa", "tiktoken")
 RECORDED_SETTINGS = ("lang", "oasst1_rank", "oasst1_pairs", "mix", "dedup", "sample")
 """Settings that the manifest records, apart from seed and window."""
 OWN_PATHS = re.compile(
-    rf"{MANIFEST}|{DROPPED}|rejected\.jsonl|{PICTURE}|(.*/)?\.DS_Store|{TOKENS}(/[^/]*)?"
-    r"|(sft|preference|reference)(/(train|validation)-\d+-of-\d+\.jsonl)?"
+    rf"{MANIFEST}|{DROPPED}|rejected\.jsonl|{PICTURE}|(.*/)?\.DS_Store|\.?{TOKENS}|\.tokens/[^/]*"
+    rf"|({TOKENS}/)?(sft|preference|reference)"
+    rf"(/(train|validation)-\d+-of-\d+\.(jsonl|safetensors))?"
 )
-"""Paths in a data folder that `prepare` may replace: its own files, the ids that training writes,
-and the files of a file manager."""
+"""Paths in a data folder that `prepare` may replace: its own files, those of earlier versions, and
+those of a file manager."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The progress of `prepare`, or a note about it."""
+
+    source: str
+    records: int
+    """Records of this source that have been read."""
+    advance: int = 0
+    """Records read since the last call."""
+    note: str = ""
+    """One line for the user; empty if only the numbers changed."""
+    done: float = -1.0
+    """Share of all input that has been read; negative if unknown."""
+
+
+Listener = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,23 +130,40 @@ def prepare(settings: PrepareConfig, on_progress: Listener | None = None) -> Pre
     """
     sources = find_sources(settings)
     require_own_folder(settings.out)
-    journal = Journal(strict=settings.strict, listener=on_progress)
+    counts, notes = Counts(), list[str]()
+
+    def report(source: str, note: str = "", done: float = -1.0, advance: int = 0) -> None:
+        if note:
+            notes.append(note)
+        if on_progress is not None:
+            records = counts.records[source].total()
+            on_progress(Progress(source, records, advance, note, done))
+
     try:
         opened = list(open_sources(sources, streaming=settings.streaming))
         for source in opened:
-            journal.say(source.source.name, source.note())
+            report(source.source.name, source.note())
         inputs = [entry for source in opened for entry in source.inputs()]
         with replaced_folder(settings.out, fingerprint(settings, inputs)) as (work, folder):
-            parts: list[Part] = []
-            jobs = Jobs(opened, settings, work, journal)
-            for job, part in ordered(jobs, run, finished, settings.workers):
-                journal.add(part.tally, job.done)
-                parts.append(part)
-            journal.require_usable()
-            selection = Selection(parts, work, journal)
-            manifest = _write(selection, opened, inputs, settings, journal, folder)
+            store = Store(work)
+            finished = list(store.parts)
+            chunks = islice(all_chunks(opened, settings, report), len(finished), None)
+            with closing(in_order(convert, chunks, settings.workers)) as parts:
+                for part in chain(finished, parts):
+                    if part.contents:
+                        store.add(part)
+                    if settings.strict and part.counts.first_bad:
+                        bad = next(iter(part.counts.first_bad.values()))
+                        raise DataError(
+                            f"{bad}. Fix it, or leave out `strict` to continue without it."
+                        )
+                    counts.add(part.counts)
+                    read = part.counts.records[part.source].total()
+                    report(part.source, done=part.done, advance=read)
+            require_usable(counts)
+            manifest = _write(store, opened, inputs, settings, counts, folder)
             (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
-            _advise(manifest, opened, settings, journal)
+            _advise(manifest, opened, settings, report)
             # Check again: other files may have been put there in the meantime.
             require_own_folder(settings.out)
     except KeyboardInterrupt:
@@ -139,7 +175,7 @@ def prepare(settings: PrepareConfig, on_progress: Listener | None = None) -> Pre
             "Not enough memory to prepare the data. Close other programs, use fewer `workers`, or "
             "give large data as JSON Lines, which is read in chunks."
         ) from None
-    return PrepareResult(out=settings.out, manifest=manifest, notes=tuple(journal.notes))
+    return PrepareResult(out=settings.out, manifest=manifest, notes=tuple(notes))
 
 
 def fingerprint(settings: PrepareConfig, inputs: Sequence[Input]) -> str:
@@ -191,6 +227,17 @@ def first_samples(result: PrepareResult, number: int) -> list[Shown]:
     return samples
 
 
+def require_usable(counts: Counts) -> None:
+    """Raise DataError if no record of a file can be used."""
+    for source, files in counts.records.items():
+        for file, number in files.items():
+            if number == counts.bad[source][file]:
+                which = (
+                    f"none of its {number:,} records can" if number > 1 else "its one record cannot"
+                )
+                raise DataError(f"{file}: {which} be used. {counts.first_bad[file]}.")
+
+
 def require_own_folder(folder: Path) -> None:
     """Raise ConfigError if replacing the folder would lose anything that prepare did not write."""
     if not folder.name:
@@ -214,20 +261,20 @@ def require_own_folder(folder: Path) -> None:
 
 
 def _write(
-    selection: Selection,
+    store: Store,
     opened: Sequence[Opened],
     inputs: Sequence[Input],
     settings: PrepareConfig,
-    journal: Journal,
+    counts: Counts,
     folder: Path,
 ) -> Manifest:
-    """Write the shards of the selected rows.
+    """Write the shards of the selected rows, and return their manifest.
 
     Raises:
         DataError: No row is left to train on.
     """
-    selection.without_duplicates(settings.dedup)
-    selection.without_overlap(settings.dedup)
+    selection = Selection(store, counts)
+    selection.remove_duplicates(settings.dedup)
     shares = dict(parse_share(share) for share in settings.mix)
     orders = {key: selection.order(key, shares, settings.seed) for key in range(len(SPLITS))}
     # Data for evaluation only may have no training rows; other data must have some.
@@ -235,29 +282,36 @@ def _write(
     if not any(
         len(order.places) for key, order in orders.items() if key in TRAIN or not is_for_training
     ):
-        reasons: Counter[str] = Counter()
-        for counter in journal.dropped.values():
-            reasons.update(counter)
+        reasons = sum(counts.dropped.values(), Counter[str]())
         most = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common(4))
         dropped = f" Dropped: {most}." if most else ""
         raise DataError(
             f"No training rows are left.{dropped} Give more data, for example with `chat=FILE`."
         )
     write_dropped(selection, folder / DROPPED)
-    shards = [
-        s for key, order in orders.items() for s in write_shards(selection, key, order, folder)
-    ]
-    counts: dict[str, dict[str, dict[str, int]]] = {}
+    shards: list[Shard] = []
+    rows: dict[str, dict[str, dict[str, int]]] = {}
     tokens: dict[str, dict[str, dict[str, int]]] = {}
     lengths: dict[str, dict[str, Lengths]] = {}
     for key, order in orders.items():
         kind, split = SPLITS[key]
-        for source, number in count_rows(selection, order).items():
-            counts.setdefault(kind, {}).setdefault(source, {})[split] = number
-        tokens.setdefault(kind, {})[split] = count_tokens(selection, order)
-        lengths.setdefault(kind, {})[split] = count_lengths(selection, order, settings.max_length)
-        for source, remarks in count_remarks(selection, order.places).items():
-            journal.noted[source].update(remarks)
+        shards += write_shards(selection, key, order, folder)
+        index = selection.index[order.places]
+        tokens.setdefault(kind, {})[split] = {
+            "prompt": int(index["prompt"].sum(dtype=np.int64)),
+            "trained": int((index["first"] + index["second"]).sum(dtype=np.int64)),
+        }
+        bars = lengths.setdefault(kind, {}).setdefault(split, {})
+        for source, places in selection.sources(order.places):
+            own = selection.index[places]
+            rows.setdefault(kind, {}).setdefault(source, {})[split] = len(own)
+            replies = np.maximum(own["first"], own["second"])
+            bars[source] = {
+                name: _histogram(numbers, settings.max_length)
+                for name, numbers in (("prompt", own["prompt"]), ("reply", replies))
+            }
+            for bit, remark in enumerate(REMARKS):
+                counts.noted[source][remark] += int((own["remarks"] >> bit & 1).sum())
     if settings.stats:
         draw_lengths(lengths, settings.max_length, folder / PICTURE)
     return Manifest(
@@ -268,10 +322,10 @@ def _write(
             name: value for name, value in asdict(settings).items() if name in RECORDED_SETTINGS
         },
         holdout={source.source.name: source.holdout for source in opened},
-        counts=counts,
-        dropped=_plain(journal.dropped),
-        noted=_plain(journal.noted),
-        unused=_plain(journal.unused),
+        counts=rows,
+        dropped=_plain(counts.dropped),
+        noted=_plain(counts.noted),
+        unused=_plain(counts.unused),
         tokens=tokens,
         lengths=lengths,
         shards=tuple(shards),
@@ -282,30 +336,38 @@ def _write(
     )
 
 
+def _histogram(numbers: Any, window: int) -> list[int]:
+    """Return how many of the numbers are in each sixteenth of the window."""
+    bins = (numbers.astype(np.int64) - 1).clip(0) * LENGTH_BINS // window
+    return np.bincount(bins.clip(max=LENGTH_BINS - 1), minlength=LENGTH_BINS).tolist()
+
+
+def _plain(counts: Mapping[str, Counter[str]]) -> dict[str, dict[str, int]]:
+    plain = {source: dict((+counter).most_common()) for source, counter in counts.items()}
+    return {source: numbers for source, numbers in plain.items() if numbers}
+
+
 def _advise(
-    manifest: Manifest, opened: Sequence[Opened], settings: PrepareConfig, journal: Journal
+    manifest: Manifest, opened: Sequence[Opened], settings: PrepareConfig, report: Report
 ) -> None:
     """Report what a user may not expect: removed rows of their own, or a split without rows."""
     for source in opened:
         name = source.source.name
         rows = [counts.get(name, {}) for counts in manifest.counts.values()]
         if 0 < source.holdout < 1 and not any(splits.get("validation") for splits in rows):
-            journal.say(
+            report(
                 name,
                 f"{name}: no validation rows. A `holdout` of {source.holdout:.0%} of so few rows "
                 "is none. Raise it to get some.",
             )
-        similar = sum(journal.dropped[name][reason] for reason in (NEAR, OVERLAP, NEAR_OVERLAP))
+        dropped = manifest.dropped.get(name, {})
+        similar = sum(dropped.get(reason, 0) for reason in (NEAR, OVERLAP, NEAR_OVERLAP))
         if similar and source.source.setting in OWN_SETTINGS:
-            journal.say(
+            report(
                 name,
                 f"{name}: {plural(similar, 'row')} removed for similarity to another. "
                 f'{settings.out / DROPPED} lists them. Keep them with `dedup="off"`, and those '
                 "similar to validation rows with `holdout=0`.",
             )
     if not any(manifest.rows(kind, "train") for kind in ("sft", "preference")):
-        journal.say("", f"{settings.out} has no training rows: it is for evaluation only.")
-
-
-def _plain(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
-    return {source: dict(counter.most_common()) for source, counter in counts.items() if counter}
+        report("", f"{settings.out} has no training rows: it is for evaluation only.")

@@ -1,26 +1,25 @@
 """Select the rows of the shards: remove duplicates and overlap with validation, apply the mix."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gpt2chat.core.config.prepare import Dedup, Share
-from gpt2chat.core.data.journal import Journal
+from gpt2chat.core.data.counts import Counts
 from gpt2chat.core.data.near import (
     NO_ROW,
     PERMUTATIONS,
-    Hashes,
+    THRESHOLD,
     Places,
     earlier_near,
     near_any,
     same_words,
 )
-from gpt2chat.core.data.parts import INDEX, SPLITS, Part, Signatures
+from gpt2chat.core.data.store import INDEX, SPLITS, Part, Store
 
 DUPLICATE = "duplicate"
 NEAR = "near-duplicate"
@@ -29,9 +28,13 @@ NEAR_OVERLAP = "nearly also in validation"
 LEFT_OUT_BY_MIX = "left out by the mix"
 CACHED_QUESTIONS = 10_000
 """Questions that stay in memory while near-duplicates are compared."""
+COMPARED = 8192
+"""Pairs of signatures, of 512 bytes each, that are compared at a time."""
 
 TRAIN = tuple(code for code, (_, split) in enumerate(SPLITS) if split == "train")
 VALIDATION = tuple(code for code, (_, split) in enumerate(SPLITS) if split == "validation")
+Booleans = npt.NDArray[np.bool_]
+Hashes = npt.NDArray[np.uint64]
 
 
 class Removal(NamedTuple):
@@ -43,32 +46,45 @@ class Removal(NamedTuple):
     """The row that each of them resembles."""
 
 
+class Order(NamedTuple):
+    """Rows in the order of the shards."""
+
+    places: Places
+    repeats: npt.NDArray[np.uint32]
+    """Number of each repeat: 0, or more for a row that the mix repeats."""
+
+
 class Selection:
-    """The rows of all parts, fewer after each step, in some 30 bytes of memory per row.
+    """The rows of all parts, fewer after each step.
 
     A place is the number of a row in all parts, in the order of the sources.
     """
 
-    def __init__(self, parts: Sequence[Part], folder: Path, journal: Journal):
-        self.parts = parts
+    def __init__(self, store: Store, counts: Counts):
+        self.index = np.array(store.read("index", INDEX))
         self.removals: list[Removal] = []
-        self.starts = np.cumsum([0, *(part.rows for part in parts)])
-        self.keys = self.column("key")
-        self.is_selected = np.ones(len(self.keys), bool)
-        self._offsets, self._sizes = self.column("offset"), self.column("size")
+        self.store = store
+        self.counts = counts
+        self._starts = np.cumsum([0, *(part.rows for part in store.parts)])
+        self.is_selected = np.ones(len(self.index), bool)
+        self._lines = store.read("rows")
+        self._offsets = np.cumsum(self.index["size"], dtype=np.int64) - self.index["size"]
+        self._signatures = store.read("signatures", np.uint32).reshape(-1, PERMUTATIONS)
         self._question = lru_cache(CACHED_QUESTIONS)(self._read_question)
-        self._folder = folder
-        self._journal = journal
 
-    def column(self, name: str) -> npt.NDArray[Any]:
-        """Return one field of the index of all rows."""
-        columns = [part.index()[name] for part in self.parts]
-        return np.concatenate(columns) if columns else np.zeros(0, INDEX)[name]
+    def line(self, place: int) -> bytes:
+        """Return the line of a row."""
+        start = self._offsets[place]
+        return self._lines[start : start + self.index["size"][place]].tobytes()
+
+    def part_of(self, place: int) -> Part:
+        """Return the part that a row is in."""
+        return self.store.parts[int(np.searchsorted(self._starts, place, side="right")) - 1]
 
     def sources(self, places: Places) -> Iterator[tuple[str, Places]]:
         """Yield the rows of each source, by name, in the order of the sources."""
-        part_of = np.searchsorted(self.starts, places, side="right") - 1
-        names = [part.tally.source for part in self.parts]
+        part_of = np.searchsorted(self._starts, places, side="right") - 1
+        names = [part.source for part in self.store.parts]
         codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
         code_of = np.array([codes[name] for name in names], np.intp)[part_of]
         for name, code in codes.items():
@@ -76,109 +92,77 @@ class Selection:
             if len(own):
                 yield name, own
 
-    def where(self, *keys: int) -> Places:
-        """Return the selected rows of some splits."""
-        return np.flatnonzero(self.is_selected & np.isin(self.keys, keys))
+    def remove_duplicates(self, dedup: Dedup) -> None:
+        """Remove duplicates, near-duplicates, and training rows that are also in validation.
 
-    def drop(self, places: Places, reason: str, like: Places) -> None:
-        """Remove rows, and count them.
-
-        Args:
-            like: The row that each of them resembles.
+        Of several duplicates in a split, the first one stays. The reference set keeps its
+        duplicates, and validation its near-duplicates.
         """
+        texts, exchanges, bands = (self.index[name] for name in ("text", "exchange", "bands"))
+        for key in range(len(SPLITS)) if dedup != "off" else ():
+            if SPLITS[key][0] != "reference":
+                places = self._where(key)
+                _, first, same = np.unique(texts[places], return_index=True, return_inverse=True)
+                later = np.delete(np.arange(len(places)), first)
+                self._remove(places[later], DUPLICATE, places[first[same[later]]])
+        for key in TRAIN if dedup == "near" else ():
+            places = self._where(key)
+            like = earlier_near(bands[places], lambda a, b, p=places: self._alike(p[a], p[b]))
+            near = np.flatnonzero(like != NO_ROW)
+            self._remove(places[near], NEAR, places[like[near]])
+        train, validation = self._where(*TRAIN), self._where(*VALIDATION)
+        hashes, first = np.unique(exchanges[validation], return_index=True)
+        overlap = train[np.isin(exchanges[train], hashes)]
+        like = validation[first[np.searchsorted(hashes, exchanges[overlap])]]
+        self._remove(overlap, OVERLAP, like)
+        if dedup == "near":
+            train = self._where(*TRAIN)
+            like = near_any(
+                bands[train], bands[validation], lambda a, b: self._alike(train[a], validation[b])
+            )
+            near = np.flatnonzero(like != NO_ROW)
+            self._remove(train[near], NEAR_OVERLAP, validation[like[near]])
+
+    def _where(self, *keys: int) -> Places:
+        """Return the selected rows of some splits."""
+        return np.flatnonzero(self.is_selected & np.isin(self.index["key"], keys))
+
+    def _remove(self, places: Places, reason: str, like: Places) -> None:
         for source, own in self.sources(places):
-            self._journal.drop(source, reason, len(own))
+            self.counts.dropped[source][reason] += len(own)
         self.is_selected[places] = False
         if len(places):
             self.removals.append(Removal(places, reason, like))
 
-    def without_duplicates(self, dedup: Dedup) -> None:
-        """Keep only the first of several duplicates, and in training of near-duplicates too.
+    def _alike(self, rows: Places, others: Places) -> Booleans:
+        """Return which rows are near-duplicates of the other row of their pair.
 
-        The reference set keeps its duplicates, and validation its near-duplicates.
+        Signatures depend mostly on the reply: without a second look at the questions, a bot that
+        answers "Who are you?" and "What is your name?" alike would lose one of the two.
         """
-        if dedup == "off":
-            return
-        texts = self.column("text")
-        for key in range(len(SPLITS)):
-            if SPLITS[key][0] != "reference":
-                places = self.where(key)
-                _, first, same = np.unique(texts[places], return_index=True, return_inverse=True)
-                later = np.delete(np.arange(len(places)), first)
-                self.drop(places[later], DUPLICATE, places[first[same[later]]])
-        if dedup == "near":
-            for key in TRAIN:
-                places = self.where(key)
-                signed = self._signatures(places, "near")
-                like = earlier_near(signed, lambda a, b, p=places: self._same_questions(p[a], p[b]))
-                near = np.flatnonzero(like != NO_ROW)
-                self.drop(places[near], NEAR, places[like[near]])
-
-    def without_overlap(self, dedup: Dedup) -> None:
-        """Remove training rows whose last exchange is also, or nearly, in the validation data."""
-        exchanges = self.column("exchange")
-        train, validation = self.where(*TRAIN), self.where(*VALIDATION)
-        hashes, first = np.unique(exchanges[validation], return_index=True)
-        overlap = train[np.isin(exchanges[train], hashes)]
-        like = validation[first[np.searchsorted(hashes, exchanges[overlap])]]
-        self.drop(overlap, OVERLAP, like)
-        if dedup == "near":
-            train = self.where(*TRAIN)
-            like = near_any(
-                self._signatures(train, "train"),
-                self._signatures(validation, "validation"),
-                lambda a, b: self._same_questions(train[a], validation[b]),
-            )
-            near = np.flatnonzero(like != NO_ROW)
-            self.drop(train[near], NEAR_OVERLAP, validation[like[near]])
-
-    def _same_questions(self, rows: Places, others: Places) -> npt.NDArray[np.bool_]:
-        """Return which rows ask nearly the same question as the other row of their pair.
-
-        Signatures depend mostly on the reply: without this check, a bot that answers "Who are
-        you?" and "What is your name?" alike would lose one of the two questions.
-        """
-        pairs = zip(rows.tolist(), others.tolist(), strict=True)
-        same = [same_words(self._question(one), self._question(other)) for one, other in pairs]
-        return np.array(same, np.bool_)
+        alike = np.zeros(len(rows), bool)
+        for start in range(0, len(rows), COMPARED):
+            some = slice(start, start + COMPARED)
+            equal = self._signatures[rows[some]] == self._signatures[others[some]]
+            alike[some] = equal.mean(axis=1) >= THRESHOLD
+        for number in np.flatnonzero(alike).tolist():
+            one, other = self._question(int(rows[number])), self._question(int(others[number]))
+            alike[number] = same_words(one, other)
+        return alike
 
     def _read_question(self, place: int) -> str:
-        messages = self.row(place)["conversation"]
+        messages = json.loads(self.line(place))["conversation"]
         users = [message["content"] for message in messages if message["role"] == "user"]
         documents = [message["content"] for message in messages if message["role"] == "context"]
         return "\n".join([users[-1], *documents])
 
-    def part_of(self, place: int) -> Part:
-        """Return the part that a row is in."""
-        return self.parts[int(np.searchsorted(self.starts, place, side="right")) - 1]
-
-    def row(self, place: int) -> dict[str, Any]:
-        """Return the fields of a row."""
-        with self.part_of(place).lines.open("rb") as file:
-            file.seek(int(self._offsets[place]))
-            return json.loads(file.read(int(self._sizes[place])))
-
-    def _signatures(self, places: Places, name: str) -> Signatures:
-        """Return the signatures of rows, mapped from a file: each takes 512 bytes."""
-        if not len(places):
-            return np.zeros((0, PERMUTATIONS), np.uint32)
-        path = self._folder / f"{name}.signatures"
-        # Written first and mapped afterwards: writing to a map on a full disk kills the process.
-        with path.open("wb") as file:
-            for number, part in enumerate(self.parts):
-                begin, end = np.searchsorted(places, self.starts[number : number + 2])
-                if begin < end:
-                    rows = places[begin:end] - self.starts[number]
-                    file.write(part.signatures()[rows].tobytes())
-        return np.memmap(path, np.uint32, "r", shape=(len(places), PERMUTATIONS))
-
-    def order(self, key: int, mix: dict[str, Share], seed: int) -> "Order":
+    def order(self, key: int, mix: dict[str, Share], seed: int) -> Order:
         """Return the rows of a split in the order of the shards.
 
         Validation rows keep their order. Training rows are sorted by a hash of text and seed, so
         the order does not depend on the platform's random numbers.
         """
-        places = self.where(key)
+        places = self._where(key)
         order = Order(places, np.zeros(len(places), np.uint32))
         if key not in TRAIN or not len(places):
             return order
@@ -189,34 +173,19 @@ class Selection:
             number = round(len(own) * share.weight)
             if share.cap is not None:
                 number = min(number, share.cap)
-            self._journal.drop(name, LEFT_OUT_BY_MIX, max(len(own) - number, 0))
+            if number < len(own):
+                self.counts.dropped[name][LEFT_OUT_BY_MIX] += len(own) - number
             repeats = np.arange(number, dtype=np.uint32) // np.uint32(len(own))
             shares.append(Order(np.resize(own, number), repeats))
-        mixed = Order(
-            np.concatenate([share.places for share in shares]),
-            np.concatenate([share.repeats for share in shares]),
-        )
+        mixed = Order(*map(np.concatenate, zip(*shares, strict=True)))
         order_of_mix = np.argsort(self._draw(mixed, seed), kind="stable")
         return Order(mixed.places[order_of_mix], mixed.repeats[order_of_mix])
 
-    def _draw(self, order: "Order", seed: int) -> Hashes:
+    def _draw(self, order: Order, seed: int) -> Hashes:
         """Return a pseudo-random number for each row, from its text, the seed and its repeat."""
-        texts = self.column("text")[order.places]
-        halves = np.frombuffer(texts.tobytes(), "<u8")
+        halves = np.frombuffer(self.index["text"][order.places].tobytes(), "<u8")
         numbers = _split_mix(halves[::2] ^ _split_mix(np.array([seed], np.uint64)))
         return _split_mix(numbers ^ order.repeats)
-
-
-class Order(NamedTuple):
-    """Rows in the order of the shards."""
-
-    places: Places
-    repeats: npt.NDArray[np.uint32]
-    """Number of each repeat: 0, or more for a row that the mix repeats."""
-
-    def part(self, first: int, number: int) -> "Order":
-        """Return some consecutive rows."""
-        return Order(self.places[first : first + number], self.repeats[first : first + number])
 
 
 def _split_mix(values: Hashes) -> Hashes:

@@ -6,7 +6,7 @@ data/
 ├── reference/validation-00000-of-00001.jsonl              the reference project's evaluation set
 ├── dropped.jsonl                                          what was dropped, where and why
 ├── lengths.png                                            histograms, if `stats` is set
-├── .tokens/                                               the rows as ids, written by training
+├── tokens/sft/train-00000-of-00001.safetensors, …         the ids of each shard's rows
 └── manifest.json                                          counts, hashes, fingerprints
 """
 
@@ -29,11 +29,11 @@ from gpt2chat.core.text.tokens import template_fingerprint, tokenizer_fingerprin
 Kind = Literal["sft", "preference", "reference"]
 Item = TypeVar("Item")
 
-VERSION = 2
+VERSION = 3
 MANIFEST = "manifest.json"
 DROPPED = "dropped.jsonl"
 PICTURE = "lengths.png"
-TOKENS = ".tokens"
+TOKENS = "tokens"
 LENGTH_BINS = 16
 """Bins of a length histogram, each a sixteenth of the window; the last counts longer texts too."""
 
@@ -76,6 +76,9 @@ class Shard:
     rows: int
     bytes: int
     sha256: str
+    tokens: str
+    """Path of the file with the ids of its rows."""
+    tokens_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +116,11 @@ class Manifest:
 
     def rows(self, kind: Kind, split: Split) -> int:
         """Return the number of rows."""
-        return sum(
-            shard.rows for shard in self.shards if (shard.kind, shard.split) == (kind, split)
-        )
+        return sum(shard.rows for shard in self.shards_of(kind, split))
+
+    def shards_of(self, kind: Kind, split: Split) -> list["Shard"]:
+        """Return the shards of a split, in order."""
+        return [one for one in self.shards if (one.kind, one.split) == (kind, split)]
 
 
 def read_samples(
@@ -262,37 +267,28 @@ def manifest_text(manifest: Manifest) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def check_shards(data: Path, kind: Kind, split: Split) -> Manifest:
-    """Return the manifest, after a check that the shards of a split are as `prepare` wrote them.
+def checked(path: Path, sha256: str) -> Path:
+    """Return the path of a file of a data folder, after a check of its hash.
 
     Raises:
-        DataError: There is no manifest, or a shard is missing or changed.
+        DataError: The file is missing or changed.
     """
-    manifest = read_manifest(data)
-    for shard in manifest.shards:
-        if (shard.kind, shard.split) == (kind, split):
-            _check(data / shard.path, shard)
-    return manifest
+    with damage(path), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        raise DataError(
+            f"{path}: not as prepare wrote it (its sha256 is not the manifest's). "
+            "Run `prepare()` again."
+        )
+    return path
 
 
 def _rows(
     data: Path, kind: Kind, split: Split, parse: Callable[[dict[str, Any]], Item]
 ) -> Iterator[Item]:
-    for shard in read_manifest(data).shards:
-        if (shard.kind, shard.split) == (kind, split):
-            path = data / shard.path
-            _check(path, shard)
-            with path.open("rb") as lines:
-                for number, line in enumerate(lines, start=1):
-                    with damage(path, f", row {number}"):
-                        yield parse(parse_json(line.decode()))
-
-
-def _check(path: Path, shard: Shard) -> None:
-    with damage(path), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != shard.sha256:
-        raise DataError(
-            f"{path}: not as prepare wrote it (its sha256 is not the manifest's). "
-            "Run `prepare()` again."
-        )
+    for shard in read_manifest(data).shards_of(kind, split):
+        path = checked(data / shard.path, shard.sha256)
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                with damage(path, f", row {number}"):
+                    yield parse(parse_json(line.decode()))

@@ -59,7 +59,7 @@ class Broken(NamedTuple):
     problem: str
 
 
-class Chunk(NamedTuple):
+class Records(NamedTuple):
     """Up to `CHUNK_ROWS` consecutive records, not parsed yet, in one of three forms."""
 
     file: str
@@ -72,7 +72,7 @@ class Chunk(NamedTuple):
     values: list[Any] = []
     table: "pa.Table | pa.RecordBatch | None" = None
 
-    def records(self) -> Iterator[Record]:
+    def parsed(self) -> Iterator[Record]:
         """Yield the records in order, broken ones with the reason."""
         for number, line in self.lines:
             yield from _parsed(self.file, number, line)
@@ -87,11 +87,11 @@ def read_file(file: Path) -> Iterator[Record]:
     Raises:
         DataError: The file cannot be read.
     """
-    for chunk in read_chunks(file):
-        yield from chunk.records()
+    for records in read_chunks(file):
+        yield from records.parsed()
 
 
-def read_chunks(file: Path) -> Iterator[Chunk]:
+def read_chunks(file: Path) -> Iterator[Records]:
     """Yield the records of a data file in order, in chunks.
 
     Raises:
@@ -106,7 +106,7 @@ def read_chunks(file: Path) -> Iterator[Chunk]:
             yield from _lines(file)
 
 
-def _lines(file: Path) -> Iterator[Chunk]:
+def _lines(file: Path) -> Iterator[Records]:
     size = max(file.stat().st_size, 1)
     with opened(file) as (text, raw):
         lines: list[tuple[int, bytes]] = []
@@ -118,10 +118,10 @@ def _lines(file: Path) -> Iterator[Chunk]:
                 lines.append((number, line))
                 size_of_lines += len(line)
             if len(lines) == CHUNK_ROWS or size_of_lines >= CHUNK_BYTES:
-                yield Chunk(file.name, 0, min(raw.tell() / size, 1.0), lines=lines)
+                yield Records(file.name, 0, min(raw.tell() / size, 1.0), lines=lines)
                 lines, size_of_lines = [], 0
         if lines:
-            yield Chunk(file.name, 0, 1.0, lines=lines)
+            yield Records(file.name, 0, 1.0, lines=lines)
 
 
 def _read_lines(text: IO[bytes]) -> Iterator[bytes]:
@@ -210,7 +210,7 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _whole(file: Path) -> Iterator[Chunk]:
+def _whole(file: Path) -> Iterator[Records]:
     """Yield the records of one JSON text, which is read into memory as a whole."""
     with opened(file) as (text, _):
         try:
@@ -230,7 +230,7 @@ def _whole(file: Path) -> Iterator[Chunk]:
         part = values[first : first + CHUNK_ROWS]
         # A chunk is pickled for another process, and pickle recurses into nested values.
         part = [Broken("nested too deep") if is_too_deep(value) else value for value in part]
-        yield Chunk(file.name, first + 1, (first + len(part)) / len(values), values=part)
+        yield Records(file.name, first + 1, (first + len(part)) / len(values), values=part)
 
 
 def _values(text: str) -> list[Any]:
@@ -269,7 +269,7 @@ def _entries(value: Any) -> list[Any]:
     return record[lists[0]] if is_wrapped else [record]
 
 
-def _parquet(file: Path) -> Iterator[Chunk]:
+def _parquet(file: Path) -> Iterator[Records]:
     from pyarrow import parquet
 
     first = 1
@@ -297,11 +297,11 @@ def _parquet(file: Path) -> Iterator[Chunk]:
                 first += number
 
 
-def _table_chunk(file: Path, first: int, rows: int, parts: list[Any]) -> Chunk:
+def _table_chunk(file: Path, first: int, rows: int, parts: list[Any]) -> Records:
     import pyarrow as pa
 
     table = parts[0] if len(parts) == 1 else pa.Table.from_batches(parts)
-    return Chunk(file.name, first, (first - 1 + len(table)) / rows, table=table)
+    return Records(file.name, first, (first - 1 + len(table)) / rows, table=table)
 
 
 def _table_rows(table: Any) -> list[Any]:

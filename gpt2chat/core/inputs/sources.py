@@ -18,7 +18,7 @@ from gpt2chat.core.inputs.datafiles import (
     readable,
 )
 from gpt2chat.core.inputs.hub import Content, HubData, is_hub_name, load_hub, reach
-from gpt2chat.core.inputs.records import CHUNK_ROWS, Chunk, read_chunks
+from gpt2chat.core.inputs.records import CHUNK_ROWS, Records, read_chunks
 from gpt2chat.core.inputs.shapes import (
     CHAT_SHAPES,
     FEEDBACK_SHAPES,
@@ -191,7 +191,7 @@ class Opened:
         """The splits of the source, training first."""
         return sorted(self.hub.splits if self.hub else self.source.files or {})
 
-    def files(self, split: Split) -> Iterator[tuple[str, int, Iterator[Chunk]]]:
+    def files(self, split: Split) -> Iterator[tuple[str, int, Iterator[Records]]]:
         """Yield each file of a split: its name, its size in bytes, and its records."""
         if self.hub:
             yield f"{self.hub.name} {split}", self.size(split), self._hub_chunks(self.hub, split)
@@ -205,11 +205,11 @@ class Opened:
             return (self.hub.rows(split) or 0) * HUB_ROW_BYTES
         return sum(file.stat().st_size for file in (self.source.files or {}).get(split, ()))
 
-    def _hub_chunks(self, hub: HubData, split: Split) -> Iterator[Chunk]:
+    def _hub_chunks(self, hub: HubData, split: Split) -> Iterator[Records]:
         rows, first = hub.rows(split), 1
         for table in hub.batches(split, CHUNK_ROWS):
             done = (first - 1 + len(table)) / rows if rows else 0.0
-            yield Chunk(f"{hub.name} {split}", first, done, table=table)
+            yield Records(f"{hub.name} {split}", first, done, table=table)
             first += len(table)
 
     def inputs(self) -> list[Input]:
