@@ -54,7 +54,7 @@ def before_each_pass(
     monkeypatch: pytest.MonkeyPatch, generator: Any, do: Callable[[], object]
 ) -> None:
     """Do something before each forward pass of a generator."""
-    decoder: Any = generator._decoder
+    decoder: Any = generator.scheduler.decoder
     extend = decoder.extend
 
     def extended(*given: Any) -> Any:

@@ -50,7 +50,7 @@ def test_after_enter_only_the_message_is_computed(monkeypatch: pytest.MonkeyPatc
     with computing_ahead(dialogue):
         assert done.wait(60)
     lengths: list[int] = []
-    decoder: Any = generator._decoder  # pyright: ignore[reportPrivateUsage]
+    decoder: Any = generator.scheduler.decoder
     extend = decoder.extend
 
     def counted(ids: list[int], *given: Any) -> Any:

@@ -334,7 +334,8 @@ def test_a_chat_that_can_no_longer_be_saved_continues(
         (
             "/set heat 1",
             "There is no setting heat. The settings are temperature, top_k, top_p, min_p, "
-            "repetition_penalty, no_repeat_ngram, stop, max_new_tokens, seed.",
+            "repetition_penalty, frequency_penalty, presence_penalty, no_repeat_ngram, stop, "
+            "max_new_tokens, seed.",
         ),
         ("/set temperature -1", "temperature must be from 0 to 100, not -1.0."),
         ("/save", "/save needs a file, such as /save chat.json."),

@@ -70,7 +70,10 @@ def test_a_stream_has_the_text_of_the_whole_reply(served: Running):
     streamed = served.post("/v1/chat/completions", **asked, stream=True).text.split("\n\n")
     assert streamed[-2:] == ["data: [DONE]", ""]
     chunks = [json.loads(event.removeprefix("data: ")) for event in streamed[:-2]]
-    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == whole
+    assert (
+        "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks).strip()
+        == whole
+    )
 
 
 @pytest.mark.parametrize(

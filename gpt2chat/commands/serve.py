@@ -13,7 +13,8 @@ def serve(settings: ServeConfig) -> None:
     Open the address that it prints in a browser. For an OpenAI client, the base URL is that address
     with /v1 at the end.
     """
-    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    libraries = ("prometheus_client", "starlette", "uvicorn")
+    missing = [name for name in libraries if find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"The server needs {' and '.join(missing)}. Install them with "

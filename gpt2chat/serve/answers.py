@@ -1,15 +1,19 @@
 """Let the engine answer while the event loop serves other clients."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpt2chat.serve.asked import Asked
 
 if TYPE_CHECKING:
     from gpt2chat.core.generation.generate import Generator
-    from gpt2chat.core.generation.reply import Reply
+    from gpt2chat.core.generation.reply import Reply, ReplyBuilder
     from gpt2chat.core.generation.sampling import Choice
+    from gpt2chat.core.generation.scheduler import Request
 
 
 class Delta(NamedTuple):
@@ -17,52 +21,165 @@ class Delta(NamedTuple):
 
     at: int
     """Number of the reply among those of the request."""
-    text: str
+    text: str = ""
     choices: "tuple[Choice, ...]" = ()
-    """Its tokens with log-probabilities, if these were asked for."""
+    """Its tokens with log-probabilities, if these were asked for; the stop token too."""
     reply: "Reply | None" = None
     """The whole reply, with the last piece."""
+    scored: "tuple[Choice, ...]" = ()
+    """The prompt's tokens after the first with their log-probabilities, if they were asked for."""
+    cached_tokens: int = 0
+    """Number of the prompt's tokens that were not computed again; with the last piece."""
 
 
-async def answer(generator: "Generator", asked: Asked) -> AsyncGenerator[Delta]:
-    """Yield the replies to a request piece by piece. Closing it cancels them.
+class Engine:
+    """Runs the passes of one model in a thread, and hands what they add to the event loop."""
 
-    Raises:
-        ReplyError: The model's scores are not finite.
+    def __init__(self, generator: "Generator"):
+        self.generator = generator
+        self.scheduler = generator.scheduler
+        self._work = threading.Event()
+        self._news = deque[tuple[Answer, Delta | Exception]]()
+        """What passes have added and the event loop has not been given."""
+        threading.Thread(target=self._run, name="gpt2chat", daemon=True).start()
+
+    def submit(self, requests: "Sequence[Request]") -> None:
+        """Let the passes include requests. Returns at once."""
+        for request in requests:
+            self.scheduler.submit(request)
+        self._work.set()
+
+    def wake(self) -> None:
+        """Let the passes notice that requests have been cancelled."""
+        self._work.set()
+
+    def tell(self, answer: "Answer", news: Delta | Exception) -> None:
+        """Hand something to the event loop after the pass that is running."""
+        self._news.append((answer, news))
+        # The pass may have been run by another thread, which shares the model.
+        self._work.set()
+
+    def _run(self) -> None:
+        while True:
+            self._work.wait()
+            self._work.clear()
+            while self.scheduler.step() or self._news:
+                # One call for each event loop, whatever the number of replies.
+                news = [self._news.popleft() for _ in range(len(self._news))]
+                for loop in {answer.loop for answer, _ in news}:
+                    own = [item for item in news if item[0].loop is loop]
+                    # A loop that has been closed has no readers left.
+                    with contextlib.suppress(RuntimeError):
+                        loop.call_soon_threadsafe(_deliver, own)
+
+
+class Answer:
+    """The replies to one request, as they are generated. The passes include them at once.
+
+    Args:
+        client: Whose request it is, for clients to take turns.
     """
-    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Delta | BaseException | None]()
-    cancelled = False
 
-    def put(item: Delta | BaseException | None) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, item)
+    def __init__(self, engine: Engine, asked: Asked, client: str):
+        from gpt2chat.core.generation.reply import ReplyBuilder
+        from gpt2chat.core.generation.scheduler import Request
 
-    def run() -> None:
-        try:
-            for index in range(asked.choices * len(asked.prompts)):
-                prompt = asked.prompts[index // asked.choices]
-                sampling = asked.sampling.with_seed_offset(index % asked.choices)
-                stream = generator.stream(
-                    prompt, sampling, top_logprobs=asked.top_logprobs, stop_loops=True
-                )
-                done = 0
-                with generator.turn:
-                    for piece in stream:
-                        choices = stream.reply.choices
-                        put(Delta(index, piece, choices[done:]))
-                        done = len(choices)
-                        if cancelled:
-                            return
-                put(Delta(index, "", stream.reply.choices[done:], stream.reply))
-            put(None)
-        except BaseException as error:
-            put(error)
+        self.loop = asyncio.get_running_loop()
+        self.queue = asyncio.Queue[Delta | Exception]()
+        self._engine = engine
+        self._requests: list[Request] = []
+        for at in range(len(asked.prompts) * asked.choices):
+            prompt = asked.prompts[at // asked.choices]
+            # With one seed for all, the choices would be the same.
+            sampling = asked.sampling.with_seed_offset(at % asked.choices)
+            room = engine.generator.window - len(prompt)
+            builder = ReplyBuilder(
+                sampling.stop,
+                stop_loops=asked.is_chat,
+                prompt_tokens=len(prompt),
+                limit="length" if sampling.max_new_tokens <= room else "window",
+            )
+            request = Request(
+                prompt,
+                sampling,
+                0 if asked.no_reply else min(sampling.max_new_tokens, room),
+                top_logprobs=asked.top_logprobs,
+                score=asked.echo and asked.top_logprobs is not None,
+                client=client,
+                ahead=None,
+                listener=_Listener(engine, self, at, builder, strip=asked.is_chat),
+            )
+            self._requests.append(request)
+        engine.submit(self._requests)
 
-    work = loop.run_in_executor(None, run)
-    try:
-        while (item := await queue.get()) is not None:
-            if isinstance(item, BaseException):
+    async def deltas(self) -> AsyncGenerator[Delta]:
+        """Yield what is added to the replies.
+
+        Raises:
+            ReplyError: The model's scores are not finite.
+        """
+        missing = len(self._requests)
+        while missing:
+            item = await self.queue.get()
+            if isinstance(item, Exception):
                 raise item
+            missing -= item.reply is not None
             yield item
-        await work
-    finally:
-        cancelled = True
+
+    def cancel(self) -> None:
+        """End the replies before the next pass, if they have not ended."""
+        for request in self._requests:
+            request.cancelled = True
+        self._engine.wake()
+
+
+class _Listener:
+    """Turns the tokens of one reply into text after each pass, in the thread of the passes.
+
+    It must be there, and not in the event loop, because a stop text ends the reply before the next
+    pass.
+    """
+
+    def __init__(
+        self, engine: Engine, answer: Answer, at: int, builder: "ReplyBuilder", *, strip: bool
+    ):
+        self._engine = engine
+        self._answer = answer
+        self._at = at
+        self._builder = builder
+        self._strip = strip
+        """Whether white space at the beginning is left out; false once text has come."""
+        self._done = False
+
+    def __call__(self, request: "Request") -> None:
+        if self._done or request.cancelled:
+            return
+        if request.error is not None:
+            self._engine.tell(self._answer, request.error)
+            self._done = True
+            return
+        builder, text = self._builder, ""
+        choices: list[Choice] = []
+        while request.drawn and not builder.ended:
+            choice = request.drawn.popleft()
+            text += builder.add(choice)
+            if choice.logprob is not None:
+                choices.append(choice)
+        reply = None
+        if builder.ended or request.ended:
+            text += builder.end_at_limit()
+            request.cancelled = self._done = True
+            reply = builder.reply
+        if self._strip:
+            text = text.lstrip()
+            self._strip = not text
+        scored = tuple(request.scored) if reply else ()
+        if text or choices or reply:
+            delta = Delta(self._at, text, tuple(choices), reply, scored, request.cached_tokens)
+            self._engine.tell(self._answer, delta)
+
+
+def _deliver(news: "list[tuple[Answer, Delta | Exception]]") -> None:
+    """Put what passes have added where the replies' readers wait for it."""
+    for answer, item in news:
+        answer.queue.put_nowait(item)

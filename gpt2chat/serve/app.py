@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -18,7 +18,7 @@ from gpt2chat.core.chat.feedback import Feedback
 from gpt2chat.core.config.serve import ServeConfig
 from gpt2chat.core.errors import Gpt2ChatError, RowError
 from gpt2chat.core.text.conversations import Preference
-from gpt2chat.serve.answers import Delta, answer
+from gpt2chat.serve.answers import Answer
 from gpt2chat.serve.asked import (
     Asked,
     describe_window,
@@ -32,6 +32,7 @@ from gpt2chat.serve.asked import (
 from gpt2chat.serve.errors import ApiError
 from gpt2chat.serve.fields import Fields, read_object
 from gpt2chat.serve.guard import Guard, is_loopback
+from gpt2chat.serve.metrics import Counted, Metrics
 from gpt2chat.serve.models import Models
 from gpt2chat.serve.page import page_response
 from gpt2chat.serve.replies import Writer, token_choice
@@ -43,10 +44,12 @@ def create_app(settings: ServeConfig, models: Models, key: str | None = None) ->
     Args:
         key: The API key that requests must carry; None for none.
     """
-    service = Service(settings, models)
+    metrics = Metrics(models)
+    service = Service(settings, models, metrics)
     routes = [
         Route("/", service.page),
         Route("/health", service.health),
+        Route("/metrics", service.metrics),
         Route("/v1/models", service.list_models),
         Route("/v1/models/{name:path}", service.show_model),
         Route("/v1/chat/completions", service.chat, methods=["POST"]),
@@ -58,7 +61,9 @@ def create_app(settings: ServeConfig, models: Models, key: str | None = None) ->
     hosts = list(settings.allow_host)
     if is_loopback(settings.host):
         hosts += ["localhost", "127.0.0.1", "::1", settings.host]
-    middleware = [Middleware(Guard, hosts=hosts, origins=settings.cors_origin, key=key)]
+    paths = frozenset(route.path for route in routes)
+    counted = Middleware(Counted, metrics=metrics, paths=paths)
+    middleware = [counted, Middleware(Guard, hosts=hosts, origins=settings.cors_origin, key=key)]
     if settings.cors_origin:
         cors = Middleware(
             CORSMiddleware,
@@ -81,7 +86,8 @@ def create_app(settings: ServeConfig, models: Models, key: str | None = None) ->
 class Service:
     """The routes of a server."""
 
-    def __init__(self, settings: ServeConfig, models: Models):
+    def __init__(self, settings: ServeConfig, models: Models, metrics: Metrics):
+        self._metrics = metrics
         self._settings = settings
         self._models = models
         self._feedback = Feedback(settings.feedback)
@@ -124,20 +130,37 @@ class Service:
         return await self._reply(request, model, asked, chat=False)
 
     async def _reply(self, request: Request, model: str, asked: Asked, *, chat: bool) -> Response:
-        generator = await run_in_threadpool(self._models.load, model)
+        engine = await run_in_threadpool(self._models.load, model)
+        waiting = sum(each.scheduler.waiting for each in self._models.loaded.values())
+        if waiting and waiting + len(asked.prompts) * asked.choices > self._settings.queue:
+            seconds = max(round(self._metrics.seconds), 1)
+            raise ApiError(
+                f"{waiting} replies wait already. Try again in {seconds} seconds.",
+                429,
+                code="rate_limit_exceeded",
+                headers={"retry-after": str(seconds)},
+            )
         writer = Writer(asked, model, chat=chat)
-        deltas = answer(generator, asked)
+        answer = Answer(engine, asked, request.client.host if request.client else "")
+        deltas = self._metrics.measured(answer.deltas(), model, asked.dropped)
         headers = {"x-dropped-messages": str(asked.dropped)}
         if asked.stream:
+            # nginx would otherwise hold pieces back until its buffer is full.
             headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
             return StreamingResponse(
-                closed_at_the_end(writer.events(deltas), deltas),
+                cancelled_at_the_end(writer.events(deltas), answer),
                 headers=headers,
                 media_type="text/event-stream",
             )
-        async with aclosing(deltas):
+        try:
             whole = await while_connected(request, writer.whole(deltas))
+        finally:
+            answer.cancel()
         return JSONResponse(whole, headers=headers)
+
+    async def metrics(self, _: Request) -> Response:
+        """Send the figures for Prometheus."""
+        return Response(self._metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def window(self, request: Request) -> Response:
         """Report how full the window is, and which messages leave it next."""
@@ -156,8 +179,8 @@ class Service:
         model = self._models.pick(fields.text("model"))
         size, defaults = self._models.window(model), self._settings.sampling
         ids, start, top = await run_in_threadpool(parse_score, fields, size, defaults)
-        generator = await run_in_threadpool(self._models.load, model)
-        choices = await run_in_threadpool(generator.choices, ids, start, top)
+        engine = await run_in_threadpool(self._models.load, model)
+        choices = await run_in_threadpool(engine.generator.choices, ids, start, top)
         content = [token_choice(choice) for choice in choices]
         return JSONResponse({"object": "score", "model": model, "content": content})
 
@@ -200,13 +223,15 @@ class Service:
         return self._feedback.prefer(pair, cut=cut, details=details)
 
 
-async def closed_at_the_end(
-    events: AsyncGenerator[bytes], deltas: AsyncGenerator[Delta]
+async def cancelled_at_the_end(
+    events: AsyncGenerator[bytes], answer: Answer
 ) -> AsyncGenerator[bytes]:
-    """Yield the events, and cancel the replies when the client goes away."""
-    async with aclosing(deltas), aclosing(events):
+    """Yield the events, and cancel what is left when the client goes away."""
+    try:
         async for each in events:
             yield each
+    finally:
+        answer.cancel()
 
 
 async def while_connected(request: Request, work: Awaitable[Any]) -> Any:

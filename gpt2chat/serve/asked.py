@@ -52,6 +52,9 @@ class Asked:
     """Whether the prompt is repeated before its reply."""
     no_reply: bool = False
     """Whether only the prompt's log-probabilities are asked for."""
+    is_chat: bool = False
+    """Whether a reply is one turn of a chat: it begins with its first word, and it ends if it
+    repeats itself over and over."""
 
 
 def parse_chat(fields: Fields, window: int, defaults: Sampling, truncation: Truncation) -> Asked:
@@ -86,6 +89,7 @@ def parse_chat(fields: Fields, window: int, defaults: Sampling, truncation: Trun
         include_usage=include_usage,
         top_logprobs=top,
         dropped=len(conversation.turns) - len(prompt.turns),
+        is_chat=True,
     )
 
 

@@ -3,14 +3,12 @@
 import dataclasses
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpt2chat.core.config.serve import ServeConfig
 from gpt2chat.core.model.names import ModelFolder, resolve_model
+from gpt2chat.serve.answers import Engine
 from gpt2chat.serve.errors import ApiError
-
-if TYPE_CHECKING:
-    from gpt2chat.core.generation.generate import Generator
 
 
 class Models:
@@ -25,7 +23,7 @@ class Models:
         self._settings = settings
         # Resolving reads only small files, so a mistyped name is reported before the server runs.
         self._folders: dict[str, ModelFolder] = {name: resolve_model(name) for name in names}
-        self._loaded: dict[str, Generator] = {}
+        self._loaded: dict[str, Engine] = {}
         self._lock = threading.Lock()
         self._started = int(time.time())
 
@@ -50,7 +48,7 @@ class Models:
             )
         return name
 
-    def load(self, name: str) -> "Generator":
+    def load(self, name: str) -> Engine:
         """Return the engine of a model. Only the first call takes time.
 
         Raises:
@@ -63,10 +61,21 @@ class Models:
                 from gpt2chat.core.generation.loading import load_generator
 
                 asked = self._settings
-                self._loaded[name] = load_generator(
-                    name, asked.device, asked.precision, asked.compile
+                generator = load_generator(
+                    name,
+                    asked.device,
+                    asked.precision,
+                    asked.compile,
+                    slots=asked.slots,
+                    kept=asked.slots,
                 )
+                self._loaded[name] = Engine(generator)
             return self._loaded[name]
+
+    @property
+    def loaded(self) -> dict[str, Engine]:
+        """The engines of the models that have been asked for."""
+        return dict(self._loaded)
 
     def as_list(self) -> dict[str, Any]:
         """Return the models as `/v1/models` reports them."""

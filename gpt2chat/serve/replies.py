@@ -4,10 +4,11 @@ import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from gpt2chat.core.errors import Gpt2ChatError
-from gpt2chat.core.text.tokens import ENDOFTEXT_ID, decode, token_bytes
+from gpt2chat.core.text.tokens import CONTROL_BYTES, STOP_IDS, decode, token_bytes
 from gpt2chat.serve.answers import Delta
 from gpt2chat.serve.asked import Asked
 from gpt2chat.serve.errors import ApiError
@@ -18,37 +19,46 @@ if TYPE_CHECKING:
 
 
 class Writer:
-    """Writes the answer to one request: the fields that all its objects share."""
+    """Writes the answer to one request: the fields that all its objects share, and its replies."""
 
     def __init__(self, asked: Asked, model: str, *, chat: bool):
         self._asked = asked
         self._chat = chat
-        kind = "chat.completion" if chat else "text_completion"
-        name = "chatcmpl" if chat else "cmpl"
         self._head = {
-            "id": f"{name}-{uuid.uuid4().hex}",
-            "object": kind,
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "object": "chat.completion" if chat else "text_completion",
             "created": int(time.time()),
             "model": model,
         }
+        self._replies: dict[int, Reply] = {}
+        self._cached_tokens: dict[int, int] = {}
+        self._offsets: dict[int, int] = {}
+        """Characters of each text whose tokens have been written already."""
 
     async def whole(self, deltas: AsyncGenerator[Delta]) -> dict[str, Any]:
         """Return the object of an answer in one piece."""
-        replies: dict[int, Reply] = {}
+        tokens: dict[int, list[Choice]] = {}
+        scored: dict[int, Sequence[Choice]] = {}
         async for delta in deltas:
-            if delta.reply is not None:
-                replies[delta.at] = delta.reply
-        ordered = [replies[index] for index in sorted(replies)]
+            tokens.setdefault(delta.at, []).extend(delta.choices)
+            scored[delta.at] = delta.scored
+            self._note_end(delta)
         choices: list[dict[str, Any]] = []
-        for index, reply in enumerate(ordered):
-            choice: dict[str, Any] = {"index": index, "finish_reason": finish_reason(reply)}
+        for at, reply in sorted(self._replies.items()):
+            choice: dict[str, Any] = {"index": at, "finish_reason": finish_reason(reply)}
             if self._chat:
-                choice["message"] = {"role": "assistant", "content": reply.text, "refusal": None}
+                choice["message"] = {
+                    "role": "assistant",
+                    "content": reply.text.strip(),
+                    "refusal": None,
+                }
             else:
-                choice["text"] = reply.text
-            choice["logprobs"] = self._logprobs(reply.choices)
+                choice["text"] = self._echo(at) + reply.text
+            # Repeats that were cut off at the end of a chat's reply are not in its own tokens.
+            own = reply.choices if self._chat else tokens[at]
+            choice["logprobs"] = self._logprobs(at, own, scored[at])
             choices.append(choice)
-        return {**self._head, "choices": choices, "usage": self._usage(ordered)}
+        return {**self._head, "choices": choices, "usage": self._usage()}
 
     async def events(self, deltas: AsyncGenerator[Delta]) -> AsyncGenerator[bytes]:
         """Yield an answer as server-sent events."""
@@ -56,60 +66,90 @@ class Writer:
         if self._chat:
             head["object"] = "chat.completion.chunk"
         usage = {"usage": None} if self._asked.include_usage else {}
-        replies: list[Reply] = []
         begun = set[int]()
         try:
             async for delta in deltas:
-                choice: dict[str, Any] = {"index": delta.at, "finish_reason": None}
-                if self._chat:
-                    choice["delta"] = {"content": delta.text} if delta.text else {}
-                    if delta.at not in begun:
-                        begun.add(delta.at)
-                        choice["delta"] = {"role": "assistant", "content": delta.text}
+                self._note_end(delta)
+                is_first = delta.at not in begun
+                begun.add(delta.at)
+                choice: dict[str, Any] = {"index": delta.at}
+                if not self._chat:
+                    choice["text"] = (self._echo(delta.at) if is_first else "") + delta.text
+                elif is_first:
+                    choice["delta"] = {"role": "assistant", "content": delta.text}
                 else:
-                    choice["text"] = delta.text
-                choice["logprobs"] = self._logprobs(delta.choices) if delta.choices else None
-                if delta.reply is not None:
-                    replies.append(delta.reply)
-                    choice["finish_reason"] = finish_reason(delta.reply)
+                    choice["delta"] = {"content": delta.text} if delta.text else {}
+                choice["logprobs"] = None
+                if delta.choices or delta.scored:
+                    choice["logprobs"] = self._logprobs(delta.at, delta.choices, delta.scored)
+                choice["finish_reason"] = finish_reason(delta.reply) if delta.reply else None
                 yield event({**head, "choices": [choice], **usage})
         except Gpt2ChatError as error:
             # The status has been sent already, so the error is an event, as in OpenAI's API.
             yield event(ApiError(str(error), 500).as_dict)
             return
         if usage:
-            yield event({**head, "choices": [], "usage": self._usage(replies)})
+            yield event({**head, "choices": [], "usage": self._usage()})
         yield b"data: [DONE]\n\n"
 
-    def _usage(self, replies: "Sequence[Reply]") -> dict[str, Any]:
-        """Return the numbers of tokens."""
+    def _note_end(self, delta: Delta) -> None:
+        """Remember a reply that has ended."""
+        if delta.reply is not None:
+            self._replies[delta.at] = delta.reply
+            self._cached_tokens[delta.at] = delta.cached_tokens
+
+    def _echo(self, at: int) -> str:
+        """Return the text of a reply's prompt, if it is to be repeated."""
+        return decode(self._asked.prompts[at // self._asked.choices]) if self._asked.echo else ""
+
+    def _usage(self) -> dict[str, Any]:
+        """Return the numbers of tokens. A prompt counts once, however many replies it has."""
         prompt = sum(map(len, self._asked.prompts))
-        completion = sum(reply.tokens for reply in replies)
+        completion = sum(reply.tokens for reply in self._replies.values())
+        firsts = range(0, len(self._asked.prompts) * self._asked.choices, self._asked.choices)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": 0, "dropped_messages": self._asked.dropped},
+            "prompt_tokens_details": {
+                "cached_tokens": sum(self._cached_tokens.get(at, 0) for at in firsts),
+                "dropped_messages": self._asked.dropped,
+            },
         }
 
-    def _logprobs(self, choices: "Sequence[Choice]") -> dict[str, Any] | None:
+    def _logprobs(
+        self, at: int, choices: "Sequence[Choice]", scored: "Sequence[Choice]"
+    ) -> dict[str, Any] | None:
         """Return log-probabilities in the form of this route."""
         if self._asked.top_logprobs is None:
             return None
         if self._chat:
             return {
-                "content": [token_choice(choice) for choice in choices],
+                "content": [
+                    token_choice(choice) for choice in choices if choice.token not in STOP_IDS
+                ],
                 "refusal": None,
             }
-        texts = [decode([choice.token]) for choice in choices]
-        offsets = [sum(map(len, texts[:at])) for at in range(len(texts))]
+        tokens = [choice.token for choice in (*scored, *choices)]
+        logprobs = [choice.logprob for choice in (*scored, *choices)]
+        tops: list[dict[str, float] | None] = [
+            {token_text(token): logprob for token, logprob in choice.top}
+            for choice in (*scored, *choices)
+        ]
+        if self._asked.echo and at not in self._offsets:
+            # The first token has nothing before it that would give it a probability.
+            tokens.insert(0, self._asked.prompts[at // self._asked.choices][0])
+            logprobs.insert(0, None)
+            tops.insert(0, None)
+        texts = list(map(token_text, tokens))
+        start = self._offsets.get(at, 0)
+        ends = list(accumulate(map(len, texts), initial=start))
+        self._offsets[at] = ends[-1]
         return {
             "tokens": texts,
-            "token_logprobs": [choice.logprob for choice in choices],
-            "top_logprobs": [
-                {decode([token]): logprob for token, logprob in choice.top} for choice in choices
-            ],
-            "text_offset": offsets,
+            "token_logprobs": logprobs,
+            "top_logprobs": tops,
+            "text_offset": ends[:-1],
         }
 
 
@@ -121,11 +161,19 @@ def token_choice(choice: "Choice") -> dict[str, Any]:
     }
 
 
+def token_text(token: int) -> str:
+    """Return the text of a token; its bytes, as in OpenAI's API, if it is part of a character."""
+    data = CONTROL_BYTES.get(token) or token_bytes()[token]
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
 def token_logprob(token: int, logprob: float) -> dict[str, Any]:
     """Return a token of a chat completion with its log-probability."""
-    is_text = token < ENDOFTEXT_ID
-    data = token_bytes()[token] if is_text else decode([token]).encode()
-    return {"token": decode([token]), "logprob": logprob, "bytes": list(data)}
+    data = CONTROL_BYTES.get(token) or token_bytes()[token]
+    return {"token": token_text(token), "logprob": logprob, "bytes": list(data)}
 
 
 def finish_reason(reply: "Reply") -> str:

@@ -43,7 +43,7 @@ class Chat:
 
     A chat has one reply at a time: `ask` waits for its turn, and whatever changes the chat ends a
     stream that was not read to its end, as `Stream.close` does. Any thread may use it. Chats that
-    share a model take turns.
+    share a model compute their replies together.
     """
 
     def __init__(
@@ -97,9 +97,7 @@ class Chat:
             DataError: The message is empty, or too long for the window. The chat is unchanged.
             ReplyError: The model gave no reply, twice. The message is taken back.
         """
-        # Always in this order: with the other, two chats of one model could wait for each other.
-        # Both are held to the end, so that a reply is not interrupted by another chat's.
-        with self.lock, self.generator.turn:
+        with self.lock:
             return self.stream(text).read()
 
     def stream(self, text: str) -> "Stream":
@@ -123,7 +121,7 @@ class Chat:
             DataError: There is no message to answer.
             ReplyError: The model gave no reply, twice. The last reply stays.
         """
-        with self.lock, self.generator.turn:
+        with self.lock:
             return self.stream_retry().read()
 
     def stream_retry(self) -> "Stream":
@@ -270,7 +268,7 @@ class Stream(Iterator[str]):
         self._pieces = self._run()
 
     def __next__(self) -> str:
-        with self._chat.lock, self._chat.generator.turn:
+        with self._chat.lock:
             return next(self._pieces)
 
     def __enter__(self) -> "Stream":

@@ -59,7 +59,7 @@ class TokenLogprob(NamedTuple):
 
 
 class ChatModel:
-    """A model in memory. Threads may share it: replies are computed one after the other."""
+    """A model in memory. Threads may share it: their replies are computed together."""
 
     def __init__(self, name: str, generator: "Generator"):
         self.name = name
@@ -131,8 +131,7 @@ class ChatModel:
             raise DataError(
                 f"The text has {len(ids):,} tokens. Give one of 1 to {self.window - 1:,}."
             )
-        with self.generator.turn:
-            return self.generator.generate(ids, settings_from(Sampling, sampling))
+        return self.generator.generate(ids, settings_from(Sampling, sampling))
 
     def logprobs(self, messages: Sequence[Mapping[str, str]]) -> list[TokenLogprob]:
         """Return the log-probabilities of the tokens of a reply, the end of turn included.
@@ -157,7 +156,6 @@ class ChatModel:
             )
         # The scores at a position are those of the next token, hence one earlier.
         begin = encoded.prompt_length
-        with self.generator.turn:
-            values: list[float] = self.generator.logprobs(encoded.ids)[begin - 1 :].tolist()
+        values: list[float] = self.generator.logprobs(encoded.ids)[begin - 1 :].tolist()
         texts = (decode([token]) for token in encoded.ids[begin:])
         return [TokenLogprob(text, value) for text, value in zip(texts, values, strict=True)]

@@ -46,6 +46,20 @@ class Sampling(Settings):
         gt=0,
         le=10,
     )
+    frequency_penalty: float = setting(
+        0.0,
+        help="Subtract this from a token's score for each time that it occurs in the reply.",
+        section="Sampling",
+        ge=-2,
+        le=2,
+    )
+    presence_penalty: float = setting(
+        0.0,
+        help="Subtract this from the score of each token that occurs in the reply.",
+        section="Sampling",
+        ge=-2,
+        le=2,
+    )
     no_repeat_ngram: int = setting(
         0,
         help="Never repeat this many tokens in a row within a reply. 0 disables the check.",

@@ -122,16 +122,21 @@ class Decoder:
         """
         return self.scores(self._hidden(ids, start, slot)[-1:])[0]
 
+    def copy_beginning(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of a slot to another one."""
+        for cache in (self.keys, self.values):
+            cache[:, target, :, :length] = cache[:, source, :, :length]
+
     @torch.inference_mode()
-    def along(self, ids: Sequence[int], slot: int = 0) -> Tensor:
-        """Run a text in a slot and return the scores after each token.
+    def along(self, ids: Sequence[int], start: int = 0, slot: int = 0) -> Tensor:
+        """Run tokens of one text from position `start` on; return the scores after each.
 
         They are those of single steps, which in int8 are not those of a long prompt.
 
         Returns:
             Shape (tokens, vocab), float32.
         """
-        return self.scores(self._hidden(ids, 0, slot))
+        return self.scores(self._hidden(ids, start, slot))
 
     def _hidden(self, ids: Sequence[int], start: int, slot: int) -> Tensor:
         """Return the hidden states of tokens of one text, shape (tokens, width)."""

@@ -13,11 +13,10 @@ from gpt2chat.core.generation.engine import make_decoder
 from gpt2chat.core.generation.graph import BUCKET, GraphLoop, draw_settings
 from gpt2chat.core.generation.reply import Reply, ReplyBuilder, ReplyStream
 from gpt2chat.core.generation.sampling import Choice, Sampler
+from gpt2chat.core.generation.scheduler import PIECE, Request, Scheduler, shared
 from gpt2chat.core.model.weights import Model
 from gpt2chat.core.text.tokens import STOP_IDS
 
-PIECE = 128
-"""Tokens that `warm` computes at a time; a reply requested meanwhile waits for this many."""
 LOOPS = 4
 """Most draw settings whose captured graphs a generator keeps."""
 SLOTS = 64
@@ -27,9 +26,9 @@ SLOTS = 64
 class Generator:
     """Generates replies with one model.
 
-    A prompt that begins like the last prompt and reply is computed only from where it differs.
-    Threads may share a generator. Replies that alternate token by token are correct but slow,
-    because each computes its prompt again: hold `turn` while reading a reply to prevent that.
+    A prompt that begins like an earlier prompt and reply is computed only from where it differs.
+    Threads may share a generator: replies that they read at the same time share the passes of the
+    decoder. On a GPU such replies are correct but slow, because each computes its prompt again.
     """
 
     def __init__(
@@ -39,11 +38,15 @@ class Generator:
         precision: ChatPrecision = "auto",
         *,
         compiled: bool = False,
+        slots: int = 16,
+        kept: int = 1,
     ):
         """Take over a model's weights, and move it to the device in place.
 
         Args:
             compiled: Let PyTorch compile a step when the first one runs.
+            slots: Most replies that are computed together. Each takes memory for one window.
+            kept: Slots up to which memory is taken to keep texts whose reply has ended.
 
         Raises:
             HardwareError: The device lacks the precision, or `compiled` is combined with int8.
@@ -52,8 +55,10 @@ class Generator:
         self.device = device
         self.parameters = model.num_parameters()
         self.precision, self._decoder = make_decoder(on_device, precision, compiled=compiled)
+        self.scheduler = Scheduler(self._decoder.with_slots(1, self._decoder.window), slots, kept)
+        """What computes the replies whose tokens are drawn on the CPU."""
         self._cached: list[int] = []
-        """The tokens whose keys and values are in the decoder's cache."""
+        """The tokens in the cache of a GPU's loops. The scheduler keeps its own account."""
         self._owner: Sampler | None = None
         """The sampler of the reply that a loop of the device continues."""
         self._loops: dict[Sampling, GraphLoop] = {}
@@ -61,9 +66,7 @@ class Generator:
         self._batch_loops: dict[tuple[int, int, Sampling], GraphLoop] = {}
         """The loop of the latest batch on a GPU, by its slots, window and draw settings."""
         self._lock = threading.Lock()
-        """Held during each pass of the decoder."""
-        self.turn = threading.RLock()
-        """For callers to hold while they read a whole reply."""
+        """Held during each pass of a loop."""
 
     @property
     def window(self) -> int:
@@ -141,11 +144,9 @@ class Generator:
         """
         if not 0 < len(ids) <= self.window:
             raise ValueError(f"{len(ids)} tokens in a window of {self.window}")
-        with self._lock:
-            self._cached = []
-            scores = self._decoder.along(ids)
-        next_ids = torch.tensor(ids[1:], device=scores.device)
-        return scores[:-1].log_softmax(-1).gather(1, next_ids[:, None])[:, 0]
+        request = Request(ids, Sampling(), 0, top_logprobs=0, score=True)
+        self._compute(request)
+        return torch.tensor([choice.logprob for choice in request.scored], dtype=torch.float32)
 
     def choices(self, ids: Sequence[int], start: int, top_logprobs: int) -> list[Choice]:
         """Return the tokens of a text from a position on, as if the model had drawn them.
@@ -159,28 +160,35 @@ class Generator:
         """
         if not 0 < start < len(ids) <= self.window:
             raise ValueError(f"tokens {start} to {len(ids)} in a window of {self.window}")
-        with self._lock:
-            self._cached = []
-            scores = self._decoder.along(ids)
-        logps = scores[start - 1 : -1].log_softmax(-1)
-        top: Any = logps.topk(top_logprobs)
-        drawn = logps.gather(1, torch.tensor(ids[start:], device=logps.device)[:, None])[:, 0]
-        tops = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        rows = zip(ids[start:], drawn.tolist(), tops, strict=True)
-        return [
-            Choice(token, logprob, tuple(zip(tokens, values, strict=True)))
-            for token, logprob, (tokens, values) in rows
-        ]
+        request = Request(ids, Sampling(), 0, top_logprobs=top_logprobs, score=True)
+        self._compute(request)
+        return request.scored[start - 1 :]
 
     def warm(self, prompt: Sequence[int], cancelled: Callable[[], bool]) -> None:
         """Compute the beginning of an expected prompt, until it is complete or cancelled."""
         ids = list(prompt)[: self.window - 1]
-        # If the cache has the whole beginning, it stays as it is, with the tokens that follow.
-        start = shared(self._cached, [*ids, 0])
-        for end in range(start + PIECE, len(ids) + PIECE, PIECE) if start < len(ids) else ():
-            if cancelled():
-                return
-            self._scores_after(ids[:end])
+        if self.device.type == "cuda":
+            # If the cache has the whole beginning, it stays as it is, with what follows.
+            start = shared(self._cached, [*ids, 0])
+            for end in range(start + PIECE, len(ids) + PIECE, PIECE) if start < len(ids) else ():
+                if cancelled():
+                    return
+                with self._lock:
+                    self._owner = None
+                    self._extend(ids[:end])
+        elif not self.scheduler.begins(ids):
+            self._compute(Request(ids, Sampling(), 0, piece=PIECE), cancelled)
+
+    def _compute(self, request: Request, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Compute a request that has no reply."""
+        self.scheduler.submit(request)
+        try:
+            while not (request.ended or cancelled()):
+                self.scheduler.advance(request)
+            if request.error is not None:
+                raise request.error
+        finally:
+            request.cancelled = True
 
     def _limit(self, prompt: Sequence[int], sampling: Sampling) -> Literal["length", "window"]:
         """Return which limit ends a reply if the model does not."""
@@ -194,32 +202,44 @@ class Generator:
     def _tokens(self, prompt: list[int], sampler: Sampler) -> Iterator[Choice]:
         """Yield the tokens of a reply up to a stop token or a limit."""
         sampling, ids = sampler.sampling, prompt
-        for count in range(min(sampling.max_new_tokens, self.window - len(prompt))):
-            if not self._on_device(sampler):
-                (choice,) = sampler(self._scores_after(ids)[None])
-            else:
-                with self._lock:
-                    if self._owner is sampler and self._cached == ids[:-1]:
-                        tokens = self._loop(sampling).next()
-                        self._cached = ids
-                    else:
-                        # The first token, or another reply used the cache in between. The seed
-                        # differs at each restart: the same random numbers must not come twice.
-                        logits = self._extend(ids)
-                        seed = None if sampling.seed is None else sampling.seed + count
-                        tokens = self._loop(sampling).begin(
-                            logits[None], [len(ids)], seed, [ids[len(prompt) :]]
-                        )
-                        self._owner = sampler
-                choice = Choice(tokens[0])
-            yield choice
-            if choice.token in STOP_IDS:
+        limit = min(sampling.max_new_tokens, self.window - len(prompt))
+        if not self._on_device(sampler):
+            request = Request(prompt, sampling, limit, top_logprobs=sampler.top_logprobs)
+            self.scheduler.submit(request)
+            try:
+                while (choice := self.scheduler.next(request)) is not None:
+                    yield choice
+            finally:
+                request.cancelled = True
+            return
+        for count in range(limit):
+            with self._lock:
+                if self._owner is sampler and self._cached == ids[:-1]:
+                    tokens = self._loop(sampling).next()
+                    self._cached = ids
+                else:
+                    # The first token, or another reply used the cache in between. The seed
+                    # differs at each restart: the same random numbers must not come twice.
+                    logits = self._extend(ids)
+                    seed = None if sampling.seed is None else sampling.seed + count
+                    tokens = self._loop(sampling).begin(
+                        logits[None], [len(ids)], seed, [ids[len(prompt) :]]
+                    )
+                    self._owner = sampler
+            yield Choice(tokens[0])
+            if tokens[0] in STOP_IDS:
                 return
-            ids = [*ids, choice.token]
+            ids = [*ids, tokens[0]]
 
     def _on_device(self, sampler: Sampler) -> bool:
         """Return whether a GPU draws the tokens, because nothing needs the scores on the CPU."""
-        needs_scores = sampler.top_logprobs is not None or sampler.sampling.no_repeat_ngram
+        asked = sampler.sampling
+        needs_scores = (
+            sampler.top_logprobs is not None
+            or asked.no_repeat_ngram
+            or asked.frequency_penalty
+            or asked.presence_penalty
+        )
         return self.device.type == "cuda" and not needs_scores
 
     def _loop(self, sampling: Sampling) -> GraphLoop:
@@ -230,12 +250,6 @@ class Generator:
                 del self._loops[next(iter(self._loops))]
             self._loops[settings] = GraphLoop(self._decoder, settings)
         return self._loops[settings]
-
-    def _scores_after(self, ids: list[int]) -> Tensor:
-        """Return the scores after a text, shape (vocab,), and take the cache from other replies."""
-        with self._lock:
-            self._owner = None
-            return self._extend(ids)
 
     def _extend(self, ids: list[int]) -> Tensor:
         """Return the scores after a text, computing only what the cache does not have."""
@@ -299,12 +313,3 @@ class Generator:
         for builder in builders:
             builder.end_at_limit()
         return [builder.reply for builder in builders]
-
-
-def shared(old: Sequence[int], new: Sequence[int]) -> int:
-    """Return the length of the common beginning of two texts, without the last token of `new`.
-
-    That token is always computed, because the scores after it are needed.
-    """
-    pairs = enumerate(zip(old, new[:-1], strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(old), len(new) - 1))

@@ -93,15 +93,13 @@ class Int8Decoder(Decoder):
         """Return keys and values in the type of the kernels: numpy has no bfloat16."""
         return self.keys.view(torch.uint16).numpy(), self.values.view(torch.uint16).numpy()
 
-    def along(self, ids: Sequence[int], slot: int = 0) -> Tensor:
+    def along(self, ids: Sequence[int], start: int = 0, slot: int = 0) -> Tensor:
         # Never as matrix products: the scores are those that single steps give.
-        parts = [
-            self.forward(
-                part, range(start, start + len(part)), [slot] * len(part), range(len(part))
-            )
-            for start in range(0, len(ids), INT8_TOKENS)
-            for part in [ids[start : start + INT8_TOKENS]]
-        ]
+        parts: list[Tensor] = []
+        for at in range(0, len(ids), INT8_TOKENS):
+            part = ids[at : at + INT8_TOKENS]
+            positions = range(start + at, start + at + len(part))
+            parts.append(self.forward(part, positions, [slot] * len(part), range(len(part))))
         return torch.cat(parts)
 
     def forward(

@@ -14,12 +14,17 @@ def load_generator(
     device: Device = "auto",
     precision: ChatPrecision = "auto",
     compile: Compile = "off",
+    *,
+    slots: int = 16,
+    kept: int = 1,
 ) -> Generator:
     """Return a generator of a model, ready to answer.
 
     Args:
         name: A run, a model folder, a name on the Hugging Face Hub or `starter`.
         compile: Whether PyTorch compiles a step: faster on a GPU, but the first reply waits for it.
+        slots: Most replies that are computed together.
+        kept: Slots up to which memory is taken to keep texts whose reply has ended.
 
     Raises:
         CheckpointError: The name is not that of a GPT-2 model, or its files are damaged.
@@ -37,4 +42,4 @@ def load_generator(
         from gpt2chat.core.model.load import load_model
 
         model = load_model(folder)
-    return Generator(model, on, precision, compiled=compiled)
+    return Generator(model, on, precision, compiled=compiled, slots=slots, kept=kept)

@@ -1,6 +1,7 @@
 """Draw the next token from a model's scores: penalties, temperature, top-k, top-p, min-p."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -51,10 +52,12 @@ class Sampler:
         """
         self.sampling = sampling
         self.top_logprobs = top_logprobs
+        # Where a reply ends and what its seed is makes no difference to a draw.
+        self.drawn_by = replace(sampling, seed=None, stop=(), max_new_tokens=1)
         self.histories: list[list[int]] = [[] for _ in range(replies)]
-        self._seen = torch.zeros(replies, VOCAB, dtype=torch.bool)
-        self._random = [torch.Generator() for _ in range(replies)]
-        for random in self._random:
+        self.seen = torch.zeros(replies, VOCAB, dtype=torch.bool)
+        self.random = [torch.Generator() for _ in range(replies)]
+        for random in self.random:
             if sampling.seed is None:
                 random.seed()
             else:
@@ -69,39 +72,84 @@ class Sampler:
         Raises:
             ReplyError: The scores are not finite.
         """
-        logits = logits.cpu()
-        # numpy's maximum is NaN if one score is.
-        if not np.isfinite(logits.numpy().max()):
-            raise ReplyError(NOT_FINITE)
-        banned = None
-        if n := self.sampling.no_repeat_ngram:
-            banned = never_mask(logits.device).repeat(len(replies), 1)
-            for row, reply in enumerate(replies):
-                banned[row, ending_ngram(self.histories[reply], n)] = True
-        chances, ids = candidates(logits, self._seen[list(replies)], self.sampling, banned)
-        clocks = torch.ones_like(chances)
-        # A reply draws as many numbers as it has candidates, however many the other replies have:
-        # its stream is then the same in a batch as alone.
-        counts: list[int] = (chances > 0).sum(-1).tolist()
-        for row, count, reply in zip(clocks, counts, replies, strict=True):
-            row[:count].exponential_(generator=self._random[reply])
-        drawn = ids.gather(1, first_to_ring(chances, clocks))[:, 0]
-        tokens: list[int] = drawn.tolist()
-        for reply, token in zip(replies, tokens, strict=True):
-            self.histories[reply].append(token)
-            self._seen[reply, token] = True
-        if self.top_logprobs is None:
-            return [Choice(token) for token in tokens]
-        choices: list[Choice] = []
-        for token, logps in zip(tokens, logits.log_softmax(-1), strict=True):
-            top: Any = logps.topk(self.top_logprobs)
-            pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-            choices.append(Choice(token, float(logps[token]), tuple(pairs)))
-        return choices
+        return _draw(logits, [(self, reply) for reply in replies])
+
+
+def draw_together(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
+    """Return the next token of the only reply of each sampler.
+
+    Args:
+        logits: Shape (samplers, vocab), float32.
+
+    Raises:
+        ReplyError: The scores are not finite.
+    """
+    logits = logits.cpu()
+    groups: dict[tuple[Sampling, int | None], list[int]] = {}
+    for row, sampler in enumerate(samplers):
+        groups.setdefault((sampler.drawn_by, sampler.top_logprobs), []).append(row)
+    choices: dict[int, Choice] = {}
+    for rows in groups.values():
+        own = logits if len(rows) == len(samplers) else logits[rows]
+        drawn = _draw(own, [(samplers[row], 0) for row in rows])
+        choices |= zip(rows, drawn, strict=True)
+    return [choices[row] for row in range(len(samplers))]
+
+
+def _draw(logits: Tensor, replies: Sequence[tuple[Sampler, int]]) -> list[Choice]:
+    """Return the next token of replies that are drawn by the same settings.
+
+    Args:
+        logits: Shape (replies, vocab).
+        replies: Each a sampler and the number of one of its replies.
+    """
+    logits = logits.cpu()
+    # numpy's maximum is NaN if one score is.
+    if not np.isfinite(logits.numpy().max()):
+        raise ReplyError(NOT_FINITE)
+    sampling, top_logprobs = replies[0][0].sampling, replies[0][0].top_logprobs
+    histories = [sampler.histories[reply] for sampler, reply in replies]
+    banned = None
+    if n := sampling.no_repeat_ngram:
+        banned = never_mask(logits.device).repeat(len(replies), 1)
+        for row, history in enumerate(histories):
+            banned[row, ending_ngram(history, n)] = True
+    seen = torch.stack([sampler.seen[reply] for sampler, reply in replies])
+    shown = logits
+    if sampling.frequency_penalty or sampling.presence_penalty:
+        counts = torch.zeros_like(logits)
+        for row, history in enumerate(histories):
+            counts[row] += torch.bincount(torch.tensor(history, dtype=torch.long), minlength=VOCAB)
+        shown = logits - sampling.frequency_penalty * counts - sampling.presence_penalty * seen
+    longest = max(map(len, histories))
+    chances, ids = candidates(shown, seen, sampling, banned, longest)
+    clocks = torch.ones_like(chances)
+    # A reply draws as many numbers as it has candidates, however many the other replies have: its
+    # stream is then the same in a batch as alone.
+    numbers: list[int] = (chances > 0).sum(-1).tolist()
+    for row, count, (sampler, reply) in zip(clocks, numbers, replies, strict=True):
+        row[:count].exponential_(generator=sampler.random[reply])
+    drawn = ids.gather(1, first_to_ring(chances, clocks))[:, 0]
+    tokens: list[int] = drawn.tolist()
+    for (sampler, reply), token in zip(replies, tokens, strict=True):
+        sampler.histories[reply].append(token)
+        sampler.seen[reply, token] = True
+    if top_logprobs is None:
+        return [Choice(token) for token in tokens]
+    choices: list[Choice] = []
+    for token, logps in zip(tokens, logits.log_softmax(-1), strict=True):
+        top: Any = logps.topk(top_logprobs)
+        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        choices.append(Choice(token, float(logps[token]), tuple(pairs)))
+    return choices
 
 
 def candidates(
-    logits: Tensor, seen: Tensor, sampling: Sampling, banned: Tensor | None = None
+    logits: Tensor,
+    seen: Tensor,
+    sampling: Sampling,
+    banned: Tensor | None = None,
+    longest: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the chances of the tokens that may follow, likeliest first, and the tokens' ids.
 
@@ -112,13 +160,13 @@ def candidates(
         logits: Shape (replies, vocab), float32.
         seen: True at the tokens of the replies so far, shape (replies, vocab). The penalty applies
             to these only: with the prompt's tokens the model would avoid the user's words.
-        banned: True at tokens that must not follow. Shape (vocab,) or (replies, vocab); defaults to
-            `never_mask`.
+        banned: True at tokens that must not follow, of the same shape.
+        longest: Tokens of the longest reply so far; `max_new_tokens` by default.
 
     Returns:
         Two tensors of shape (replies, candidates). The chances do not add up to 1.
     """
-    scores, ids = _preselect(logits, sampling)
+    scores, ids = _preselect(logits, sampling, longest)
     if sampling.repetition_penalty != 1:
         if logits.device.type == "cpu":
             # torch would start its threads for so small a mean, next to those of the decoder.
@@ -189,7 +237,7 @@ def first_to_ring(chances: Tensor, clocks: Tensor) -> Tensor:
     return (chances / clocks).argmax(-1, keepdim=True)
 
 
-def _preselect(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def _preselect(logits: Tensor, sampling: Sampling, longest: int | None) -> tuple[Tensor, Tensor]:
     """Return the scores and ids of all tokens that can be among the top k in the end.
 
     The penalty and the ban on n-grams lower only the scores of the reply's tokens, and control
@@ -202,7 +250,7 @@ def _preselect(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     if not count or sampling.repetition_penalty < 1 or logits.device.type != "cpu":
         return logits, torch.arange(vocab, device=logits.device).expand_as(logits)
     if sampling.repetition_penalty != 1 or sampling.no_repeat_ngram:
-        count += sampling.max_new_tokens
+        count += sampling.max_new_tokens if longest is None else longest
     top = logits.topk(min(count + len(NEVER), vocab))
     return top.values, top.indices
 
