@@ -91,3 +91,10 @@ def test_the_intercept_is_that_of_a_least_squares_line():
     assert result.high is not None
     assert result.low < intercept < result.high
     assert result.groups == 20
+
+
+def test_a_figure_without_a_value_in_some_draws_has_no_interval():
+    # Draws of one of the two groups leave a line through a single place.
+    line = Intercept(np.array([1.0, 0.0]), np.array([1.0, -1.0]), ("a", "b"))
+    result = estimate(line, seed=0)
+    assert (result.value, result.low, result.high) == (0.5, None, None)

@@ -1,5 +1,6 @@
 """Compute figures from sums over samples, with 95 % intervals from a bootstrap over groups."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,9 +80,10 @@ class Estimate:
 
     value: float
     low: float | None
-    """Lower end of the 95 % interval; None if there are fewer than two groups."""
+    """Lower end of the 95 % interval; None with fewer than two groups, or if a draw of them has no
+    value."""
     high: float | None
-    """Upper end of the 95 % interval; None if there are fewer than two groups."""
+    """Upper end of the 95 % interval; None where `low` is."""
     samples: int
     groups: int
 
@@ -100,7 +102,7 @@ class Estimate:
 def estimate(statistic: Statistic, seed: int) -> Estimate:
     """Return the value with its percentile interval over `RESAMPLES` draws of whole groups.
 
-    A figure that overflows is infinite, and its interval may be NaN.
+    A figure that overflows is infinite.
 
     Raises:
         ValueError: There are no samples.
@@ -164,4 +166,7 @@ def _estimate(value: float, resampled: FloatArray, statistic: Statistic) -> Esti
     if groups > 1:
         tail = (100 - LEVEL) / 2
         low, high = (float(end) for end in np.percentile(resampled, [tail, 100 - tail]))
+        # Some draws have no value: infinity minus infinity, or a line through pairs of one length.
+        if math.isnan(low) or math.isnan(high):
+            low = high = None
     return Estimate(value, low, high, len(statistic.groups), groups)
