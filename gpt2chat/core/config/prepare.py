@@ -176,8 +176,19 @@ class PrepareConfig(Settings):
         ge=0,
         le=256,
     )
+    cluster: str = setting(
+        "",
+        help="Address of a Dask scheduler, such as tcp://10.0.0.1:8786, whose workers are used "
+        "instead of processes here. They need gpt2chat, too.",
+        section="Hardware",
+        metavar="ADDRESS",
+    )
 
     def check_together(self) -> None:
+        if self.cluster and self.workers:
+            raise ConfigError(
+                "`cluster` has workers of its own. Leave out `workers`.", setting="cluster"
+            )
         for share in self.mix:
             parse_share(share)
         named = (self.oasst1, self.alpaca, self.ultrafeedback)

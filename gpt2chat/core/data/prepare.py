@@ -148,7 +148,8 @@ def prepare(settings: PrepareConfig, on_progress: Listener | None = None) -> Pre
             store = Store(work)
             finished = list(store.parts)
             chunks = islice(all_chunks(opened, settings, report), len(finished), None)
-            with closing(in_order(convert, chunks, settings.workers)) as parts:
+            results = in_order(convert, chunks, settings.workers, settings.cluster)
+            with closing(results) as parts:
                 for part in chain(finished, parts):
                     if part.contents:
                         store.add(part)
@@ -181,7 +182,7 @@ def prepare(settings: PrepareConfig, on_progress: Listener | None = None) -> Pre
 def fingerprint(settings: PrepareConfig, inputs: Sequence[Input]) -> str:
     """Return a hash of everything that affects the parts; a run with the same one reuses them."""
     values = asdict(settings)
-    for name in ("out", "workers", "strict", "stats"):
+    for name in ("out", "workers", "cluster", "strict", "stats"):
         del values[name]
     known = [
         *(asdict(entry) for entry in inputs),
