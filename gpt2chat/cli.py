@@ -21,6 +21,7 @@ from gpt2chat.commands.export import export
 from gpt2chat.commands.prepare import prepare
 from gpt2chat.commands.runs import runs
 from gpt2chat.commands.serve import serve
+from gpt2chat.commands.telegram import telegram
 from gpt2chat.commands.train import orpo, sft
 from gpt2chat.core.errors import (
     ConfigError,
@@ -162,6 +163,7 @@ for name, function in {
     "chat": chat,
     "serve": serve,
     "export": export,
+    "telegram": telegram,
 }.items():
     app.command(name, cls=Command)(command(function, name))
 app.command(cls=Command)(runs)

@@ -11,6 +11,7 @@ from gpt2chat.core.config.export import ExportConfig
 from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.config.serve import ServeConfig
 from gpt2chat.core.config.settings import settings_of
+from gpt2chat.core.config.telegram import TelegramConfig
 from gpt2chat.core.config.training import OrpoConfig, SftConfig
 
 COMMANDS = {
@@ -32,6 +33,7 @@ CONFIGS = {
     "chat": ChatConfig,
     "serve": ServeConfig,
     "export": ExportConfig,
+    "telegram": TelegramConfig,
 }
 """The settings classes of the functions that have one."""
 

@@ -41,9 +41,10 @@ ABOVE = {
     "report": "commandline",
     "options": "commandline",
     "dialogue": "report threads interrupts",
+    "telegram": "",
     "repl": "report dialogue interrupts",
     "serve": "",
-    "commands": "options environment report dialogue repl interrupts serve",
+    "commands": "options environment report dialogue repl interrupts serve telegram",
     "cli": "commands options report threads",
     "__main__": "cli",
 }

@@ -54,6 +54,13 @@ class Feedback:
         """Write a bad reply, and a pair with each good one to the same prompt; see `good`."""
         return self.rate(prompt, reply, good=False, cut=cut)
 
+    def recall(self, prompt: Conversation, reply: str, *, good: bool, cut: bool = False) -> None:
+        """Take a rating over that the file has already, so that later ones make pairs with it."""
+        same = self._good if good else self._bad
+        same.setdefault(prompt, []).append(reply)
+        if cut:
+            self._cut.add((prompt, reply))
+
     def rate(
         self,
         prompt: Conversation,

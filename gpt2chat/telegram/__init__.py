@@ -1,0 +1,1 @@
+"""The Telegram bot: chats in SQLite, replies that survive a restart, closed by default."""
