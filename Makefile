@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --d
 
 help:
 	@echo 'make demo    the whole pipeline, offline, on the bundled sample and base model'
-	@echo 'make quick   the tests that take under 5 seconds each'
+	@echo 'make quick   the tests that take under 2 seconds each, in a minute or two'
 	@echo 'make test    all tests'
 	@echo 'make check   linter, formatter, types, tests'
 	@echo 'make docs    write docs/commands.md from --help, docs/modules.md from docstrings'

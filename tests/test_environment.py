@@ -38,6 +38,7 @@ def test_the_advice_of_pytorchs_compiler_stays_off_the_terminal(
             warnings.warn("anything else", stacklevel=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["core.training.train", "core.generation.loading"])
 def test_importing_the_core_sets_no_variable(module: str):
     code = (

@@ -38,6 +38,9 @@ from gpt2chat.core.training.train import TrainResult, card, curve, train
 from gpt2chat.core.training.trainer import Votes
 from tests.helpers import ignore, tiny_model
 
+# Each test trains, in 2 to 5 seconds; test_trainer.py and test_api.py train in the quick lane.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -96,7 +99,6 @@ def test_training_lowers_the_loss(unbroken: TrainResult):
     assert losses[-1] < losses[0] - 0.5
 
 
-@pytest.mark.slow
 def test_the_weights_that_are_kept_are_those_of_the_lowest_validation_loss(
     model: str, tiny_data: Path, tmp_path: Path
 ):
@@ -172,7 +174,6 @@ def losses_of(run: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss" if "loss" in line else "eval_loss"]) for line in lines(run)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 5, 8])
 def test_an_interrupted_run_resumes_to_the_bits_of_an_unbroken_one(
     unbroken: TrainResult, model: str, tiny_data: Path, tmp_path: Path, step: int
@@ -257,7 +258,6 @@ def test_metrics_are_whole_at_any_moment_of_a_resume(
     assert (out / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.slow
 def test_a_resumed_orpo_run_has_the_metrics_of_an_unbroken_one(
     model: str, tiny_data: Path, tmp_path: Path
 ):
@@ -280,7 +280,6 @@ def test_a_resumed_orpo_run_has_the_metrics_of_an_unbroken_one(
         assert line["loss"] == pytest.approx(line["nll"] + 0.1 * line["odds_ratio_loss"], rel=1e-5)
 
 
-@pytest.mark.slow
 def test_tokens_and_seconds_are_those_of_all_starts(
     unbroken: TrainResult, model: str, tiny_data: Path, tmp_path: Path
 ):
@@ -362,7 +361,6 @@ def test_ctrl_c_as_the_weights_are_written_lets_the_run_finish(
     assert (result.out / "result.json").exists()
 
 
-@pytest.mark.slow
 def test_orpo_writes_a_run_and_measures_preferences(
     unbroken: TrainResult, tiny_data: Path, tmp_path: Path
 ):
@@ -453,7 +451,6 @@ def test_patience_ends_a_run_that_gets_no_better(ran_out: TrainResult):
     assert result.validation_loss == min(validations)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("before", [2, 1])
 def test_patience_goes_on_with_a_run(
     ran_out: TrainResult, model: str, tiny_data: Path, tmp_path: Path, before: int
@@ -473,7 +470,6 @@ def test_ctrl_c_in_the_step_that_ends_a_run_lets_it_finish(
     assert train(settings, interrupt_in(ran_out.steps), ignore).steps == ran_out.steps
 
 
-@pytest.mark.slow
 def test_a_run_that_is_killed_once_patience_has_run_out_takes_one_more_step(
     ran_out: TrainResult, model: str, tiny_data: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -528,7 +524,6 @@ def test_the_last_checkpoint_is_there_until_the_next_is_whole(
     assert kept == {"checkpoint-7", f"checkpoint-{best['best_global_step']}"}
 
 
-@pytest.mark.slow
 def test_half_a_checkpoint_of_a_killed_run_goes_when_it_goes_on(
     model: str, tiny_data: Path, tmp_path: Path
 ):
@@ -542,7 +537,6 @@ def test_half_a_checkpoint_of_a_killed_run_goes_when_it_goes_on(
     assert not found[0]
 
 
-@pytest.mark.slow
 def test_a_checkpoint_that_lost_a_part_is_passed_over(
     unbroken: TrainResult, model: str, tiny_data: Path, tmp_path: Path
 ):
@@ -649,7 +643,6 @@ def test_sigterm_saves_too(model: str, tiny_data: Path, tmp_path: Path):
         train(config(model, tiny_data, tmp_path / "sft"), terminate, ignore)
 
 
-@pytest.mark.slow
 def test_a_full_disk_in_the_middle_of_a_save_loses_the_steps_since_the_last(
     model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

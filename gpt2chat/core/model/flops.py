@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,11 +58,13 @@ def row_flops(config: Any, lengths: Sequence[int], trained: int) -> float:
     return 3 * (body + trained * _head_flops(config))
 
 
+@cache
 def matmul_flops(device: torch.device, bf16: bool) -> float:
     """Return the floating-point operations per second of a large matrix product, the best of four.
 
     Utilisation is measured against it. A figure from a data sheet would need a list of devices,
-    and no program reaches it.
+    and no program reaches it. A process measures a device once: it takes half a second on a CPU,
+    which is much next to a short run.
     """
     # Large enough to reach the device's speed, and small enough to take milliseconds.
     size = 8192 if device.type == "cuda" else 2048  # rows and columns
