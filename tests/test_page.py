@@ -9,6 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
@@ -29,7 +30,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 if CHROMIUM is None:
     pytest.skip("no Chromium: the tests of the page need one", allow_module_level=True)
-PATIENCE = 60_000
+PATIENCE = 120_000
 """Milliseconds to wait for something that happens, on a machine that is busy with other things."""
 expect.set_options(timeout=PATIENCE)
 
@@ -99,6 +100,10 @@ def folders(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 @pytest.fixture(scope="module")
 def served(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
     served = Served(folders, tmp_path_factory.mktemp("votes") / "feedback.jsonl")
+    for name in served.names:
+        # A model's first reply waits until it is loaded and its kernels are compiled.
+        asked = {"model": name, "messages": talk("Hi").as_dicts()}
+        httpx.post(f"{served.url}/v1/chat/completions", json=asked, timeout=600).raise_for_status()
     yield served
     served.close()
 
