@@ -63,7 +63,7 @@ def test_a_wrong_setting_is_an_error_that_names_it(call: Callable[[], object], s
 
 
 def test_an_unknown_setting_is_an_error_that_suggests_the_nearest():
-    with pytest.raises(gpt2chat.ConfigError, match="`lr`"):
+    with pytest.raises(gpt2chat.ConfigError, match="lr"):
         gpt2chat.orpo(learning_rat=1)
 
 

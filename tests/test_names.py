@@ -81,14 +81,15 @@ def test_an_adapter_whose_base_moved_says_where_to_write_its_place(here: Path):
 
 
 def test_an_adapter_that_moved_with_its_base_is_told_where_the_base_is(here: Path, folder: Path):
-    with pytest.raises(CheckpointError, match=f"now, such as {folder},"):
+    with pytest.raises(CheckpointError, match=str(folder)):
         resolve_model(str(adapter(here / "adapter", "/gone/model")))
 
 
 def test_an_adapter_of_itself_is_refused(here: Path):
     folder = adapter(here / "adapter", str(here / "adapter"))
-    with pytest.raises(CheckpointError, match="leads back to itself"):
+    with pytest.raises(CheckpointError, match="base_model_name_or_path") as caught:
         resolve_model(str(folder))
+    assert caught.value.setting == "model"
 
 
 def test_a_name_is_the_starter_a_folder_or_a_name_on_the_hub(tmp_path: Path):
@@ -123,7 +124,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused(here: Path, tiny_folder: Pa
 def test_a_mistyped_run_is_told_the_nearest_and_all_there_are(here: Path, tiny_folder: Path):
     for run in ("sft", "orpo"):
         shutil.copytree(tiny_folder, here / "runs" / run)
-    with pytest.raises(CheckpointError, match=r"Did you mean runs/orpo\?.*runs/sft, starter"):
+    with pytest.raises(CheckpointError, match=r"runs/orpo\b.*runs/sft, starter"):
         resolve_model("runs/orpoo")
 
 
@@ -161,7 +162,7 @@ def test_no_finished_run_names_the_function_to_call(here: Path):
 
 def test_an_unfinished_run_says_how_to_resume_it(here: Path):
     unfinished(here / "runs" / "sft", 5, 10)
-    with pytest.raises(CheckpointError, match=r"unfinished run.*resume.*checkpoint-10"):
+    with pytest.raises(CheckpointError, match=r"resume.*checkpoint-10"):
         resolve_model("runs/sft")
 
 
@@ -185,14 +186,14 @@ def test_another_vocabulary_of_the_same_size_is_refused(folder: Path, name: str)
     (folder / "tokenizer.json").unlink()
     content = {"model": {"vocab": vocabulary}, "added_tokens": []}
     (folder / name).write_text(json.dumps(vocabulary if name == "vocab.json" else content))
-    with pytest.raises(CheckpointError, match="another vocabulary"):
+    with pytest.raises(CheckpointError, match="GPT-2's own tokenizer"):
         resolve_model(str(folder))
 
 
 def test_a_tokenizer_of_another_kind_is_refused(folder: Path):
     (folder / "tokenizer.json").unlink()
     (folder / "spiece.model").touch()
-    with pytest.raises(CheckpointError, match="another vocabulary"):
+    with pytest.raises(CheckpointError, match="GPT-2's own tokenizer"):
         resolve_model(str(folder))
 
 
@@ -207,7 +208,7 @@ def test_a_folder_without_a_tokenizer_is_what_its_config_says(folder: Path):
 @pytest.mark.parametrize("rows", [50_258, 50_304])
 def test_rows_beyond_gpt2s_are_counted_and_can_be_dropped(folder: Path, rows: int):
     change(folder / "config.json", vocab_size=rows)
-    with pytest.raises(CheckpointError, match=rf"{rows - 50_257} more.*resize_token_embeddings"):
+    with pytest.raises(CheckpointError, match=rf"{rows:,}.*resize_token_embeddings"):
         resolve_model(str(folder))
 
 
@@ -216,7 +217,7 @@ def test_seven_tokens_of_another_template_are_not_taken_for_ours(folder: Path):
     for token in tokenizer["added_tokens"]:
         token["content"] = token["content"].replace("<|", "[")
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(CheckpointError, match="tokens of its own"):
+    with pytest.raises(CheckpointError, match="resize_token_embeddings"):
         resolve_model(str(folder))
 
 
@@ -229,7 +230,7 @@ def test_weights_in_a_pickle_are_not_opened_and_can_be_converted(folder: Path, p
 
 def test_a_folder_without_weights_is_refused(folder: Path):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="no weights"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         resolve_model(str(folder))
 
 
@@ -241,8 +242,9 @@ def test_a_folder_without_read_permission_is_one_line(folder: Path):
 
 
 def test_a_file_is_not_a_model(folder: Path):
-    with pytest.raises(CheckpointError, match="is a file"):
+    with pytest.raises(CheckpointError) as caught:
         resolve_model(str(folder / "config.json"))
+    assert caught.value.setting == "model"
 
 
 def test_a_base_model_is_known_without_a_download(tiny_folder: Path):

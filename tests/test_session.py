@@ -186,14 +186,14 @@ def test_a_system_prompt_of_more_than_half_the_window_is_refused():
 
 def test_a_system_prompt_and_a_document_that_leave_no_room_together_are_refused(tmp_path: Path):
     session, other = Session("word" + " word" * 499), Session()
-    most = r"have 1,000 tokens together; at most (\d+) fit\. Shorten one\."
-    with pytest.raises(DataError, match=f"The system prompt and the document {most}") as caught:
+    most = r"1,000 tokens .* (\d+) fit"
+    with pytest.raises(DataError, match=most) as caught:
         session.set_document("word" + " word" * 499)
     assert session.document is None
     found = re.search(most, str(caught.value))
     assert found
     session.set_document("word" + " word" * (int(found[1]) - 501))
-    with pytest.raises(DataError, match="together"):
+    with pytest.raises(DataError, match="document"):
         session.set_system("word" + " word" * 500)
     assert session.ask("word" + " word" * 63, REPLY).ids
     path = tmp_path / "chat.json"

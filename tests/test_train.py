@@ -179,7 +179,7 @@ def test_an_interrupted_run_resumes_to_the_bits_of_an_unbroken_one(
     unbroken: TrainResult, model: str, tiny_data: Path, tmp_path: Path, step: int
 ):
     out = tmp_path / "sft"
-    with pytest.raises(Interrupted, match=f"saved at step {step} of .*sft.*resume="):
+    with pytest.raises(Interrupted, match=rf"step {step} of .*\bsft\(.*resume="):
         train(config(model, tiny_data, out), interrupt_in(step), ignore)
     assert not (out / "result.json").exists()
 
@@ -195,7 +195,7 @@ def test_an_interrupted_run_does_not_resume_as_another(model: str, tiny_data: Pa
     with pytest.raises(Interrupted):
         train(config(model, data, out), interrupt_in(2), ignore)
     shared: Any = {"model": model, "data": data, "out": out, "device": "cpu", "resume": "auto"}
-    with pytest.raises(ConfigError, match="holds an unfinished sft run, not one of orpo"):
+    with pytest.raises(ConfigError, match=r"\bsft\b.*\borpo\b"):
         train(OrpoConfig(**shared))
     rows = [json.dumps({"prompt": f"Say {n}.", "completion": f"{n}"}) for n in range(30)]
     (tmp_path / "chat.jsonl").write_text("\n".join(rows))
@@ -204,7 +204,7 @@ def test_an_interrupted_run_does_not_resume_as_another(model: str, tiny_data: Pa
         out=data,
     )  # fmt: skip
     prepare(other, ignore)
-    with pytest.raises(DataError, match="holds other samples than .* was started with"):
+    with pytest.raises(DataError, match=str(data)):
         train(config(model, data, out, resume="auto"))
     assert Run(out).newest_checkpoint() == out / "checkpoints" / "checkpoint-2"
 
@@ -214,7 +214,7 @@ def test_a_folder_that_another_run_writes_to_is_left_alone(
     model: str, tiny_data: Path, tmp_path: Path, changes: dict[str, Any]
 ):
     out = tmp_path / "sft"
-    with Run(out).lock(), pytest.raises(ConfigError, match="Another run is writing to"):
+    with Run(out).lock(), pytest.raises(ConfigError, match=str(out)):
         train(config(model, tiny_data, out, **changes))
     assert not out.exists()
 
@@ -234,8 +234,9 @@ def test_the_folder_that_the_model_is_read_from_is_not_emptied(
         (name / "adapter_config.json").write_text(json.dumps(adapter))
         (name / "adapter_model.safetensors").touch()
     asked = str(out if which == "itself" else name)
-    with pytest.raises(ConfigError, match="is read from .*sft, which the run would empty"):
+    with pytest.raises(ConfigError) as refused:
         train(config(asked, tiny_data, out, overwrite=True))
+    assert refused.value.setting == "out"
     assert (out / "model.safetensors").exists()
 
 
@@ -298,8 +299,10 @@ def test_a_second_ctrl_c_ends_the_run_at_once(model: str, tiny_data: Path, tmp_p
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Interrupted, match="Ended at once"):
+    with pytest.raises(Interrupted):
         train(config(model, tiny_data, tmp_path / "sft"), press_twice, ignore)
+    # The first press alone would have saved the step.
+    assert Run(tmp_path / "sft").newest_checkpoint() is None
 
 
 def test_ctrl_c_as_the_old_run_is_removed_saves_the_first_step(
@@ -315,7 +318,7 @@ def test_ctrl_c_as_the_old_run_is_removed_saves_the_first_step(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Run, "remove_checkpoints", removing)
-    with pytest.raises(Interrupted, match="Stopped and saved at step 1 of"):
+    with pytest.raises(Interrupted, match="step 1 of"):
         train(config(model, tiny_data, out, overwrite=True, eval_samples=0), None, ignore)
     assert Run(out).newest_checkpoint() == out / "checkpoints" / "checkpoint-1"
 
@@ -330,7 +333,7 @@ def test_ctrl_c_in_the_validation_before_the_first_step_ends_the_run(
         assert answered.wait(60)
 
     settings = config(model, tiny_data, tmp_path / "sft", limit=6, epochs=1)
-    with pytest.raises(Interrupted, match="before the first step"):
+    with pytest.raises(Interrupted):
         train(settings, None, answered.set, press)
     assert lines(settings.out) == []
     assert train(settings).steps == 1  # nothing is in the way of another start
@@ -410,8 +413,9 @@ def test_all_samples_too_long_is_one_line(unbroken: TrainResult, tiny_data: Path
     settings = OrpoConfig(
         model=str(unbroken.out), data=tiny_data, out=tmp_path / "orpo", max_length=64
     )
-    with pytest.raises(DataError, match="max_length=64"):
+    with pytest.raises(DataError) as refused:
         train(settings)
+    assert refused.value.setting == "max_length"
 
 
 def test_a_longer_window_stretches_the_learned_positions_over_it(
@@ -490,8 +494,9 @@ def test_patience_without_validation_rows_is_one_line(model: str, tiny_data: Pat
     chats, data = str(tiny_data.parent / "chat.jsonl"), tmp_path / "data"
     off: Any = {"oasst1": "off", "alpaca": "off", "ultrafeedback": "off"}
     prepare(PrepareConfig(chat=(chats,), holdout=0.0, out=data, **off), ignore)
-    with pytest.raises(ConfigError, match="holdout"):
+    with pytest.raises(ConfigError) as refused:
         train(config(model, data, tmp_path / "sft", patience=2))
+    assert refused.value.setting == "patience"
     assert not (tmp_path / "sft").exists()
 
 
@@ -561,8 +566,9 @@ def test_weights_that_a_step_took_too_far_are_saved_nowhere(
         model, tiny_data, tmp_path / "sft", limit=8, epochs=0.5, lr=9e18, warmup=0.0,
         eval_samples=held_out, save_minutes=1e-6 if saved_each_step else 10.0,
     )  # fmt: skip
-    with pytest.raises(DataError, match="after step 1: "):
+    with pytest.raises(DataError, match="step 1") as ended:
         train(settings)
+    assert ended.value.setting == "lr"
     assert Run(settings.out).newest_checkpoint() is None
     assert not (settings.out / "result.json").exists()
     text = (settings.out / "metrics.jsonl").read_text()
@@ -630,7 +636,7 @@ def test_ctrl_c_is_answered_inside_the_step(model: str, tiny_data: Path, tmp_pat
             os.kill(os.getpid(), signal.SIGINT)
             assert told.wait(60)
 
-    with pytest.raises(Interrupted, match="saved at step 2"):
+    with pytest.raises(Interrupted, match="step 2 of"):
         train(config(model, tiny_data, tmp_path / "sft"), press, told.set)
 
 
@@ -639,7 +645,7 @@ def test_sigterm_saves_too(model: str, tiny_data: Path, tmp_path: Path):
         if step.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Interrupted, match="saved at step 3"):
+    with pytest.raises(Interrupted, match="step 3 of"):
         train(config(model, tiny_data, tmp_path / "sft"), terminate, ignore)
 
 

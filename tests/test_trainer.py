@@ -242,7 +242,7 @@ def test_a_nan_loss_ends_the_run_before_the_weights_change_and_names_the_samples
         # A position that talk-1 alone is long enough to have.
         model.transformer.wpe.weight[int(TOKENS.lengths[1]) - 2] = torch.inf
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    with pytest.raises(DataError, match=r"at step 1; the weights are as they were.*: talk-1\.$"):
+    with pytest.raises(DataError, match=r"step 1\b.* talk-1\.$"):
         make([[0, 1, 2]], tmp_path, model=model).train()
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
 
@@ -255,7 +255,7 @@ def test_a_nan_gradient_ends_the_run_before_the_weights_change(tmp_path: Path):
     model = tiny_model(packed=True)
     model.transformer.ln_f.weight.register_hook(spoil)
     before = model.transformer.wte.weight.clone()
-    with pytest.raises(DataError, match="gradient is not finite at step 1.*talk-0, talk-2"):
+    with pytest.raises(DataError, match=r"gradient.* step 1\b.*talk-0, talk-2"):
         make([[0, 2]], tmp_path, model=model).train()
     assert torch.equal(before, model.transformer.wte.weight)
 
@@ -275,7 +275,7 @@ def test_a_bad_step_that_is_detected_later_has_changed_no_weight(tmp_path: Path)
                 model.transformer.h[0].ln_1.weight.register_hook(spoil)
 
     trainer.add_callback(Spoil())
-    with pytest.raises(DataError, match="gradient is not finite at step 3.*talk-0"):
+    with pytest.raises(DataError, match=r"gradient.* step 3\b.*talk-0"):
         trainer.train()
     assert len(weights) == 5
     assert not torch.equal(weights[1], weights[2])
