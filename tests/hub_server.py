@@ -1,5 +1,6 @@
 """A Hugging Face Hub on the loopback interface: as much of the API as the libraries ask for."""
 
+import base64
 import gzip
 import hashlib
 import io
@@ -65,6 +66,12 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[tuple[Kind, str], dict[str, bytes]] = {}
         self.gated: set[tuple[Kind, str]] = set()
+        self.private: set[tuple[Kind, str]] = set()
+        """Repositories that only a user sees."""
+        self.users: dict[str, str] = {}
+        """Names of those who may write, by their tokens."""
+        self.blobs: dict[str, bytes] = {}
+        """Large files that were sent and not committed yet, by SHA-256."""
         self.faults: dict[str, Fault] = {}
         """By the name of the repository."""
         self.requests: list[str] = []
@@ -190,6 +197,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(size)
@@ -199,6 +209,14 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(fault.seconds)
         if fault.status:
             self._send(fault.status, b"{}")
+        elif parts == ["api", "validate-yaml"]:
+            self._send_json({"errors": [], "warnings": []})
+        elif (
+            self.command == "PUT"
+            or parts[1:] in (["whoami-v2"], ["repos", "create"])
+            or (parts[-2] in ("preupload", "commit") or parts[-1] == "batch")
+        ):
+            self._answer_writer(parts, body)
         elif parts[0] == "api" and len(parts) >= 3 and parts[1] in ("datasets", "models"):
             self._answer_api(parts[1], parts[2:], url.query, body)  # pyright: ignore[reportArgumentType]
         elif "resolve" in parts:
@@ -208,6 +226,64 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer_file(kind, name, "/".join(parts[at + 2 :]))
         else:
             self._send(404, b"{}")
+
+    def _answer_writer(self, parts: list[str], body: bytes) -> None:
+        """Answer one of the requests of an upload, which only a user may make."""
+        hub = self.repositories
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        # The address for a large file is given to a user, and needs no token.
+        if self.command == "PUT":
+            hub.blobs[parts[-1]] = body
+            self._send(200, b"")
+            return
+        if token not in hub.users:
+            self._send(401, b"{}", "Unauthorized", "Invalid username or password.")
+            return
+        asked: Any = json.loads(body) if body and parts[-2] != "commit" else {}
+        match parts:
+            case ["api", "whoami-v2"]:
+                self._send_json({"type": "user", "name": hub.users[token], "orgs": []})
+            case ["api", "repos", "create"]:
+                name = f"{asked['organization'] or hub.users[token]}/{asked['name']}"
+                if ("models", name) in hub.repositories:
+                    self._send(409, json.dumps({"url": f"{hub.url}/{name}"}).encode())
+                    return
+                hub.repositories["models", name] = {}
+                if asked.get("visibility") == "private" or asked.get("private"):
+                    hub.private.add(("models", name))
+                self._send_json({"url": f"{hub.url}/{name}", "name": name})
+            case [*_, "preupload", _]:
+                modes = [
+                    {
+                        "path": file["path"],
+                        "uploadMode": "lfs" if file["size"] > 10_000_000 else "regular",
+                        "shouldIgnore": False,
+                    }
+                    for file in asked["files"]
+                ]
+                self._send_json({"files": modes})
+            case [*_, "batch"]:
+                objects = [
+                    {**each, "actions": {"upload": {"href": f"{hub.url}/blobs/{each['oid']}"}}}
+                    for each in asked["objects"]
+                ]
+                self._send_json({"transfer": "basic", "objects": objects})
+            case _:
+                name = "/".join(parts[2:-2])
+                for line in body.splitlines():
+                    entry = json.loads(line)
+                    value = entry["value"]
+                    if entry["key"] == "file":
+                        content = base64.b64decode(value["content"])
+                    elif entry["key"] == "lfsFile":
+                        content = hub.blobs.pop(value["oid"])
+                        assert hashlib.sha256(content).hexdigest() == value["oid"]
+                    else:
+                        continue
+                    hub.repositories["models", name][value["path"]] = content
+                commit = hub.revision("models", name)
+                address = f"{hub.url}/{name}/commit/{commit}"
+                self._send_json({"commitUrl": address, "commitOid": commit, "success": True})
 
     def _fault(self) -> Fault:
         path = unquote(urlsplit(self.path).path)
@@ -219,7 +295,9 @@ class _Handler(BaseHTTPRequestHandler):
         words = ("revision", "tree", "paths-info", "refs")
         at = next((i for i, part in enumerate(rest) if part in words), len(rest))
         name = "/".join(rest[:at])
-        if (kind, name) not in self.repositories.repositories:
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        hidden = (kind, name) in self.repositories.private and token not in self.repositories.users
+        if hidden or (kind, name) not in self.repositories.repositories:
             self._send(401, b"{}", *MISSING)
             return
         what = rest[at] if at < len(rest) else "revision"
@@ -263,7 +341,7 @@ class _Handler(BaseHTTPRequestHandler):
             "_id": "0" * 24,
             "id": name,
             "sha": self.repositories.revision(kind, name),
-            "private": False,
+            "private": (kind, name) in self.repositories.private,
             "gated": "manual" if gated else False,
             "disabled": False,
             "tags": [],

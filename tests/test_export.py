@@ -26,6 +26,7 @@ from gpt2chat.core.export.export import Export, export
 from gpt2chat.core.export.gguf_file import write_gguf
 from gpt2chat.core.export.llama import Llama
 from gpt2chat.core.export.ollama import TEMPLATE
+from gpt2chat.core.export.onnx_graph import OnnxRuntime
 from gpt2chat.core.export.proof import (
     Answers,
     Material,
@@ -50,6 +51,11 @@ TOKENS = 60
 
 def engine(model: GPT2LMHeadModel) -> Engine:
     return Engine(weights_of(model), torch.device("cpu"), "fp32")
+
+
+def folder_of(exported: Export) -> Path:
+    assert exported.path is not None
+    return exported.path
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,7 @@ def exported(ending_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> E
 
 @pytest.fixture(scope="module")
 def file(exported: Export) -> Path:
-    return exported.path / "ending-fp32.gguf"
+    return folder_of(exported) / "ending-fp32.gguf"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +100,7 @@ def test_an_export_for_ollama_has_its_files_and_is_proved_in_the_file_and_in_lla
 ):
     names = {name for name, _ in exported.files}
     assert names == {"ending-fp32.gguf", "Modelfile", "proof.json"}
-    assert {each.name for each in exported.path.parent.iterdir()} == {"bot"}
+    assert {each.name for each in folder_of(exported).parent.iterdir()} == {"bot"}
     of_file, of_llama = exported.proofs
     assert "llama.cpp" in of_llama.runtime
     assert of_file.largest < 1e-4
@@ -102,7 +108,7 @@ def test_an_export_for_ollama_has_its_files_and_is_proved_in_the_file_and_in_lla
     assert of_file.same_replies == of_file.replies == 5
     assert of_file.ends == of_llama.ends
     assert of_file.ends[0] > 0
-    saved = json.loads((exported.path / "proof.json").read_text())
+    saved = json.loads((folder_of(exported) / "proof.json").read_text())
     assert [each["runtime"] for each in saved] == [each.runtime for each in exported.proofs]
 
 
@@ -223,11 +229,66 @@ def test_ollamas_template_gives_the_same_text(tmp_path: Path):
 
 
 def test_the_modelfile_names_the_file_every_stop_and_the_window(exported: Export):
-    text = (exported.path / "Modelfile").read_text()
+    text = (folder_of(exported) / "Modelfile").read_text()
     assert text.startswith("FROM ./ending-fp32.gguf\n")
     assert f'TEMPLATE """{TEMPLATE}"""' in text
     for line in ('stop "<|eot_id|>"', 'stop "<|endoftext|>"', "num_ctx 1024", "repeat_penalty 1.0"):
         assert f"PARAMETER {line}\n" in text
+
+
+@pytest.fixture(scope="module")
+def onnx_export(ending_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """The model for onnxruntime, in float32 and int8."""
+    out = tmp_path_factory.mktemp("exports") / "onnx"
+    values = {"model": ending_folder, "to": "onnx", "out": out}
+    return export(settings_from(ExportConfig, values), tokens=TOKENS)
+
+
+@pytest.mark.slow
+def test_an_export_for_onnxruntime_is_proved_in_both_precisions(onnx_export: Export):
+    exact, rounded = onnx_export.proofs
+    assert (exact.precision, rounded.precision) == ("fp32", "int8")
+    assert exact.largest < 1e-3
+    assert exact.same_replies == 5
+    assert exact.ends[0] == exact.ends[1] > 0
+    sizes = dict(onnx_export.files)
+    assert sizes["onnx/model_quantized.onnx"] < 0.4 * sizes["onnx/model.onnx"]
+    settings = json.loads((folder_of(onnx_export) / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == CHAT_TEMPLATE
+
+
+@pytest.mark.slow
+def test_the_graph_has_the_names_that_transformers_js_looks_for(onnx_export: Export):
+    session = OnnxRuntime(folder_of(onnx_export), "fp32").session
+    layers = [f"{layer}.{part}" for layer in range(2) for part in ("key", "value")]
+    assert [each.name for each in session.get_inputs()] == [
+        *("input_ids", "attention_mask", "position_ids"),
+        *(f"past_key_values.{part}" for part in layers),
+    ]
+    outputs = [each.name for each in session.get_outputs()]
+    assert outputs == ["logits", *(f"present.{part}" for part in layers)]
+
+
+@pytest.mark.slow
+def test_a_padded_text_in_a_batch_has_the_scores_that_it_has_alone(onnx_export: Export):
+    program = OnnxRuntime(folder_of(onnx_export), "fp32")
+    ids = [SPECIAL_IDS["<|beginoftext|>"], 40, 716, 257, 3329]
+    alone, _ = program.run(ids, program.empty)
+    cache = {
+        name: np.zeros((2, *part.shape[1:]), np.float32) for name, part in program.empty.items()
+    }
+    mask = np.array([[0, 0, 1, 1, 1], [1] * 5])
+    scores, *_ = program.session.run(
+        ["logits"],
+        {
+            "input_ids": np.array([[0, 0, *ids[:3]], ids]),
+            "attention_mask": mask,
+            "position_ids": np.maximum(mask.cumsum(1) - 1, 0),
+            **cache,
+        },
+    )
+    assert np.allclose(scores[0, 2:], alone[:3], atol=1e-5)
+    assert np.allclose(scores[1], alone, atol=1e-5)
 
 
 class Changed(Original):

@@ -29,7 +29,7 @@ ALLOWED = {
     "core.generation": MODEL,
     "core.chat": f"{MODEL} generation",
     "core.evaluation": f"{DATA} {MODEL} generation chat",
-    "core.export": f"{DATA} {MODEL} generation evaluation",
+    "core.export": f"{DATA} {MODEL} generation evaluation training",
 }
 # Above the core: each may import all of the core, and of its neighbours these.
 ABOVE = {

@@ -38,6 +38,9 @@ def show_export(result: "Export", *, json: bool) -> None:
     out.print()
     for name, size in result.files:
         say(f"{size / 1e6:10,.1f} MB  {name}")
+    if result.path is None:
+        say(f"Uploaded: {result.uploaded}" if result.uploaded else "Nothing was uploaded.")
+        return
     folder = shlex.quote(str(result.path))
     say(f"Written: {folder}")
     largest = max(result.files, key=lambda file: file[1])[0]

@@ -1,20 +1,19 @@
 """Write a model in another format, prove it, and only then put it in its place."""
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
-from huggingface_hub import ModelCard
 from transformers import GPT2LMHeadModel
 
-from gpt2chat.core.config.export import ExportConfig, ExportPrecision
+from gpt2chat.core.config.export import PRECISIONS, ExportConfig, ExportPrecision
 from gpt2chat.core.display import html_table, text_table
 from gpt2chat.core.errors import ConfigError
+from gpt2chat.core.export.hub_card import card_data, hub_card
 from gpt2chat.core.export.proof import (
     TOKENS,
     Proof,
@@ -24,28 +23,33 @@ from gpt2chat.core.export.proof import (
     proof_rows,
 )
 from gpt2chat.core.export.runtime import Original, Runtime
-from gpt2chat.core.files import json_text, make_folder, reading, storage
+from gpt2chat.core.export.upload import check_repository, upload
+from gpt2chat.core.files import json_text, make_folder, storage
 from gpt2chat.core.generation.generate import Generator as Engine
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.load import load_model
+from gpt2chat.core.model.names import resolve_model
 from gpt2chat.core.model.weights import weights_of
 
 PROOF = "proof.json"
 """File of an export with what the proof measured; it marks the folder as an export."""
-PACKAGES = {"gguf": ("gguf",), "ollama": ("gguf",)}
+PACKAGES = {"gguf": ("gguf",), "ollama": ("gguf",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 """Packages of the extra `export` that a format needs."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export: its folder, its files, and how close it is to the original."""
+    """A finished export: where it is, its files, and how close it is to the original."""
 
-    path: Path
+    path: Path | None
+    """Its folder; None for an upload."""
+    uploaded: str
+    """The address of the commit on the Hub; empty if nothing was uploaded."""
     model: str
     """Name of the model that was exported."""
     format: str
     files: tuple[tuple[str, int], ...]
-    """The files in the folder, each with its size in bytes."""
+    """The files, each with its size in bytes."""
     proofs: tuple[Proof, ...]
 
     def __str__(self) -> str:
@@ -59,7 +63,7 @@ def export(
     settings: ExportConfig,
     on_progress: Callable[[str], None] | None = None,
     *,
-    tokens: int = TOKENS,
+    tokens: int | None = None,
 ) -> Export:
     """Write a model in another format, and return what its proof measured.
 
@@ -68,12 +72,13 @@ def export(
 
     Args:
         settings: With the name of a model.
-        on_progress: Called with what is being done.
-        tokens: How many log-probabilities to compare.
+        on_progress: Called with what is being done, and with each file before it is uploaded.
+        tokens: How many log-probabilities to compare; `TOKENS` by default.
 
     Raises:
         ConfigError: A package is missing, or there is something else in place of the folder.
         CheckpointError: The model cannot be read.
+        NetworkError: The Hub cannot be reached, or refuses the upload.
         ExportError: The export would not talk like its original. Nothing was written.
         StorageError: The folder cannot be written.
     """
@@ -91,13 +96,21 @@ def export(
                 setting="to",
             )
     title = Path(settings.model).resolve().name
-    out = settings.out or Path("exports") / f"{title}-{settings.to}"
-    with _staged(out, overwrite=settings.overwrite) as new:
+    out, place = settings.out or Path("exports") / f"{title}-{settings.to}", ""
+    with ExitStack() as stack:
+        if settings.repo is not None:
+            check_repository(settings.repo, private=settings.private)
+            new = Path(stack.enter_context(TemporaryDirectory()))
+        else:
+            new = stack.enter_context(_staged(out, overwrite=settings.overwrite))
+        folder = resolve_model(settings.model)
+        if not folder.is_chat:
+            report(f"{settings.model} was never trained on the chat template: it will not chat")
         report(f"loading {settings.model}")
-        model = load_model(settings.model)
+        model = load_model(folder)
         report(f"writing {settings.to}")
         original = Original(Engine(weights_of(model), torch.device("cpu"), "fp32"))
-        material = bundled_material(original.generator.window, tokens)
+        material = bundled_material(original.generator.window, tokens or TOKENS)
         answers, proofs = None, list[Proof]()
         for precision, opened in _programs(model, new, title, settings):
             with opened as runtime:
@@ -105,9 +118,23 @@ def export(
                 answers = answers or answer(original, material)
                 proofs.append(compare(original, answers, runtime, precision, material))
         (new / PROOF).write_text(json_text([asdict(proof) for proof in proofs]) + "\n")
+        if settings.repo is not None:
+            parameters = sum(weight.numel() for weight in model.parameters())
+            window = original.generator.window
+            card = hub_card(settings.model, settings.repo, parameters, window, proofs)
+            (new / "README.md").write_text(card, encoding="utf-8")
         files = [file for file in sorted(new.rglob("*")) if file.is_file()]
         sizes = tuple((file.relative_to(new).as_posix(), file.stat().st_size) for file in files)
-    return Export(out, settings.model, settings.to, sizes, tuple(proofs))
+        if settings.repo is not None:
+            kind = "private" if settings.private else "public"
+            report(f"to upload to {settings.repo} ({kind}):")
+            for name, size in sizes:
+                report(f"    {name}, {size:,} bytes")
+            if not settings.dry_run:
+                names = [name for name, _ in sizes]
+                place = upload(new, names, settings.repo, private=settings.private)
+    path = None if settings.repo is not None else out
+    return Export(path, place, settings.model, settings.to, sizes, tuple(proofs))
 
 
 def _programs(
@@ -122,27 +149,30 @@ def _programs(
 
         precision = "fp16" if precision == "auto" else precision
         file = folder / f"{title}-{precision}.gguf"
-        write_gguf(weights_of(model), file, precision, title, read_licence(settings.model))
+        write_gguf(
+            weights_of(model),
+            file,
+            precision,
+            title,
+            getattr(card_data(settings.model), "license", None),
+        )
         if settings.to == "ollama":
             write_modelfile(folder, file.name, model.config.n_positions)
         yield precision, nullcontext(GgufContents(file))
         if find_spec("xllamacpp"):
             yield precision, Llama(file)
+    elif settings.to == "onnx":
+        from gpt2chat.core.export.onnx_graph import OnnxRuntime, write_onnx
+
+        precisions = PRECISIONS["onnx"] if precision == "auto" else (precision,)
+        write_onnx(model, folder, precisions)
+        for each in precisions:
+            yield each, nullcontext(OnnxRuntime(folder, each))
     else:
         from gpt2chat.core.export.merged import Transformers
 
         save_model(model, folder)
         yield "fp32", nullcontext(Transformers(folder))
-
-
-def read_licence(model: str) -> str | None:
-    """Return the licence in a run's model card; None if there is no card, or it names none."""
-    card = Path(model) / "README.md"
-    if not card.exists():
-        return None
-    with reading(card):
-        data: Any = ModelCard.load(card).data
-        return data.license
 
 
 @contextmanager

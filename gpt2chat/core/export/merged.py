@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpt2chat.core.evaluation.statistics import FloatArray
 from gpt2chat.core.export.runtime import ByTokenizer, Continuation, continuation
+from gpt2chat.core.model.checkpoint import no_bars
 
 
 class Transformers(ByTokenizer):
@@ -19,7 +20,8 @@ class Transformers(ByTokenizer):
 
     def __init__(self, folder: Path):
         super().__init__(AutoTokenizer.from_pretrained(folder))
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        with no_bars():
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model = model.eval()
 
     @torch.inference_mode()

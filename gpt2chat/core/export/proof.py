@@ -55,6 +55,7 @@ TOLERANCES: Mapping[ExportPrecision, Tolerance] = {
     "fp16": Tolerance(0.3, 0.015, 0.005),
     "bf16": Tolerance(1.5, 0.1, 0.02),
     "q8_0": Tolerance(1.5, 0.15, 0.02),
+    "int8": Tolerance(8, 0.5, 0.1),
     "q4_0": Tolerance(8, 0.8, 0.25),
 }
 
@@ -282,4 +283,5 @@ def proof_rows(proofs: Sequence[Proof]) -> list[list[str]]:
 
     columns = [column(proof) for proof in proofs]
     heads = ["", *(proof.runtime for proof in proofs)]
-    return [heads, *([label, *(each[label] for each in columns)] for label in columns[0])]
+    labels = columns[0] if columns else {}
+    return [heads, *([label, *(each[label] for each in columns)] for label in labels)]

@@ -73,15 +73,15 @@ def load_model(model: str | ModelFolder, seed: int = 0, *, packed: bool = False)
             block.mlp.act = nn.GELU(approximate="tanh")
     if not folder.is_chat:
         # The caller's random numbers stay as they are.
-        with torch.random.fork_rng(devices=[]), _silent("transformers.modeling_utils"):
+        with torch.random.fork_rng(devices=[]), silent("transformers.modeling_utils"):
             torch.manual_seed(seed)
             loaded.resize_token_embeddings(VOCAB, mean_resizing=True)
     return set_ids(loaded)
 
 
 @contextmanager
-def _silent(name: str) -> Generator[None]:
-    """Drop what this thread logs under a name: advice to callers of transformers."""
+def silent(name: str) -> Generator[None]:
+    """Drop what this thread logs under a name: advice to callers of a library."""
     thread, logger = threading.get_ident(), logging.getLogger(name)
 
     def from_elsewhere(record: logging.LogRecord) -> bool:
