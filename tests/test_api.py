@@ -110,7 +110,7 @@ def test_the_whole_path_works_in_another_thread_and_twice(
             against=[first],
             data=tiny_data,
             limit=4,
-            generations=1,
+            generations=0,
             speed=False,
             out=out / "eval.json",
         )

@@ -42,7 +42,9 @@ def test_the_whole_path_from_raw_rows_to_an_answer(
     aligned = run("orpo", "--limit", "8", "--eval-samples", "4")
     assert "model: runs/sft (newest finished run)" in aligned.stderr
 
-    measured = run("eval", "--ppl", "--against", "runs/sft", "--limit", "4", "--json")
+    measured = run(
+        "eval", "--ppl", "--against", "runs/sft", "--limit", "4", "--generations", "0", "--json"
+    )
     assert "model: runs/orpo (newest finished run)" in measured.stderr
     figures = json.loads(measured.stdout)["models"][0]["figures"]
     assert figures["perplexity"]["value"] > 1

@@ -39,6 +39,8 @@ def test_the_examples_of_training_run_in_order(
     names: dict[str, object] = {}
     for block in examples("Prepare, train and measure"):
         # The same calls on a smaller model and less data.
-        small = block.replace('model="starter"', 'model="tiny"').replace("limit=100", "limit=4")
+        small = block.replace('model="starter"', 'model="tiny"').replace(
+            "limit=100", "limit=4, generations=0"
+        )
         exec(small.replace("epochs=1", "epochs=1, limit=8, evals=1, eval_samples=4"), names)
     assert (tmp_path / "runs" / "orpo" / "eval.json").exists()

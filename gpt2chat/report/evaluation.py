@@ -93,7 +93,7 @@ def show_evaluation(result: "Evaluation", *, json: bool) -> None:
     prompts = result.prompts[:SHOWN_REPLIES]
     if prompts:
         out.print()
-        of_all = f"{len(prompts)} of {len(result.prompts)} held-out prompts"
+        of_all = f"{len(prompts)} of {len(result.prompts)} prompts"
         say(f"Replies to {of_all}; {result.path} has all.")
     for at, prompt in enumerate(prompts):
         out.print()
@@ -172,11 +172,9 @@ def _costs(models: "tuple[ModelResult, ...]") -> Generator[tuple[str, ...]]:
         yield f"decode, tokens/s\n{runs}", *decode
     replies = [model.replies for model in models if model.replies is not None]
     if replies:
+        high = sign("↑", "^")
         count = f"[dim]{replies[0].replies} generated replies[/dim]"
-        low, high = sign("↓", "v"), sign("↑", "^")
-        yield f"replies that end {high}\n{count}", *(f"{each.stopped:.3f}" for each in replies)
-        yield "tokens in a reply, mean", *(f"{each.tokens:.1f}" for each in replies)
-        yield f"4-grams repeated {low}", *(f"{each.repetition:.3f}" for each in replies)
+        yield f"distinct-1 {high}\n{count}", *(f"{each.distinct_1:.3f}" for each in replies)
         yield f"distinct-2 {high}", *(f"{each.distinct_2:.3f}" for each in replies)
 
 

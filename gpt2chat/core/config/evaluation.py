@@ -42,7 +42,8 @@ class EvalConfig(Settings):
     )
     generations: int = setting(
         16,
-        help="Generate and describe replies to this many held-out prompts.",
+        help="Generate and describe replies to the fixed questions and to this many held-out "
+        "prompts; 0 for no replies at all.",
         section="Measurements",
         ge=0,
     )

@@ -25,6 +25,7 @@ from gpt2chat.core.evaluation.figures import (
 )
 from gpt2chat.core.evaluation.heldout import SPLIT, Material, read_material
 from gpt2chat.core.evaluation.memo import Memo, model_sha256
+from gpt2chat.core.evaluation.questions import Question, read_questions
 from gpt2chat.core.evaluation.replies import measure_replies
 from gpt2chat.core.evaluation.results import (
     Difference,
@@ -41,6 +42,7 @@ from gpt2chat.core.model.device import device_name, pick_autocast, pick_device
 from gpt2chat.core.model.flops import flops_per_token, parameters
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.model.names import ModelFolder, resolve_model
+from gpt2chat.core.text.tokens import encode_conversation
 
 Progress = Callable[[int, int, str], None]
 """Called with the amount of work done, the total, and the name of that work."""
@@ -69,12 +71,17 @@ def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evalu
     models = [resolve_model(name) for name in names]
     window = min(model.window for model in models)
     materials = {data: read_material(settings, Path(data), window) for data in settings.data}
+    version, questions = read_questions()
+    # A tiny window may have no room for some questions and a reply.
+    questions = [each for each in questions if len(encode_conversation(each.prompt)) < window]
     memo = Memo(path.with_suffix(".memo.sqlite"))
     measured = [
-        _measure(model, settings, materials, device, autocast, memo, on_progress)
+        _measure(model, settings, materials, questions, device, autocast, memo, on_progress)
         for model in models
     ]
     first, *others = settings.data
+    prompts = [question.prompt for question in questions if settings.generations]
+    prompts += materials[first].prompts
     pairs: list[Difference] = []
     for result, statistics in measured[1:]:
         by_data = {
@@ -92,7 +99,7 @@ def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evalu
         data_sha256=hashlib.sha256(repr(hashes).encode()).hexdigest() if others else hashes[0],
         samples=materials[first].counts(),
         further_samples={data: materials[data].counts() for data in others},
-        prompts=tuple(prompt.user.content for prompt in materials[first].prompts),
+        prompts=tuple(prompt.user.content for prompt in prompts),
         notes=(
             *(note for material in materials.values() for note in material.notes),
             *([path_note] if path_note else []),
@@ -104,6 +111,7 @@ def evaluate(settings: EvalConfig, on_progress: Progress | None = None) -> Evalu
             "gpt2chat": __version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            "questions": str(version),
         },
         seconds=time.perf_counter() - started,
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -117,6 +125,7 @@ def _measure(
     folder: ModelFolder,
     settings: EvalConfig,
     materials: Mapping[str, Material],
+    questions: Sequence[Question],
     device: torch.device,
     autocast: bool,
     memo: Memo,
@@ -192,10 +201,18 @@ def _measure(
     speed = measure_speed(model, device, progress_of("speed")) if settings.speed else None
     first, *others = materials
     generated = None
-    if prompt_ids := materials[first].prompt_ids:
-        generated = measure_replies(
-            generator, prompt_ids, settings.seed, progress_of("replies"), memo, facts
+    if settings.generations:
+        prompt_ids = [encode_conversation(question.prompt).ids for question in questions]
+        generated, of_replies = measure_replies(
+            generator,
+            [*prompt_ids, *materials[first].prompt_ids],
+            settings.seed,
+            progress_of("replies"),
+            memo,
+            facts,
+            questions,
         )
+        statistics[first] |= of_replies
     # At the full window attention costs the most, so this is the highest cost of a token.
     context = model.config.n_positions
     result = ModelResult(

@@ -63,6 +63,14 @@ FIGURES: dict[str, Figure] = {
     "preference_accuracy_similar": Figure("accuracy, similar length", "pairs", 3, "higher"),
     "preference_longer": Figure("longer reply preferred", "pairs", 3, ""),
     "preference_log_odds": Figure("margin in log odds", "pairs", 3, "higher"),
+    "reply_stopped": Figure("replies that end", "replies", 3, "higher"),
+    "reply_empty": Figure("empty replies", "replies", 3, "lower"),
+    "reply_endless": Figure("replies cut in a loop", "replies", 3, "lower"),
+    "reply_tokens": Figure("tokens in a reply, mean", "replies", 1, ""),
+    "reply_repetition": Figure("4-grams repeated", "replies", 3, "lower"),
+    "reply_loop": Figure("longest loop, tokens", "replies", 1, "lower"),
+    "reply_self_bleu": Figure("self-BLEU", "replies", 3, "lower"),
+    "reply_constraints": Figure("instructions kept", "questions", 3, "higher"),
 }
 """All figures, in display order, without those of one source."""
 

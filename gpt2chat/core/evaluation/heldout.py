@@ -120,7 +120,7 @@ def read_material(settings: EvalConfig, data: Path, window: int) -> Material:
                 f"no OASST1 {SPLIT} samples in {data}: perplexity is of {', '.join(sources)}"
             )
         else:
-            notes.append(f"no perplexity and no generated replies: {data} has no {SPLIT} samples")
+            notes.append(f"no perplexity and no held-out prompts: {data} has no {SPLIT} samples")
     if settings.ppl:
         reference = draw(read_samples(data, SPLIT, kind="reference"), limit, seed)
         if not reference:

@@ -71,7 +71,8 @@ class Evaluation:
     further_samples: dict[str, SampleCounts]
     """Those of each further one."""
     prompts: tuple[str, ...]
-    """Latest user messages of the held-out prompts that each model replied to, in order."""
+    """Latest user messages of the prompts that each model replied to: the fixed questions, then
+    those of held-out prompts."""
     notes: tuple[str, ...]
     """Figures that could not be measured as asked, each with the reason."""
     device: str
