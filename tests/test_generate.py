@@ -15,7 +15,7 @@ from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.errors import ReplyError
 from gpt2chat.core.generation.decoder import Block, Decoder
 from gpt2chat.core.generation.engine import make_decoder
-from gpt2chat.core.generation.generate import PIECE, Generator, shared
+from gpt2chat.core.generation.generate import PIECE, Generator
 from gpt2chat.core.generation.graph import GraphLoop
 from gpt2chat.core.generation.sampling import NEVER
 from gpt2chat.core.model.compiling import compiled_graphs
@@ -110,14 +110,6 @@ def test_the_unchanged_beginning_of_a_prompt_is_not_computed_again(
     generator.generate([*ROME, 4, 5], one)
     generator.generate([*ROME, 4, 5], one)
     assert lengths == [len(ROME) + 3, 2, 1]
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "common"),
-    [([], [1], 0), ([1, 2], [1, 2], 1), ([1, 2, 3], [1, 2], 1), ([1], [1, 2], 1), ([2], [1, 2], 0)],
-)
-def test_the_last_token_of_a_prompt_is_always_computed(old: list[int], new: list[int], common: int):
-    assert shared(old, new) == common
 
 
 def test_a_reply_after_an_interrupted_one_is_what_it_is_from_scratch(

@@ -311,40 +311,41 @@ class Scheduler:
     def _find_slot(self, request: Request) -> Slot | None:
         """Return a slot whose text is the beginning of a request's, as far as there is one."""
         alike = {slot: shared(slot.ids, request.ids) for slot in self._slots}
-        # Scores of the whole prompt need a pass over all of it.
         source = max(self._slots, key=alike.__getitem__)
+        # Scores of a prompt's tokens need a pass over all of it.
         length = 0 if request.score else alike[source]
-        if source.request is None:
-            others = max((n for slot, n in alike.items() if slot is not source), default=0)
-            # Its text continues, or no other begins so much like it: the chat that it is from goes
-            # on, and what followed is of no use any more.
-            if length and (length == len(source.ids) or length > others):
-                del source.ids[length:]
-                return source
-        target = self._free_slot()
+        others = max((n for slot, n in alike.items() if slot is not source), default=0)
+        if source.request is None and length and length == len(source.ids):
+            return source
+        target = self._unused_slot()
+        # No other begins so much like it: the chat that it is from goes on differently, and what
+        # followed is of less use than any other chat.
+        if target is None and source.request is None and length > others:
+            target = source
+        target = target or self._least_used_slot()
         if target is None:
             return None
-        source = self._slots[source.index]
-        if target is not source and length >= WORTH_COPYING:
+        if target is source:
+            del target.ids[length:]
+        elif length >= WORTH_COPYING:
             self._decoder.copy_beginning(source.index, target.index, length)
             target.ids = source.ids[:length]
-        elif target is source:
-            del target.ids[length:]
         else:
             target.ids = []
         return target
 
-    def _free_slot(self) -> Slot | None:
-        """Return the slot whose text is least worth keeping, or a new one; None if all are busy."""
+    def _unused_slot(self) -> Slot | None:
+        """Return a slot without a text, which may be a new one; None if there is none."""
         free = [slot for slot in self._slots if slot.request is None]
-        empty = next((slot for slot in free if not slot.ids), None)
-        if empty:
-            return empty
-        count = len(self._slots)
-        if count < (self._kept if free else self._most):
-            more = min(2 * count, self._kept if free else self._most)
-            if self._grow(more):
-                return self._slots[count]
+        count, most = len(self._slots), self._kept if free else self._most
+        unused = next((slot for slot in free if not slot.ids), None)
+        if unused is None and count < most and self._grow(min(2 * count, most)):
+            return self._slots[count]
+        return unused
+
+    def _least_used_slot(self) -> Slot | None:
+        """Return the slot that has been unused for longest; None if all are busy."""
+        free = [slot for slot in self._slots if slot.request is None]
         if free:
             return min(free, key=lambda slot: slot.last_use)
         # A reader that does not read on gives up its place, and begins again when it does.
