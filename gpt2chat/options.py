@@ -127,6 +127,8 @@ def _parameter(entry: Setting) -> inspect.Parameter:
     names = [flag(entry.name)]
     aliases = [flag(alias) if len(alias) > 1 else f"-{alias}" for alias in entry.aliases]
     default: Any = None if entry.default in (None, ()) else str(entry.default)
+    if entry.is_list and entry.default:
+        default = list(map(str, entry.default))
     annotation: Any = list[str] | None if entry.is_list else str | None
     kinds: dict[Any, str] = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
     metavar = f"[{'|'.join(entry.choices)}]" if entry.choices else kinds.get(entry.kind, "TEXT")

@@ -35,6 +35,11 @@ def test_the_command_reference_is_what_help_prints():
     assert page == all_help(), "Type make docs."
 
 
+def test_the_help_shows_defaults_as_one_types_them():
+    assert "[default: data]" in all_help()
+    assert "default: (" not in all_help()
+
+
 def test_the_list_of_modules_is_what_they_say_of_themselves():
     page = (ROOT / "docs" / "modules.md").read_text(encoding="utf-8")
     assert page == script("modules").page(), "Type make docs."

@@ -98,8 +98,8 @@ class PrepareConfig(Settings):
     )
     only: bool = setting(
         False,
-        help="Read only the sources that are given, not the three public ones by default. Files "
-        "alone need no network.",
+        help="Read only the sources that you give, without the three public data sets. Files alone "
+        "need no network.",
         section="Sources",
     )
     shape: tuple[str, ...] = setting(

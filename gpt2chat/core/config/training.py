@@ -178,8 +178,8 @@ class TrainConfig(Settings):
     )
     resume: Resume = setting(
         "off",
-        help="Resume the unfinished run in `out`: auto starts a new run if there is none, on fails "
-        "then.",
+        help="Resume the unfinished run in `out`. If there is none, auto starts a new run, and on "
+        "fails.",
         section="Output",
     )
     overwrite: bool = setting(False, help="Replace the run in `out`.", section="Output")
