@@ -464,6 +464,31 @@ def test_the_page_asks_for_the_api_key(
         served.close()
 
 
+MODELS = """globalThis.gpt2chatModels = {
+    list: async () => [{id: "in the browser", default: true, sampling: {temperature: 0}}],
+    async *reply({messages}) {
+        yield {text: `You said ${messages.at(-1).content}.`};
+        yield {finish: "stop"};
+    },
+    window: async ({messages}) => ({used: messages.length, size: 9, leaves_next: [], dropped: []}),
+    score: async () => [{token: "You", logprob: 0, top_logprobs: []}],
+};"""
+
+
+def test_a_page_with_models_of_its_own_needs_no_server(context: BrowserContext, served: Served):
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.add_init_script(MODELS)
+    page.goto(served.url)
+    assert text_of(send(page, "hello")) == "You said hello."
+    expect(page.locator("#meter")).to_contain_text("2 of 9 tokens")
+    page.get_by_label("Probabilities of the tokens").click()
+    expect(page.locator(".token")).to_have_text("You")
+    expect(page.get_by_label("Good reply")).to_have_count(0)
+    assert asked == [f"{served.url}/"]
+
+
 @pytest.mark.parametrize("width", [320, 800, 1400])
 def test_nothing_is_wider_than_the_window(page: Page, width: int):
     page.set_viewport_size({"width": width, "height": 700})
