@@ -320,15 +320,17 @@ def test_data_with_validation_rows_only_can_be_measured(
 
 
 def test_several_data_folders_are_each_measured_and_named(
-    model: Path, tmp_path: Path, tiny_data: Path
+    model: Path, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    other = Path(shutil.copytree(tiny_data, tmp_path / "second"))
+    monkeypatch.chdir(tmp_path)
+    other = Path(shutil.copytree(tiny_data, "second"))
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["shards"] = [shard for shard in manifest["shards"] if shard["kind"] == "sft"]
     (other / "manifest.json").write_text(json.dumps(manifest))
     result = run("--model", model, "--against", model, "--data", tiny_data, "--data", other,
                  "--limit", 3, *FAST)  # fmt: skip
-    assert "second" in result.stdout
+    assert "second, validation split" in result.stdout
+    assert "sample by sample, on second" in " ".join(result.stdout.split())
     (entry,) = read_results(model / "eval.json")
     alone = measured(model, other, limit=3, out=tmp_path / "alone.json")
     figures = entry["models"][0]["further"][str(other)]

@@ -70,26 +70,26 @@ def show_evaluation(result: "Evaluation", *, json: bool) -> None:
     title = f"{first}, {result.split} split{limit}; {result.precision} on {result.device}"
     table = _columns(title, [model.model for model in result.models])
     _add_figures(table, [model.figures for model in result.models], signed=False)
-    for data in others:
-        table.add_section()
-        table.add_row(f"[bold]{escape(data)}[/bold]")
-        _add_figures(table, [model.further[data] for model in result.models], signed=False)
     table.add_section()
     for row in _costs(result.models):
         table.add_row(*row)
     out.print(table)
-    table = _columns(
-        f"{result.models[0].model} minus the other, sample by sample",
-        [pair.against for pair in result.differences],
-    )
-    _add_figures(table, [pair.figures for pair in result.differences], signed=True)
-    for data in others if result.differences else ():
-        table.add_section()
-        table.add_row(f"[bold]{escape(data)}[/bold]")
-        _add_figures(table, [pair.further[data] for pair in result.differences], signed=True)
-    if table.row_count:
+    for data in others:
+        table = _columns(f"{data}, {result.split} split", [model.model for model in result.models])
+        _add_figures(table, [model.further[data] for model in result.models], signed=False)
         out.print()
         out.print(table)
+    for data in settings.data if result.differences else ():
+        on = f", on {data}" if others else ""
+        table = _columns(
+            f"{result.models[0].model} minus the other, sample by sample{on}",
+            [pair.against for pair in result.differences],
+        )
+        figures = [pair.further.get(data, pair.figures) for pair in result.differences]
+        _add_figures(table, figures, signed=True)
+        if table.row_count:
+            out.print()
+            out.print(table)
     prompts = result.prompts[:SHOWN_REPLIES]
     if prompts:
         out.print()
