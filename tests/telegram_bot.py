@@ -163,12 +163,12 @@ class Running:
             raise self.error
 
 
-def serve(base: str, folder: Path) -> None:
+def serve(base: str, folder: Path, **settings: Any) -> None:
     """Run a bot in this process until a signal ends it."""
     chats = tuple(map(str, range(1, 101)))
-    settings = TelegramConfig(api_base=base, allow=chats, feedback=folder / "feedback.jsonl")
+    config = TelegramConfig(api_base=base, allow=chats, **settings)
     models = {"parrot": ChatModel("parrot", Parrot())}
-    run(TOKEN, models, Store(folder / "telegram.db"), settings, timing=FAST)
+    run(TOKEN, models, Store(folder / "telegram.db"), config, timing=FAST)
 
 
 def command(folder: Path, *arguments: str) -> None:

@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 import pytest
 from pyte import Screen, Stream
 
+from gpt2chat.core.chat.model import load
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
@@ -76,7 +78,7 @@ def test_every_flag_in_the_pages_is_one_that_the_program_has(page: Path):
     # torchrun's, pip's, accelerate's, llama.cpp's and systemd's; then those of scripts.
     foreign = {"--nproc-per-node", "--constraint", "--config_file", "--presence-penalty"}
     foreign |= {"--user", "--now"}
-    for file in (*ROOT.glob("benchmarks/*.py"), ROOT / "docs" / "record.py"):
+    for file in (*ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*.py")):
         text = file.read_text(encoding="utf-8")
         foreign |= set(re.findall(r'add_argument\("(--[a-z-]+)"', text))
     used = set(re.findall(r"(?<![\w-])--[a-z0-9][a-z0-9-]+", page.read_text(encoding="utf-8")))
@@ -100,3 +102,19 @@ def test_a_screen_becomes_a_picture_of_its_text_in_colour():
     words = "".join(ElementTree.fromstring(text).itertext()).split()
     assert {"red", "meter", "<b>"} <= set(" ".join(words).replace("\xa0", " ").split())
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_showcase_has_every_reply_as_the_model_gave_it(tiny_folder: Path, tmp_path: Path):
+    showcase, models = script("showcase"), [load(tiny_folder, device="cpu", precision="fp32")] * 2
+    page = showcase.page(models, 3, 8, "python docs/showcase.py")
+    questions = (*showcase.REFERENCE, *showcase.MORE)
+    assert len(questions) == 13
+    for question in questions:
+        reply = models[0].chat(seed=3, max_new_tokens=8).ask(question)
+        assert page.count(f"```text\n{reply}\n```") >= 2
+        assert f"### {question}\n" in page
+
+
+def test_a_reply_with_a_fence_stays_within_its_own():
+    reply = SimpleNamespace(text="Use ```python\nprint()\n```")
+    assert script("showcase").fenced(reply).startswith("````text\nUse ```python")

@@ -334,7 +334,7 @@ def test_a_user_who_writes_too_much_is_told_once(telegram: Telegram, start: Star
 
 
 def test_chats_take_turns_and_see_their_place_in_the_queue(telegram: Telegram, start: Start):
-    bot = start(allow=("1", "2"))
+    bot = start(allow=("1", "2"), at_once=1)
     free = hold(bot.parrot, at=0)
     telegram.push(*(telegram.message(text) for text in ("one", "two", "three")))
     telegram.wait(lambda: bool(bot.parrot.prompts))

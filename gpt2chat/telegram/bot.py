@@ -39,7 +39,6 @@ from pydantic import ValidationError
 from gpt2chat.core.chat.feedback import Feedback
 from gpt2chat.core.config.telegram import TelegramConfig
 from gpt2chat.core.errors import ConfigError, DataError, Gpt2ChatError, ReplyError
-from gpt2chat.core.text.conversations import parse_messages
 from gpt2chat.telegram.incoming import Incoming, read_update
 from gpt2chat.telegram.outgoing import Outgoing, Pace, Progress, Timing, UnreadableUpdates
 from gpt2chat.telegram.store import ChatState, Rateable, Store, Unsent
@@ -439,7 +438,9 @@ class TelegramBot:
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(self._threads, work, progress)
         except asyncio.CancelledError:
-            showing.cancel()  # the program ends
+            # The program ends, and not because of this message.
+            self._store.tried(request.update, -1 if progress.started else 0)
+            showing.cancel()
             raise
         finally:
             progress.end()
@@ -468,13 +469,8 @@ class TelegramBot:
             DataError: The system prompt is too long.
         """
         model = self._models[name or self._name(state)]
-        chat = model.chat(state.system or self._settings.system)
+        chat = model.chat(state.system or self._settings.system, messages=state.turns)
         chat.sampling, chat.retries = self._settings.sampling, state.retries
-        if state.turns:
-            head = len(chat.messages)
-            cut = {head + at for at, turn in enumerate(state.turns) if turn.get("cut")}
-            conversation = parse_messages([*chat.messages, *state.turns])
-            chat.session.replace(conversation, "this chat", cut)
         return chat
 
     async def _press(self, update: Incoming) -> None:

@@ -201,10 +201,10 @@ class Store:
         ((body, message, tries),) = rows
         return Incoming(**json.loads(body)), message, tries
 
-    def tried(self, update: Incoming) -> None:
-        """Note that the model begins to answer an update."""
+    def tried(self, update: Incoming, times: int = 1) -> None:
+        """Note that the model begins to answer an update, or take that back."""
         with self._writing() as db:
-            db.execute("update updates set tries = tries + 1 where id = ?", (update.update,))
+            db.execute("update updates set tries = tries + ? where id = ?", (times, update.update))
 
     def begun(self, update: Incoming, message: int) -> None:
         """Note the message that will hold the answer to an update."""

@@ -88,6 +88,7 @@ class ChatModel:
         system: str | None = None,
         document: str | None = None,
         *,
+        messages: Sequence[Mapping[str, Any]] = (),
         feedback: str | Path = "feedback.jsonl",
         **sampling: Any,
     ) -> Chat:
@@ -96,14 +97,26 @@ class ChatModel:
         Args:
             system: The system prompt; the template's own by default.
             document: A text to talk about.
+            messages: Earlier messages, as `chat.messages` has them. `"cut": true` marks a reply
+                that the model did not end itself.
             feedback: File that `good`, `bad` and `edit` append to.
             sampling: Fields of `Sampling`, such as `temperature=0` or `seed=1`.
 
         Raises:
             ConfigError: A sampling setting is unknown or out of range.
-            DataError: The system prompt or the document is too long for the window.
+            DataError: The system prompt or the document is too long for the window, or the
+                messages are not a conversation.
         """
-        session = Session(system, self.window)
+        session = Session(window=self.window)
+        if messages:
+            try:
+                conversation = parse_messages(messages)
+            except RowError as error:
+                raise DataError(f"The messages cannot be used: {error.reason}.") from error
+            cut = [at for at, message in enumerate(messages) if message.get("cut")]
+            session.replace(conversation, "the messages", cut)
+        if system is not None:
+            session.set_system(system)
         if document is not None:
             session.set_document(document)
         return Chat(

@@ -55,7 +55,11 @@ class TelegramConfig(Settings):
     )  # fmt: skip
     sampling: Sampling = field(default_factory=Sampling)
     at_once: int = setting(
-        1, help="Most replies that are generated at the same time.", section="Hardware", ge=1, le=64
+        8,
+        help="Most replies that are generated at the same time. They share the model's passes.",
+        section="Hardware",
+        ge=1,
+        le=64,
     )
     state: Path = setting(
         Path("telegram.db"),
