@@ -285,7 +285,7 @@ def test_probabilities_of_the_tokens_are_shown_on_demand(page: Page):
 
 def test_chats_are_renamed_deleted_exported_and_imported(page: Page, tmp_path: Path):
     saved = tmp_path / "saved.json"
-    markup = "<img src=x onerror=alert(1)>"
+    markup = "<img src=x onerror=alert(1)> 🥔"
     chat = talk("Hi", markup, "And?", "cut off")
     save_chat(saved, chat.messages, cut=[3])
     upload(page, "saved.json", saved.read_text("utf-8"))
@@ -294,6 +294,8 @@ def test_chats_are_renamed_deleted_exported_and_imported(page: Page, tmp_path: P
     expect(page.locator(".turn").nth(1).locator(".text")).to_have_text(markup)
     page.locator(".turn").nth(1).get_by_label("Probabilities").click()
     expect(page.locator(".token").first).to_be_visible()
+    # The parts of a character are shown as one.
+    expect(page.locator(".tokens")).to_contain_text("🥔")
     assert page.locator("img").count() == 0
     page.get_by_label("Rename Hi").click()
     page.get_by_label("Name of the chat").fill("Mine")
