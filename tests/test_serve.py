@@ -22,7 +22,8 @@ from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.config.serve import ServeConfig
 from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.errors import CheckpointError, ConfigError
-from gpt2chat.core.text.tokens import encode_text
+from gpt2chat.core.text.conversations import Conversation, Message
+from gpt2chat.core.text.tokens import encode_conversation, encode_text
 from gpt2chat.serve.app import create_app
 from gpt2chat.serve.models import Models
 from gpt2chat.serve.run import Server, bind
@@ -451,3 +452,20 @@ def test_sigterm_lets_a_running_reply_finish_and_logs_nothing_of_it(tiny_folder:
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health")
         assert "Hi" not in process.stderr.read()
+
+
+def test_a_checkpoint_meets_what_vllm_requires_of_a_gpt_2(tiny_folder: Path):
+    config = json.loads((tiny_folder / "config.json").read_text())
+    assert config["architectures"] == ["GPT2LMHeadModel"]
+    for setting in ("add_cross_attention", "scale_attn_by_inverse_layer_idx"):
+        assert not config[setting]
+    assert not config["reorder_and_upcast_attn"]
+    assert config["scale_attn_weights"]
+    assert config.get("tie_word_embeddings", True)
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(tiny_folder))
+    ids = tokenizer.apply_chat_template(HI, add_generation_prompt=True, tokenize=True)
+    rendered = ids["input_ids"] if not isinstance(ids, list) else ids
+    conversation = Conversation((Message("user", "Hi"),))
+    assert list(rendered) == encode_conversation(conversation).ids
