@@ -15,8 +15,10 @@ from gguf import GGUFReader, TokenType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
+from typer.testing import CliRunner
 
 import gpt2chat
+from gpt2chat.cli import app
 from gpt2chat.core.config.export import ExportConfig, ExportPrecision
 from gpt2chat.core.config.sampling import Sampling
 from gpt2chat.core.config.settings import settings_from
@@ -41,7 +43,15 @@ from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.weights import weights_of
 from gpt2chat.core.text.conversations import Conversation, Message
 from gpt2chat.core.text.template import CHAT_TEMPLATE, render, to_text
-from gpt2chat.core.text.tokens import EOT_ID, SPECIAL_IDS, encode_conversation, gpt2_vocabulary
+from gpt2chat.core.text.tokens import (
+    EOT_ID,
+    SPECIAL_IDS,
+    decode,
+    encode_conversation,
+    encode_text,
+    gpt2_vocabulary,
+)
+from gpt2chat.report import show_export
 from tests.helpers import ignore, talk, tiny_model
 from tests.test_template import CONTROL_NAMES, contents, conversations, through_transformers
 
@@ -172,6 +182,15 @@ def test_llama_cpp_chats_with_the_template_and_stops_by_itself(
         (choice,) = answer["choices"]
         assert choice["finish_reason"] == ("stop" if ours.ended else "length")
         assert answer["usage"]["completion_tokens"] == len(ours.ids) + ours.ended
+
+
+def test_llama_cpp_reports_tokens_that_end_within_a_character(
+    llama: Llama, ending: GPT2LMHeadModel
+):
+    ids = encode_text("A \U0001f642.")
+    assert any("\ufffd" in decode([token]) for token in ids)
+    ours = Original(engine(ending)).logprobs(ids, 1)
+    assert np.abs(llama.logprobs(ids, 1) - ours).max() < 0.1
 
 
 def test_llama_cpp_takes_its_sampling_defaults_from_the_file(llama: Llama):
@@ -396,6 +415,29 @@ def test_a_merged_folder_talks_the_same_in_plain_transformers(ending_folder: Pat
     assert any("transformers" in step for step in steps)
     with pytest.raises(ConfigError, match="overwrite"):
         gpt2chat.export(ending_folder, to="merged", out=out)
+
+
+def test_the_command_prints_the_table_the_files_and_the_folder(
+    ending_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gpt2chat.core.export.export.TOKENS", TOKENS)
+    out = tmp_path / "bot"
+    line = ["export", "--model", str(ending_folder), "--to", "merged", "--out", str(out)]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0
+    assert "greedy replies equal" in done.stdout
+    assert "model.safetensors" in done.stdout
+    assert f"Written: {out}" in done.stdout
+    assert "transformers" in done.stderr
+
+
+def test_the_next_step_after_an_export_for_ollama_is_printed(
+    exported: Export, capsys: pytest.CaptureFixture[str]
+):
+    show_export(exported, json=False)
+    assert f"ollama create bot -f {exported.path}/Modelfile" in capsys.readouterr().out
+    show_export(exported, json=True)
+    assert json.loads(capsys.readouterr().out)["proofs"][0]["tokens"] == TOKENS
 
 
 def test_a_folder_of_the_users_is_never_replaced(ending_folder: Path, tmp_path: Path):

@@ -110,3 +110,20 @@ def test_the_card_has_the_licence_the_evaluation_the_data_and_an_example(run: Pa
     assert "| perplexity of replies | 31.50 | 30.00 to 33.00 |" in card
     assert 'from_pretrained("me/bot")' in card
     assert "the data folder of bot, which is gone" in card
+
+
+def test_the_card_names_data_sets_with_their_licences_and_no_local_file(
+    run: Path, sample_data: Path, tiny_data: Path, tmp_path: Path
+):
+    manifest = json.loads((tiny_data / "manifest.json").read_text())
+    manifest["inputs"][0].update(name="tatsu-lab/alpaca:train", revision="0" * 40)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    for data, lines in {
+        sample_data: ["| OpenAssistant/oasst1, validation split | Apache-2.0 |"],
+        tmp_path / "data": ["| tatsu-lab/alpaca | CC BY-NC 4.0", "| files of its own | unknown |"],
+    }.items():
+        (run / "run.toml").write_text(f'model = "gpt2"\ndata = "{data}"\n')
+        card = hub_card(str(run), "me/bot", 1_000, 1024, [])
+        assert all(line in card for line in lines)
+        assert ".jsonl" not in card

@@ -1,6 +1,7 @@
 """Write the model card of an upload: an example, the evaluation, the data with its licences."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from gpt2chat.core.errors import DataError
 from gpt2chat.core.evaluation.figures import FIGURES
 from gpt2chat.core.evaluation.results import RESULT_FILE, read_results
 from gpt2chat.core.export.proof import Proof, proof_rows
-from gpt2chat.core.files import reading
-from gpt2chat.core.model.names import is_hub_name
+from gpt2chat.core.files import STARTER, reading
 from gpt2chat.core.training.lineage import ancestors
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -23,7 +23,13 @@ LICENCES = {
     "trl-lib/ultrafeedback_binarized": "MIT",
 }
 """Licences of the default data sets."""
-UNKNOWN = "see its page"
+BUNDLED = {
+    "oasst1.validation.jsonl.gz": ("OpenAssistant/oasst1, validation split", "Apache-2.0"),
+    "oasst1.train.chat.jsonl.gz": ("OpenAssistant/oasst1, 388 conversations", "Apache-2.0"),
+    "instructions.train.jsonl.gz": ("instructions of rasbt/LLMs-from-scratch", "Apache-2.0"),
+    "ultrafeedback.jsonl.gz": ("trl-lib/ultrafeedback_binarized, 994 pairs", "MIT"),
+}
+"""The data sets that the files of the bundled sample are from, with their licences."""
 
 
 def hub_card(model: str, repo: str, parameters: int, window: int, proofs: Sequence[Proof]) -> str:
@@ -104,21 +110,21 @@ def _data(model: str) -> str:
         if not ancestor.data:
             continue
         try:
-            names = [
-                entry.name.partition(":")[0] for entry in read_manifest(Path(ancestor.data)).inputs
-            ]
+            inputs = read_manifest(Path(ancestor.data)).inputs
         except DataError:
-            rows.append(
-                [f"the data folder of {Path(ancestor.model).name}, which is gone", "unknown"]
-            )
+            gone = f"the data folder of {Path(ancestor.model).name}, which is gone"
+            rows.append([gone, "unknown"])
             continue
-        # The name of a local file is the user's business; that there is one matters.
-        rows += [
-            [name, LICENCES.get(name, UNKNOWN)]
-            if is_hub_name(name)
-            else ["files of its own", "unknown"]
-            for name in sorted(set(names))
-        ]
+        for entry in inputs:
+            bundled = STARTER / "sample" / entry.name
+            if entry.revision:
+                name = entry.name.partition(":")[0]
+                rows.append([name, LICENCES.get(name, "see its page")])
+            elif entry.name in BUNDLED and sha256(bundled.read_bytes()).hexdigest() == entry.sha256:
+                rows.append(list(BUNDLED[entry.name]))
+            else:
+                # The name of a local file is nobody else's business.
+                rows.append(["files of its own", "unknown"])
     return (
         _table(rows) if len(rows) > 1 else "The data that this model was trained on is not known."
     )

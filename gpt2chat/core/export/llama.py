@@ -15,6 +15,7 @@ import torch
 from gpt2chat.core.evaluation.statistics import FloatArray
 from gpt2chat.core.export.runtime import Continuation, continuation
 from gpt2chat.core.text.conversations import Conversation
+from gpt2chat.core.text.tokens import EOT_ID, VOCAB, decode
 
 
 def has_llama() -> bool:
@@ -68,13 +69,17 @@ class Llama:
         # by force. What it reports is from before the bias. It keeps the prompt's beginning.
         values: list[float] = []
         for at in range(start, len(ids)):
+            # Of a token that ends within a character it reports nothing. Another one is drawn in
+            # its place, and all tokens are reported, which takes longer.
+            partial = "\ufffd" in decode([ids[at]])
             answer = self.ask(
-                "/completion", prompt=list(ids[:at]), n_predict=1, n_probs=1, temperature=0,
-                logit_bias=[[ids[at], 1e6]], cache_prompt=True,
+                "/completion", prompt=list(ids[:at]), n_predict=1, temperature=0, cache_prompt=True,
+                n_probs=VOCAB if partial else 1,
+                logit_bias=[[EOT_ID if partial else ids[at], 1e6]],
             )  # fmt: skip
             (drawn,) = answer["completion_probabilities"]
-            assert drawn["id"] == ids[at]
-            values.append(drawn["logprob"])
+            chances = {each["id"]: each["logprob"] for each in (drawn, *drawn["top_logprobs"])}
+            values.append(chances[ids[at]])
         return np.array(values)
 
     def reply(self, prompt: Sequence[int], limit: int) -> Continuation:
