@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gpt2chat.commands.telegram import telegram as telegram_command
 from gpt2chat.core.config.prepare import PrepareConfig
 from gpt2chat.core.config.telegram import TelegramConfig
 from gpt2chat.core.data.prepare import prepare
@@ -374,3 +375,20 @@ def test_sent_messages_are_plain_text(telegram: Telegram, start: Start):
     sent: Sent = telegram.ask("Hi")
     assert sent.text == "*bold* _x_ [a](b) <b> `c` \\ ~~~"
     assert [c for c in telegram.calls if "parse_mode" in c.fields] == []
+
+
+@pytest.mark.parametrize("content", [None, "", "hunter2", "12:with space"])
+def test_a_missing_or_wrong_token_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+):
+    monkeypatch.delenv("TELEGRAM_BOT_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)
+    settings = TelegramConfig(model=("starter",))
+    if content is not None:
+        Path("token").write_text(content)
+        settings = replace(settings, token_file=Path("token"))
+    with pytest.raises(ConfigError) as error:
+        telegram_command(settings)
+    assert error.value.setting == "token_file"
+    assert not content or content not in str(error.value)
+    assert not Path("telegram.db").exists()

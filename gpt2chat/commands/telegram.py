@@ -18,15 +18,14 @@ def telegram(settings: TelegramConfig) -> None:
     The bot is closed: it talks to those whom --allow names, and to those who send /start with the
     code. Chats and unanswered messages survive a restart.
     """
+    token = read_secret(settings.token_file, "token_file") or os.environ.get(TOKEN, "").strip()
+    if not token:
+        text = f"There is no token. Set {TOKEN} to the one that @BotFather gave you, or give a file"
+        raise ConfigError(f"{text} with `token_file`.", setting="token_file")
     try:
         from aiogram.utils.token import TokenValidationError, validate_token
     except ImportError as error:
         raise ConfigError("The bot needs aiogram. Run pip install 'gpt2chat[telegram]'.") from error
-
-    token = read_secret(settings.token_file, "token_file") or os.environ.get(TOKEN, "")
-    if not token:
-        text = f"There is no token. Set {TOKEN} to the one that @BotFather gave you, or give a file"
-        raise ConfigError(f"{text} with `token_file`.", setting="token_file")
     try:
         validate_token(token)
     except TokenValidationError:
