@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt2chat.core.config.prepare import PrepareConfig
-from gpt2chat.core.data.prepare import first_samples, prepare
+from gpt2chat.core.data.prepare import prepare
 from gpt2chat.core.data.shards import PICTURE
+from gpt2chat.core.data.show import pick_samples
 from gpt2chat.report import samples as view
 
 DOCS = Path(__file__).parent
@@ -21,7 +22,7 @@ def main() -> None:
         settings = PrepareConfig(sample=True, stats=True, out=Path(folder) / "data", workers=1)
         result = prepare(settings, lambda _: None)
         shutil.copy(result.out / PICTURE, DOCS / PICTURE)
-        samples = [sample for sample in first_samples(result, 40) if sample.tokens < 120][:2]
+        samples = [sample for sample in pick_samples(result.out, 40) if sample.tokens < 120][:2]
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         view.out = Console(file=nowhere, record=True, width=124, force_terminal=True)
         view.show_samples(samples, json=False)

@@ -65,7 +65,7 @@ def test_each_kind_with_rows_has_two_panels_and_the_sources_have_one():
         "reference: replies of 60 validation samples",
         "rows by source, validation paler",
     ]
-    assert all(axes.get_xlabel() in ("tokens", "rows") for axes in panels)
+    assert all(axes.get_xlabel() in ("tokens, in bins of 64", "rows") for axes in panels)
     assert tops(panels[0]) == [2000, *[0] * (LENGTH_BINS - 2), 2000]
     assert [text.get_text() for text in panels[-1].texts] == [
         *("3,000 + 40 validation", "1,000", "500", "60 validation")

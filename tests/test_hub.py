@@ -34,6 +34,7 @@ import json, os, sys, time
 from gpt2chat.core.inputs import hub
 from gpt2chat.core.errors import Gpt2ChatError
 
+hub.CHUNK_ROWS = 16
 time.sleep = lambda seconds: None  # the libraries wait between their tries, and these are many
 
 def full(*arguments, **options):
@@ -50,12 +51,12 @@ def answer(name, content, streaming, patience=None, disk_is_full=False):
         reached = hub.reach("chat", name)
         data = hub.load_hub("chat", name, content, reached=reached, streaming=streaming)
         told |= {"revision": data.revision, "cached": data.cached}
-        told["sizes"] = {split: data.rows(split) for split in data.splits}
+        told["sizes"] = data.sizes
         for split in data.splits:
             told["rows"][split], told["batches"][split] = [], []
-            for table in data.batches(split, 16):
-                told["rows"][split] += table.to_pylist()
-                told["batches"][split].append(len(table))
+            for records in data.records(split):
+                told["rows"][split] += records.table.to_pylist()
+                told["batches"][split].append(len(records.table))
     except Gpt2ChatError as error:
         told |= {"error": type(error).__name__, "text": str(error)}
     return told

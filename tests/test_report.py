@@ -12,8 +12,9 @@ from rich.console import Console
 
 from gpt2chat import report
 from gpt2chat.core.config.prepare import PrepareConfig
-from gpt2chat.core.data.prepare import PrepareResult, Progress, Shown, first_samples, prepare
+from gpt2chat.core.data.prepare import PrepareResult, Progress, prepare
 from gpt2chat.core.data.shards import LENGTH_BINS, Lengths
+from gpt2chat.core.data.show import Shown, pick_samples
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.training.callbacks import Step
 from gpt2chat.report import console, progress, training
@@ -260,7 +261,7 @@ def test_the_result_ends_with_what_to_type_next(prepared: PrepareResult, capsys:
 def test_the_trained_part_of_a_sample_is_marked_without_colours_too(
     prepared: PrepareResult, capsys: Capture
 ):
-    report.show_samples(first_samples(prepared, 1), json=False)
+    report.show_samples(pick_samples(prepared.out, 1), json=False)
     text = capsys.readouterr().out
     untrained, trained = text.split("\n── trained ──\n")
     assert untrained.endswith("<|start_header_id|>assistant<|end_header_id|>")

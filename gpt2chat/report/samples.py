@@ -8,7 +8,7 @@ from rich.text import Text
 from gpt2chat.report.console import err, out, printable, sign
 
 if TYPE_CHECKING:
-    from gpt2chat.core.data.prepare import Shown
+    from gpt2chat.core.data.show import Shown
 
 MOST_LINES = 60
 """Lines of an untrained part that are printed; of a longer one, its first 40 and last 20.

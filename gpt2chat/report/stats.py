@@ -82,7 +82,7 @@ def _histogram(kind: str, sources: "Lengths", window: int) -> Table:
     }
     highest = max(1, *(max(bars) for bars in totals.values()))
     table = _table()
-    table.add_column("tokens", justify="right")
+    table.add_column(f"tokens, by {window / len(totals['prompt']):g}", justify="right")
     for part in COLOURS:
         longer = ", the longer" if (kind, part) == ("preference", "reply") else ""
         table.add_column(part + longer, width=BAR_CELLS, no_wrap=True)

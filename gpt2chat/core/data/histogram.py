@@ -18,12 +18,9 @@ NAME_LENGTH = 32
 """Most characters of a source's name."""
 LEGEND_LENGTH = 120
 """Characters per line of the legend."""
-SIDES = {"prompt": "prompts", "reply": "replies"}
 
 KindLengths = Mapping[str, Mapping[str, Lengths]]
 """Lengths by kind and split."""
-Styles = Mapping[str, Mapping[str, Any]]
-"""Keywords of matplotlib for each source."""
 
 
 def draw_lengths(lengths: KindLengths, window: int, picture: Path) -> None:
@@ -57,7 +54,7 @@ def lengths_figure(lengths: KindLengths, window: int) -> "Figure":
         for kind, splits in kinds.items()
         for source in dict.fromkeys(source for split in splits.values() for source in split)
     ]
-    styles: Styles = {
+    styles: dict[str, dict[str, Any]] = {
         source: {
             "facecolor": COLOURS[number % len(COLOURS)],
             "hatch": HATCHES[number // len(COLOURS) % len(HATCHES)],
@@ -74,82 +71,68 @@ def lengths_figure(lengths: KindLengths, window: int) -> "Figure":
     legend_height = 0.3 * -(-len(labels) // columns)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06)
     figure = Figure(figsize=(10, sum(heights) + legend_height), layout=layout)
-    grid: Any = figure.add_gridspec(len(heights), len(SIDES), height_ratios=heights)
+    grid: Any = figure.add_gridspec(len(heights), 2, height_ratios=heights)
+    edges = [window * number / LENGTH_BINS for number in range(LENGTH_BINS + 1)]
     for line, (kind, splits) in enumerate(kinds.items()):
-        for column, side in enumerate(SIDES):
-            axes = figure.add_subplot(grid[line, column])
-            _draw_side(axes, kind, splits, side, window, styles)
-    _draw_sources(figure.add_subplot(grid[len(kinds), :]), kinds, bars, styles)
+        # Training rows are bars, and validation rows a line; without training rows, bars.
+        split = "train" if rows(splits.get("train", {})) else "validation"
+        validation = splits.get("validation", {}) if split == "train" else {}
+        for column, (side, noun) in enumerate((("prompt", "prompts"), ("reply", "replies"))):
+            axes: Any = figure.add_subplot(grid[line, column])
+            tops = [0] * LENGTH_BINS
+            for source, sides in splits[split].items():
+                axes.bar(
+                    edges[:-1], sides[side], edges[1], bottom=tops, align="edge", **styles[source]
+                )
+                tops = [low + high for low, high in zip(tops, sides[side], strict=True)]
+            if rows(validation):
+                scale = sum(tops) / rows(validation)
+                sums = zip(*(sides[side] for sides in validation.values()), strict=True)
+                line_tops = [scale * sum(bar) for bar in sums]
+                axes.stairs(line_tops, edges, color="black", linewidth=1.2)
+            longer = "longer " if (kind, side) == ("preference", "reply") else ""
+            name = "training" if split == "train" else split
+            items = "pairs" if kind == "preference" else "samples"
+            title = f"{kind}: {longer}{noun} of {sum(tops):,} {name} {items}"
+            axes.set_title(title, fontsize=10, loc="left")
+            label = f"tokens, in bins of {window / LENGTH_BINS:g}"
+            axes.set(xlabel=label, ylabel="rows", xlim=(0, window))
+            axes.set_xticks(edges[::4])
+            axes.set_xticklabels([*(f"{edge:,.0f}" for edge in edges[:-1:4]), f"{window:,}+"])
+            _finish(axes, axes.yaxis)
+    axes = figure.add_subplot(grid[len(kinds), :])
+    longest = 1
+    for place, (source, kind) in enumerate(bars):
+        train, held_out = (
+            sum(kinds[kind].get(split, {}).get(source, {"prompt": []})["prompt"])
+            for split in ("train", "validation")
+        )
+        axes.barh(place, train, **styles[source])
+        axes.barh(place, held_out, left=train, alpha=0.45, **styles[source])
+        figures = " + ".join(f"{number:,}" for number in (train, held_out) if number)
+        text, end = figures + " validation" * bool(held_out), (train + held_out, place)
+        axes.annotate(text, end, (5, 0), textcoords="offset points", fontsize=8, va="center")
+        longest = max(longest, train + held_out)
+    axes.set_yticks(range(len(bars)))
+    for label in axes.set_yticklabels([f"{_short_name(source)}, {kind}" for source, kind in bars]):
+        label.set_parse_math(False)  # A name may contain dollar signs.
+    axes.invert_yaxis()
+    axes.set(xlabel="rows", xlim=(0, 1.25 * longest))
+    axes.set_title("rows by source, validation paler", fontsize=10, loc="left")
+    _finish(axes, axes.xaxis)
     handles: list[Any] = [Patch(**style) for style in styles.values()]
     handles.append(Line2D([], [], color="black", linewidth=1.2))
     legend = figure.legend(
         handles, labels, loc="outside upper center", ncols=columns, frameon=False
     )
     for text in legend.get_texts():
-        text.set_parse_math(False)  # A name may contain dollar signs.
+        text.set_parse_math(False)
     return figure
 
 
 def rows(lengths: Lengths) -> int:
     """Return the number of rows of all sources."""
     return sum(sum(sides["prompt"]) for sides in lengths.values())
-
-
-def _draw_side(
-    axes: Any,
-    kind: str,
-    splits: Mapping[str, Lengths],
-    side: str,
-    window: int,
-    styles: Styles,
-) -> None:
-    """Draw training rows as bars and validation rows as a line; without training rows, as bars."""
-    split = "train" if rows(splits.get("train", {})) else "validation"
-    edges = [window * number / LENGTH_BINS for number in range(LENGTH_BINS + 1)]
-    heights = [0] * LENGTH_BINS
-    for source, sides in splits[split].items():
-        axes.bar(edges[:-1], sides[side], edges[1], bottom=heights, align="edge", **styles[source])
-        heights = [low + high for low, high in zip(heights, sides[side], strict=True)]
-    validation = splits.get("validation", {})
-    if split == "train" and rows(validation):
-        scale = sum(heights) / rows(validation)
-        bars = zip(*(sides[side] for sides in validation.values()), strict=True)
-        axes.stairs([scale * sum(bar) for bar in bars], edges, color="black", linewidth=1.2)
-    noun = "pairs" if kind == "preference" else "samples"
-    longer = "longer " if kind == "preference" and side == "reply" else ""
-    name = "training" if split == "train" else split
-    title = f"{kind}: {longer}{SIDES[side]} of {sum(heights):,} {name} {noun}"
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.set(xlabel="tokens", ylabel="rows", xlim=(0, window))
-    axes.set_xticks(edges[::4])
-    axes.set_xticklabels([*(f"{edge:,.0f}" for edge in edges[:-1:4]), f"{window:,}+"])
-    _finish(axes, axes.yaxis)
-
-
-def _draw_sources(
-    axes: Any, kinds: KindLengths, bars: list[tuple[str, str]], styles: Styles
-) -> None:
-    """Draw a bar for each source and kind: first the training rows, then the validation rows."""
-    longest = 1
-    for place, (source, kind) in enumerate(bars):
-        train, validation = (
-            sum(kinds[kind].get(split, {}).get(source, {"prompt": []})["prompt"])
-            for split in ("train", "validation")
-        )
-        axes.barh(place, train, **styles[source])
-        axes.barh(place, validation, left=train, alpha=0.45, **styles[source])
-        figures = " + ".join(f"{number:,}" for number in (train, validation) if number)
-        text = figures + " validation" * bool(validation)
-        end = (train + validation, place)
-        axes.annotate(text, end, (5, 0), textcoords="offset points", fontsize=8, va="center")
-        longest = max(longest, train + validation)
-    axes.set_yticks(range(len(bars)))
-    for label in axes.set_yticklabels([f"{_short_name(source)}, {kind}" for source, kind in bars]):
-        label.set_parse_math(False)
-    axes.invert_yaxis()
-    axes.set(xlabel="rows", xlim=(0, 1.25 * longest))
-    axes.set_title("rows by source, validation paler", fontsize=10, loc="left")
-    _finish(axes, axes.xaxis)
 
 
 def _short_name(source: str) -> str:

@@ -39,8 +39,6 @@ from gpt2chat.core.data.shards import (
     Manifest,
     Shard,
     manifest_text,
-    read_pairs,
-    read_samples,
 )
 from gpt2chat.core.data.store import SPLITS, Store
 from gpt2chat.core.data.writer import write_dropped, write_shards
@@ -50,9 +48,6 @@ from gpt2chat.core.files import replaced_folder
 from gpt2chat.core.inputs.datafiles import OWN_SETTINGS
 from gpt2chat.core.inputs.sources import Opened, find_sources, open_sources
 from gpt2chat.core.text.tokens import (
-    IGNORED,
-    decode,
-    encode_conversation,
     template_fingerprint,
     tokenizer_fingerprint,
 )
@@ -161,7 +156,12 @@ def prepare(settings: PrepareConfig, on_progress: Listener | None = None) -> Pre
                     counts.add(part.counts)
                     read = part.counts.records[part.source].total()
                     report(part.source, done=part.done, advance=read)
-            require_usable(counts)
+            for source, files in counts.records.items():
+                for file, number in files.items():
+                    if number == counts.bad[source][file]:
+                        which = "its one record cannot"
+                        which = f"none of its {number:,} records can" if number > 1 else which
+                        raise DataError(f"{file}: {which} be used. {counts.first_bad[file]}.")
             manifest = _write(store, opened, inputs, settings, counts, folder)
             (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
             _advise(manifest, opened, settings, report)
@@ -193,50 +193,6 @@ def fingerprint(settings: PrepareConfig, inputs: Sequence[Input]) -> str:
 
 def _versions() -> dict[str, str]:
     return {"gpt2chat": __version__} | {name: version(name) for name in LIBRARIES}
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A sample as training sees it, decoded from its ids."""
-
-    id: str
-    untrained: str
-    trained: str
-    tokens: int
-    """Number of all tokens."""
-    trained_tokens: int
-
-
-def first_samples(result: PrepareResult, number: int) -> list[Shown]:
-    """Return the first training samples, or the chosen sides of pairs if there are no samples."""
-    if not number:
-        return []
-    if result.manifest.rows("sft", "train"):
-        rows = read_samples(result.out, "train")[:number]
-        named = [(sample.id, sample.conversation) for sample in rows]
-    else:
-        pairs = [(pair.id, pair.preference) for pair in read_pairs(result.out, "train")[:number]]
-        named = [(row_id, p.prompt.with_reply(p.chosen)) for row_id, p in pairs]
-    samples: list[Shown] = []
-    for row_id, conversation in named:
-        encoded = encode_conversation(conversation)
-        # From the labels, so that what is shown is what the loss sees.
-        trained = [label for label in encoded.labels if label != IGNORED]
-        untrained = encoded.ids[: len(encoded) - len(trained)]
-        texts = (decode(untrained), decode(trained))
-        samples.append(Shown(row_id, *texts, len(encoded), len(trained)))
-    return samples
-
-
-def require_usable(counts: Counts) -> None:
-    """Raise DataError if no record of a file can be used."""
-    for source, files in counts.records.items():
-        for file, number in files.items():
-            if number == counts.bad[source][file]:
-                which = (
-                    f"none of its {number:,} records can" if number > 1 else "its one record cannot"
-                )
-                raise DataError(f"{file}: {which} be used. {counts.first_bad[file]}.")
 
 
 def require_own_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.inputs.datafiles import Split
 from gpt2chat.core.inputs.hub_errors import translate_errors
+from gpt2chat.core.inputs.records import CHUNK_ROWS, Records
 
 Content = Literal["oasst1", "chat", "preference", "feedback"]
 
@@ -65,19 +66,19 @@ class HubData:
     cached: bool
     """Whether the Hub was out of reach, so that the copy of an earlier run is used."""
 
-    def rows(self, split: Split) -> int | None:
-        """Return the number of rows of a split; None if unknown."""
-        return self.sizes[split]
-
-    def batches(self, split: Split, size: int) -> Iterator[Any]:
-        """Yield the rows of a split in order, as `pyarrow.Table`s of at most `size` rows.
+    def records(self, split: Split) -> Iterator[Records]:
+        """Yield the rows of a split in order.
 
         Raises:
             NetworkError: The connection is lost while a split is streamed.
             DataError: A streamed file is damaged.
         """
+        rows, first = self.sizes[split], 1
         with translate_errors(self.setting, self.name, "stream"):
-            yield from self.splits[split].with_format("arrow").iter(batch_size=size)
+            for table in self.splits[split].with_format("arrow").iter(batch_size=CHUNK_ROWS):
+                done = (first - 1 + len(table)) / rows if rows else 0.0
+                yield Records(f"{self.name} {split}", first, done, table=table)
+                first += len(table)
 
 
 def is_hub_name(value: str) -> bool:

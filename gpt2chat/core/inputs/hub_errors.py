@@ -4,7 +4,7 @@ import errno
 import gzip
 import lzma
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -14,7 +14,6 @@ Doing = Literal["reach", "download", "stream"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
-_SCRIPT = "Dataset scripts are no longer supported"
 _RETRY: dict[Doing, str] = {
     "reach": "try again later",
     "download": "run it again to download the rest",
@@ -40,110 +39,96 @@ def translate_errors(setting: str, name: str, doing: Doing) -> Generator[None]:
         chain: list[BaseException] = [error]
         while cause := chain[-1].__cause__ or chain[-1].__context__:
             chain.append(cause)
-        for translate in (_of_cache, _of_access, _of_connection, _of_data):
-            translation = translate(setting, name, doing, chain)
+        for explain in (_access, _damage):
+            translation = explain(f"`{setting}` {name}", name, doing, chain)
             if translation:
-                raise translation from error
+                kind, text = translation
+                raise kind(text.replace("FILE", f"`{setting}=FILE`")) from error
         raise
 
 
-def _of_cache(
-    setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
-) -> Gpt2ChatError | None:
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    for error in chain:
-        if not isinstance(error, OSError) or isinstance(error, OfflineModeIsEnabled):
-            continue
-        if error.errno in _FULL or "Not enough disk space" in str(error):
-            return StorageError(
-                f"No space left to download {name}. Point HF_HOME to another disk, "
-                "or stream it with `streaming=True`."
-            )
-        if error.errno in _FORBIDDEN:
-            return StorageError(
-                f"Cannot write the cache for {name} ({_first_line(error)}). "
-                "Point HF_HOME to a folder of yours."
-            )
-    return None
-
-
-def _of_access(
-    setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
-) -> Gpt2ChatError | None:
+def _access(
+    source: str, name: str, doing: Doing, chain: list[BaseException]
+) -> tuple[type[Gpt2ChatError], str] | None:
+    """Explain errors of the disk, of the Hub's answer and of the connection."""
     from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    # `datasets` raises its own error for a gated data set, which differs by its text only.
-    gated = "is a gated dataset"
-    if any(isinstance(error, GatedRepoError) or gated in str(error) for error in chain):
-        return NetworkError(
-            f"`{setting}` {name} is gated on the Hugging Face Hub. Ask for access on its page, "
-            f"then run hf auth login. Or give files with `{setting}=FILE`."
-        )
-    if any(isinstance(e, (RepositoryNotFoundError, DatasetNotFoundError)) for e in chain):
-        return NetworkError(
-            f"`{setting}` {name}: the Hugging Face Hub has no data set of this name that you can "
-            "read. Check the spelling, run hf auth login if it is private, or give files with "
-            f"`{setting}=FILE`."
-        )
-    retry = f"{_RETRY[doing]}, or give files with `{setting}=FILE`."
-    for error in chain:
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-        # 404: `datasets` looks for optional files.
-        if status is None or status == 404:
-            continue
-        if status == 429:
-            return NetworkError(
-                f"The Hugging Face Hub got too many requests and refuses {name} (429). Run "
-                f"hf auth login to raise the limit, {retry}"
-            )
-        if status in (401, 403):
-            return NetworkError(
-                f"The Hugging Face Hub refuses {name} ({status}). Run hf auth login, then {retry}"
-            )
-        retry = retry[0].upper() + retry[1:]
-        return NetworkError(f"The Hugging Face Hub failed for {name} ({status}). {retry}")
-    return None
-
-
-def _of_connection(
-    setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
-) -> Gpt2ChatError | None:
     from huggingface_hub.errors import (
+        GatedRepoError,
         HfHubHTTPError,
         HTTPError,  # pyright: ignore[reportPrivateImportUsage]
         OfflineModeIsEnabled,
+        RepositoryNotFoundError,
         XetDownloadError,
     )
 
-    if any(isinstance(error, OfflineModeIsEnabled) for error in chain):
-        reason = "HF_HUB_OFFLINE is set, and there is no copy in the cache"
-    else:
-        lost = [
-            error
-            for error in chain
-            if isinstance(error, (HTTPError, XetDownloadError, ConnectionError))
+    is_offline = any(isinstance(error, OfflineModeIsEnabled) for error in chain)
+    for error in chain:
+        if isinstance(error, OSError) and not isinstance(error, OfflineModeIsEnabled):
+            if error.errno in _FULL or "Not enough disk space" in str(error):
+                return StorageError, (
+                    f"No space left to download {name}. Point HF_HOME to another disk, "
+                    "or stream it with `streaming=True`."
+                )
+            if error.errno in _FORBIDDEN:
+                return StorageError, (
+                    f"Cannot write the cache for {name} ({_first_line(error)}). "
+                    "Point HF_HOME to a folder of yours."
+                )
+    # `datasets` raises its own error for a gated data set, which differs by its text only.
+    if any(isinstance(e, GatedRepoError) or "is a gated dataset" in str(e) for e in chain):
+        return NetworkError, (
+            f"{source} is gated on the Hugging Face Hub. Ask for access on its page, "
+            "then run hf auth login. Or give files with FILE."
+        )
+    if any(isinstance(e, (RepositoryNotFoundError, DatasetNotFoundError)) for e in chain):
+        return NetworkError, (
+            f"{source}: the Hugging Face Hub has no data set of this name that you can read. "
+            "Check the spelling, run hf auth login if it is private, or give files with FILE."
+        )
+    retry = f"{_RETRY[doing]}, or give files with FILE."
+    answers = (error.response.status_code for error in chain if isinstance(error, HfHubHTTPError))
+    # 404: `datasets` looks for optional files.
+    status = next((status for status in answers if status != 404), None)
+    if status == 429:
+        return NetworkError, (
+            f"The Hugging Face Hub got too many requests and refuses {name} (429). Run "
+            f"hf auth login to raise the limit, {retry}"
+        )
+    if status in (401, 403):
+        return NetworkError, (
+            f"The Hugging Face Hub refuses {name} ({status}). Run hf auth login, then {retry}"
+        )
+    if status is not None:
+        retry = retry[0].upper() + retry[1:]
+        return NetworkError, f"The Hugging Face Hub failed for {name} ({status}). {retry}"
+    lost = [
+        error
+        for error in chain
+        if not isinstance(error, HfHubHTTPError)
+        and (
+            isinstance(error, (HTTPError, XetDownloadError, ConnectionError))
             or "Consistency check failed" in str(error)
-        ]
-        lost = [error for error in lost if not isinstance(error, HfHubHTTPError)]
-        if not lost:
-            return None
+        )
+    ]
+    if not (lost or is_offline):
+        return None
+    reason = "HF_HUB_OFFLINE is set, and there is no copy in the cache"
+    if not is_offline:
         reason = _first_line(lost[-1])
         if doing != "reach":
-            return NetworkError(
-                f"Lost the connection to the Hugging Face Hub for {name} ({reason}): "
-                f"{_RETRY[doing]}, or give files with `{setting}=FILE`."
+            return NetworkError, (
+                f"Lost the connection to the Hugging Face Hub for {name} ({reason}): {retry}"
             )
-    return NetworkError(
+    return NetworkError, (
         f"Cannot reach the Hugging Face Hub for {name} ({reason}). Without a network, call "
-        f"`prepare(sample=True)`, or give files with `{setting}=FILE`."
+        "`prepare(sample=True)`, or give files with FILE."
     )
 
 
-def _of_data(
-    setting: str, name: str, doing: Doing, chain: Sequence[BaseException]
-) -> Gpt2ChatError | None:
+def _damage(
+    source: str, name: str, doing: Doing, chain: list[BaseException]
+) -> tuple[type[Gpt2ChatError], str] | None:
+    """Explain errors about what was downloaded."""
     import pyarrow as pa
     from datasets.exceptions import DatasetsError, NonMatchingSplitsSizesError
 
@@ -151,18 +136,18 @@ def _of_data(
     for error in chain:
         # Parquet reports a damaged file by an OSError without a number.
         if isinstance(error, damage) or "corrupt" in str(error).lower():
-            return DataError(
-                f"`{setting}` {name}: one of its files on the Hugging Face Hub is truncated or "
-                f"damaged ({_first_line(error)}). Give files with `{setting}=FILE`."
+            return DataError, (
+                f"{source}: one of its files on the Hugging Face Hub is truncated or damaged "
+                f"({_first_line(error)}). Give files with FILE."
             )
         if "Config name is missing" in str(error):
             configs = str(error).splitlines()[1].partition(": ")[2].strip("[]").replace("'", "")
-            return DataError(
-                f"`{setting}` {name} has several configurations ({configs}) and cannot be loaded "
-                f"by its name. Download the files of one, and give them with `{setting}=FILE`."
+            return DataError, (
+                f"{source} has several configurations ({configs}) and cannot be loaded by its "
+                "name. Download the files of one, and give them with FILE."
             )
     error = chain[0]
-    if _SCRIPT in str(error):
+    if "Dataset scripts are no longer supported" in str(error):
         reason = "it needs a loading script, and datasets no longer runs those"
     elif isinstance(error, NonMatchingSplitsSizesError):
         reason = "its card and its files disagree on the number of rows"
@@ -173,10 +158,7 @@ def _of_data(
         reason = "its files have different columns" if is_cast else _first_line(error)
     else:
         return None
-    return DataError(
-        f"`{setting}` {name} cannot be loaded by its name: {reason}. "
-        f"Give files with `{setting}=FILE`."
-    )
+    return DataError, f"{source} cannot be loaded by its name: {reason}. Give files with FILE."
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from gpt2chat.core.inputs.datafiles import (
     readable,
 )
 from gpt2chat.core.inputs.hub import Content, HubData, is_hub_name, load_hub, reach
-from gpt2chat.core.inputs.records import CHUNK_ROWS, Records, read_chunks
+from gpt2chat.core.inputs.records import Records, read_chunks
 from gpt2chat.core.inputs.shapes import (
     CHAT_SHAPES,
     FEEDBACK_SHAPES,
@@ -39,8 +39,19 @@ SAMPLE = STARTER / "sample"
 """Folder of the bundled files; LICENSES.md in it names their origins."""
 HUB_ROW_BYTES = 1_000
 """Assumed size of a row of a Hub data set, for the progress display."""
-SAMPLE_HOLDOUT = 0.2
-"""Share of the bundled pairs held out. No instruction is, since OASST1 has a validation split."""
+PUBLIC: dict[str, Content] = {
+    "oasst1": "oasst1",
+    "alpaca": "chat",
+    "ultrafeedback": "preference",
+}
+"""Settings of one data set each, with what their records contain."""
+BUNDLED: tuple[tuple[str, str, Content, float], ...] = (
+    ("oasst1", "oasst1.validation", "oasst1", 0.0),
+    ("oasst1", "oasst1.train.chat", "chat", 0.0),
+    ("instructions", "instructions.train", "chat", 0.0),
+    ("ultrafeedback", "ultrafeedback", "preference", 0.2),
+)
+"""Source, file, content, and the share held out: OASST1 has a validation split, pairs do not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,58 +79,43 @@ def find_sources(settings: PrepareConfig) -> list[Source]:
         ConfigError: Every source is off.
         DataError: A file is missing, or its format is unknown.
     """
-    public: dict[str, Content] = {
-        "oasst1": "oasst1",
-        "alpaca": "chat",
-        "ultrafeedback": "preference",
-    }
-    named: list[Source] = list(_sample()) if settings.sample else []
-    for name, content in public.items() if not settings.sample else ():
+    sources: list[Source] = []
+
+    def add(name: str, setting: str, value: str, content: Content, holdout: float) -> None:
+        files = None if names_hub(setting, value) else find_files(setting, value)
+        holdout = 0.0 if files and "validation" in files else holdout
+        sources.append(Source(name, setting, value, content, holdout, files))
+
+    if settings.sample:
+        for name, stem, content, holdout in BUNDLED:
+            add(name, "sample", str(SAMPLE / f"{stem}.jsonl.gz"), content, holdout)
+    for name, content in PUBLIC.items() if not settings.sample else ():
         value: str = getattr(settings, name)
         is_default = value == getattr(PrepareConfig, name)
         if value != OFF and not (settings.only and is_default):
-            named.append(_source(name, name, value, content, settings))
-    own = [
-        *(_own("chat", value, "chat", settings) for value in settings.chat),
-        *(_own("preference", value, "preference", settings)
-          for value in settings.preference),
-        *(_own("feedback", value, "feedback", settings) for value in settings.feedback),
-    ]  # fmt: skip
+            add(name, name, value, content, settings.holdout)
+    for setting in OWN_SETTINGS:
+        for value in getattr(settings, setting):
+            path = value.split(":")[0] if names_hub(setting, value) else value
+            add(Path(path).name, setting, value, setting, settings.holdout)
     # Two files for one setting, such as train.jsonl and valid.jsonl: the second is the validation
     # split of both, so nothing is held out of the first.
-    with_validation = {
-        source.setting for source in own if source.files and "validation" in source.files
-    }
-    own = [
-        replace(source, holdout=0.0) if source.setting in with_validation else source
-        for source in own
+    validated = {one.setting for one in sources if one.files and "validation" in one.files}
+    sources = [
+        replace(one, holdout=0.0) if one.setting in validated & {*OWN_SETTINGS} else one
+        for one in sources
     ]
-    sources = _with_shapes([*named, *own], settings.shape)
-    if not sources:
-        raise ConfigError(
-            "Every source is off. Give one with `oasst1`, `alpaca`, `ultrafeedback`, `chat` or "
-            "`preference`, or use the bundled sample: `prepare(sample=True)`."
-        )
-    for share in settings.mix:
-        _require_named("mix", parse_share(share)[0], sources)
-    return sources
-
-
-def _require_named(setting: str, name: str, sources: Sequence[Source]) -> None:
     names = list(dict.fromkeys(source.name for source in sources))
-    if name not in names:
-        raise ConfigError(
-            f"`{setting}` {name}: no source has this name. Choose from {', '.join(names)}.",
-            setting=setting,
-        )
-
-
-def _with_shapes(sources: list[Source], shapes: Sequence[str]) -> list[Source]:
-    """Return the sources with the shapes that the setting `shape` forces."""
-    for entry in shapes:
-        name, _, shape = entry.rpartition("=")
-        if name:
-            _require_named("shape", name, sources)
+    shapes = [entry.rpartition("=")[::2] for entry in settings.shape]
+    named = [("shape", name) for name, _ in shapes if name]
+    named += [("mix", parse_share(share)[0]) for share in settings.mix]
+    for setting, name in named if sources else ():
+        if name not in names:
+            raise ConfigError(
+                f"`{setting}` {name}: no source has this name. Choose from {', '.join(names)}.",
+                setting=setting,
+            )
+    for name, shape in shapes:
         targets = [
             source
             for source in sources
@@ -138,44 +134,21 @@ def _with_shapes(sources: list[Source], shapes: Sequence[str]) -> list[Source]:
                     setting="shape",
                 )
             shape_named(shape, SHAPES[source.content])
-        sources = [
-            replace(source, shape=shape) if source in targets else source for source in sources
-        ]
+        sources = [replace(one, shape=shape) if one in targets else one for one in sources]
+    if not sources:
+        raise ConfigError(
+            "Every source is off. Give one with `oasst1`, `alpaca`, `ultrafeedback`, `chat` or "
+            "`preference`, or use the bundled sample: `prepare(sample=True)`."
+        )
     return sources
 
 
-def _names_hub(setting: str, value: str) -> bool:
+def names_hub(setting: str, value: str) -> bool:
+    """Return whether a value names a data set on the Hub, not a file."""
     if value.endswith(SUFFIXES) or Path(value).exists():
         return False
     # For the user's own data, a name without an owner is more likely a mistyped file.
     return is_hub_name(value) and ("/" in value or setting not in OWN_SETTINGS)
-
-
-def _own(setting: str, value: str, content: Content, settings: PrepareConfig) -> Source:
-    path = value.split(":")[0] if _names_hub(setting, value) else value
-    return _source(Path(path).name, setting, value, content, settings)
-
-
-def _source(
-    name: str, setting: str, value: str, content: Content, settings: PrepareConfig
-) -> Source:
-    files = None if _names_hub(setting, value) else find_files(setting, value)
-    has_validation = files is not None and "validation" in files
-    holdout = 0.0 if has_validation else settings.holdout
-    return Source(name, setting, value, content, holdout, files)
-
-
-def _sample() -> Iterator[Source]:
-    kinds: list[tuple[str, str, Content, float]] = [
-        ("oasst1", "oasst1.validation", "oasst1", 0.0),
-        ("oasst1", "oasst1.train.chat", "chat", 0.0),
-        ("instructions", "instructions.train", "chat", 0.0),
-        ("ultrafeedback", "ultrafeedback", "preference", SAMPLE_HOLDOUT),
-    ]
-    for name, stem, content, holdout in kinds:
-        path = str(SAMPLE / f"{stem}.jsonl.gz")
-        files = find_files("sample", path)
-        yield Source(name, "sample", path, content, holdout, files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +167,7 @@ class Opened:
     def files(self, split: Split) -> Iterator[tuple[str, int, Iterator[Records]]]:
         """Yield each file of a split: its name, its size in bytes, and its records."""
         if self.hub:
-            yield f"{self.hub.name} {split}", self.size(split), self._hub_chunks(self.hub, split)
+            yield f"{self.hub.name} {split}", self.size(split), self.hub.records(split)
         else:
             for file in (self.source.files or {}).get(split, ()):
                 yield file.name, file.stat().st_size, read_chunks(file)
@@ -202,15 +175,8 @@ class Opened:
     def size(self, split: Split) -> int:
         """Return the size of a split in bytes; an estimate on the Hub, 0 if unknown."""
         if self.hub:
-            return (self.hub.rows(split) or 0) * HUB_ROW_BYTES
+            return (self.hub.sizes[split] or 0) * HUB_ROW_BYTES
         return sum(file.stat().st_size for file in (self.source.files or {}).get(split, ()))
-
-    def _hub_chunks(self, hub: HubData, split: Split) -> Iterator[Records]:
-        rows, first = hub.rows(split), 1
-        for table in hub.batches(split, CHUNK_ROWS):
-            done = (first - 1 + len(table)) / rows if rows else 0.0
-            yield Records(f"{hub.name} {split}", first, done, table=table)
-            first += len(table)
 
     def inputs(self) -> list[Input]:
         """Return the entries of the manifest for the files or the data set."""
