@@ -17,7 +17,6 @@ from gpt2chat.core.data import prepare as prepare_module
 from gpt2chat.core.data.prepare import PrepareResult, Progress, prepare
 from gpt2chat.core.data.shards import read_manifest, read_pairs, read_samples
 from gpt2chat.core.errors import ConfigError, DataError, Interrupted
-from gpt2chat.core.inputs.records import read_file
 from gpt2chat.core.text.tokens import encode_conversations
 from tests.helpers import ignore, sample_rows
 
@@ -202,13 +201,18 @@ def test_a_broken_record_is_listed_with_its_line_and_the_rest_is_used():
     write("chat.jsonl", HI, '{"prompt": "Hi', {"prompt": "Hi", "completion": ""})
     result = invoke(*OFF, "--chat", "chat.jsonl", "--holdout", "0")
     assert result.exit_code == 0
-    rejected = [record.value for record in read_file(Path("data/dropped.jsonl"))]
+    rejected = listed(Path("data"))
     assert [(row["file"], row["line"]) for row in rejected] == [
         ("chat.jsonl", 2),
         ("chat.jsonl", 3),
     ]
     assert rejected[0]["text"] == '{"prompt": "Hi'
     assert rejected[1]["reason"] == "empty assistant message"
+
+
+def listed(data: Path) -> list[dict[str, Any]]:
+    lines = (data / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def failure(result: Any, code: int, *said: str) -> None:
@@ -411,7 +415,7 @@ def test_a_near_duplicate_in_own_data_is_listed_with_the_row_it_resembles():
     file = write("me.jsonl", {"messages": [{**turns[0], "content": ASKED[0]}, turns[3]]},
                  {"messages": turns})  # fmt: skip
     result = prepare(config(chat=(file,), holdout=0), ignore)
-    (lost,) = [record.value for record in read_file(result.out / "dropped.jsonl")]
+    (lost,) = listed(result.out)
     assert (lost["line"], lost["reply"], lost["reason"]) == (2, 2, "near-duplicate")
     assert lost["text"] == PEBBLE
     assert lost["like"] == {"file": "me.jsonl", "line": 1, "reply": 1}

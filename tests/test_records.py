@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from gpt2chat.core.errors import DataError
 from gpt2chat.core.inputs import records
-from gpt2chat.core.inputs.records import Record, read_chunks, read_file
+from gpt2chat.core.inputs.records import Record, read_chunks
 
 ROWS = [{"text": "one"}, {"text": "two"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -24,7 +24,7 @@ def zst(content: bytes) -> bytes:
 
 
 def read(file: Path) -> list[Record]:
-    return list(read_file(file))
+    return [record for records in read_chunks(file) for record in records.parsed()]
 
 
 def values(file: Path) -> list[object]:

@@ -14,9 +14,8 @@ from gpt2chat.core.errors import ConfigError, RowError
 from gpt2chat.core.inputs.shapes import (
     CHAT_SHAPES,
     PREFERENCE_SHAPES,
-    ChatShape,
     Filtered,
-    PreferenceShape,
+    Shape,
     detect,
     read_record,
     shape_named,
@@ -39,7 +38,7 @@ def parts(*texts: str) -> list[dict[str, str | None]]:
     return [{"type": "text", "text": text, "image_url": None} for text in texts]
 
 
-def chat_shape(row: dict[str, Any]) -> ChatShape:
+def chat_shape(row: dict[str, Any]) -> Shape:
     shape = detect(row, CHAT_SHAPES)
     assert shape is not None
     return shape
@@ -57,7 +56,7 @@ def pair(row: dict[str, Any]) -> Preference:
     return content
 
 
-def read(row: dict[str, Any], shape: ChatShape | PreferenceShape) -> Sequence[object]:
+def read(row: dict[str, Any], shape: Shape) -> Sequence[object]:
     """Return what a record gives; raise why it gives nothing."""
     reading = read_record(row, shape)
     if not reading.contents:
@@ -331,7 +330,7 @@ def test_a_record_that_is_not_a_conversation_is_refused(row: dict[str, Any], rea
 
 
 @pytest.mark.parametrize("shape", [*CHAT_SHAPES, *PREFERENCE_SHAPES], ids=lambda shape: shape.name)
-def test_the_reason_names_a_missing_field(shape: ChatShape | PreferenceShape):
+def test_the_reason_names_a_missing_field(shape: Shape):
     with pytest.raises(RowError, match="no field"):
         read({}, shape)
 
@@ -391,7 +390,7 @@ def assert_only_row_errors(row: Mapping[str, Any]) -> None:
             assert_converts(shape, row)
 
 
-def assert_converts(shape: ChatShape | PreferenceShape, row: Mapping[str, Any]) -> None:
+def assert_converts(shape: Shape, row: Mapping[str, Any]) -> None:
     reading = read_record(row, shape)
     assert reading.contents or reading.problems
     assert all(len(problem.reason) < 100 for problem in reading.problems)

@@ -24,8 +24,7 @@ from gpt2chat.core.inputs.records import Record, Records
 from gpt2chat.core.inputs.shapes import (
     CHAT_SHAPES,
     PREFERENCE_SHAPES,
-    ChatShape,
-    PreferenceShape,
+    Shape,
     detect,
     has_keys,
     read_record,
@@ -34,7 +33,6 @@ from gpt2chat.core.inputs.shapes import (
 from gpt2chat.core.inputs.sources import SHAPES, Opened
 from gpt2chat.core.text.conversations import Preference
 
-Shape = ChatShape | PreferenceShape
 Report = Callable[..., None]
 """Takes a source, a note for the user, and the share of all input that has been read."""
 

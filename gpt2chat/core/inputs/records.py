@@ -81,16 +81,6 @@ class Records(NamedTuple):
             yield _record(self.file, number, value)
 
 
-def read_file(file: Path) -> Iterator[Record]:
-    """Yield the records of a data file in order, broken ones with the reason.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    for records in read_chunks(file):
-        yield from records.parsed()
-
-
 def read_chunks(file: Path) -> Iterator[Records]:
     """Yield the records of a data file in order, in chunks.
 

@@ -5,7 +5,7 @@ meaning of a record (a label, a weight, an image, a tool call) are handled alike
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 from gpt2chat.core.errors import ConfigError, RowError
 from gpt2chat.core.inputs.fields import Fields, is_empty
@@ -23,7 +23,6 @@ from gpt2chat.core.text.conversations import (
 )
 
 Row = Mapping[str, Any]
-S = TypeVar("S", bound="ChatShape | PreferenceShape")
 
 MOST_MESSAGES = 2_000
 """The longest conversation that is read: each of its replies carries all messages before it."""
@@ -79,8 +78,8 @@ class Filtered(RowError):
     """A sound record that is left out on purpose: counted, but not listed in `dropped.jsonl`."""
 
 
-class ChatShape(NamedTuple):
-    """A kind of record that gives samples, and the function that converts it."""
+class Shape(NamedTuple):
+    """A kind of record that gives samples or a pair, and the function that converts it."""
 
     name: str
     """The value of `shape` that forces it."""
@@ -88,21 +87,11 @@ class ChatShape(NamedTuple):
     """The name in summaries."""
     keys: tuple[tuple[str, ...], ...]
     """Fields that every record of the shape has, each with its alternative spellings."""
-    convert: Callable[[Fields], Iterator[Conversation | RowError]]
+    convert: Callable[[Fields], Iterator[Conversation | Preference | RowError]]
     """Converts a record. It yields or raises RowError for what cannot be used, and raises nothing
     else, whatever JSON the record holds."""
     fits: Callable[[Row], bool] | None = None
     """A further check, for shapes that have the same field names."""
-
-
-class PreferenceShape(NamedTuple):
-    """A kind of record that gives a pair; the fields are those of `ChatShape`."""
-
-    name: str
-    title: str
-    keys: tuple[tuple[str, ...], ...]
-    convert: Callable[[Fields], Iterator[Preference | RowError]]
-    fits: Callable[[Row], bool] | None = None
 
 
 class Reading(NamedTuple):
@@ -116,7 +105,7 @@ class Reading(NamedTuple):
     neither a sample nor a pair."""
 
 
-def read_record(row: Row, shape: ChatShape | PreferenceShape) -> Reading:
+def read_record(row: Row, shape: Shape) -> Reading:
     """Return the samples or the pair in a record, and the names of its unused fields."""
     fields = Fields(row)
     contents: list[Conversation | Preference] = []
@@ -125,7 +114,7 @@ def read_record(row: Row, shape: ChatShape | PreferenceShape) -> Reading:
         if fields.has_any(MARKS):
             _refuse_media(fields)
             # A pair's label says which side won, a sample's whether the reply is any good.
-            if isinstance(shape, ChatShape) and False in _answers(fields, LABELS):
+            if shape in CHAT_SHAPES and False in _answers(fields, LABELS):
                 raise Filtered(BAD_REPLY)
             if False in _answers(fields, TRAINED):
                 raise Filtered(NOT_TRAINED)
@@ -143,7 +132,7 @@ def read_record(row: Row, shape: ChatShape | PreferenceShape) -> Reading:
     return Reading(contents, list(problems.values()), unused)
 
 
-def detect(row: Row, shapes: Sequence[S]) -> S | None:
+def detect(row: Row, shapes: Sequence[Shape]) -> Shape | None:
     """Return the first shape that the record has, or None."""
     for shape in shapes:
         has_all = all(has_any(row, names) for names in shape.keys)
@@ -152,7 +141,7 @@ def detect(row: Row, shapes: Sequence[S]) -> S | None:
     return None
 
 
-def shape_named(name: str, shapes: Sequence[S]) -> S:
+def shape_named(name: str, shapes: Sequence[Shape]) -> Shape:
     """Return the shape of this name.
 
     Raises:
@@ -222,19 +211,16 @@ def _texts(content: Conversation | Preference) -> list[str]:
     return [message.content for message in content.messages if message.role != "system"]
 
 
-def _beyond_text(content: Conversation | Preference | RowError) -> RowError | None:
+def _beyond_text(content: Conversation | Preference) -> RowError | None:
     """Return why a sample or a pair contains more than text; None if it does not."""
-    if isinstance(content, RowError):
-        return content
     replies = [content.rejected] if isinstance(content, Preference) else []
     for text in (*_texts(content), *replies):
-        if "<" not in text and "[" not in text:
-            continue
-        for mark, kind in PLACEHOLDERS.items():
-            if text.startswith(mark) or text.endswith(mark):
-                return RowError(kind)
-        if any(mark in text for mark in TOOL_MARKS):
-            return RowError(TOOL_CALL)
+        if "<" in text or "[" in text:
+            for mark, kind in PLACEHOLDERS.items():
+                if text.startswith(mark) or text.endswith(mark):
+                    return RowError(kind)
+            if any(mark in text for mark in TOOL_MARKS):
+                return RowError(TOOL_CALL)
     return None
 
 
@@ -448,17 +434,15 @@ def _alpaca(fields: Fields) -> Iterator[Conversation]:
 
 
 CHAT_SHAPES = (
-    ChatShape("messages", "messages", (("messages", "conversation"),), _messages),
-    ChatShape("sharegpt", "conversations (ShareGPT)", (("conversations",),), _messages),
-    ChatShape(
+    Shape("messages", "messages", (("messages", "conversation"),), _messages),
+    Shape("sharegpt", "conversations (ShareGPT)", (("conversations",),), _messages),
+    Shape(
         "prompt-completion",
         "prompt/completion",
         (("prompt",), ("completion", *REPLY)),
         _prompt_completion,
     ),
-    ChatShape(
-        "alpaca", "instruction/output (Alpaca)", (("instruction", "question"), REPLY), _alpaca
-    ),
+    Shape("alpaca", "instruction/output (Alpaca)", (("instruction", "question"), REPLY), _alpaca),
 )
 
 
@@ -531,20 +515,20 @@ def _has_transcripts(row: Row) -> bool:
 
 
 PREFERENCE_SHAPES = (
-    PreferenceShape(
+    Shape(
         "preference",
         "prompt/chosen/rejected",
         (("prompt", *MESSAGES, *QUESTION, "input"), ("chosen",), ("rejected",)),
         _pair,
     ),
-    PreferenceShape(
+    Shape(
         "chosen-rejected",
         "chosen/rejected",
         (("chosen",), ("rejected",)),
         _pair,
         _has_lists,
     ),
-    PreferenceShape(
+    Shape(
         "hh",
         "transcripts (Anthropic HH)",
         (("chosen",), ("rejected",)),
@@ -553,7 +537,7 @@ PREFERENCE_SHAPES = (
     ),
 )
 
-FEEDBACK_SHAPES: tuple[ChatShape | PreferenceShape, ...] = (
+FEEDBACK_SHAPES: tuple[Shape, ...] = (
     shape_named("preference", PREFERENCE_SHAPES),
     shape_named("prompt-completion", CHAT_SHAPES),
 )

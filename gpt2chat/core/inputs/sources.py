@@ -23,12 +23,11 @@ from gpt2chat.core.inputs.shapes import (
     CHAT_SHAPES,
     FEEDBACK_SHAPES,
     PREFERENCE_SHAPES,
-    ChatShape,
-    PreferenceShape,
+    Shape,
     shape_named,
 )
 
-SHAPES: dict[Content, Sequence[ChatShape | PreferenceShape]] = {
+SHAPES: dict[Content, Sequence[Shape]] = {
     "oasst1": (),
     "chat": CHAT_SHAPES,
     "preference": PREFERENCE_SHAPES,
