@@ -147,16 +147,45 @@ def load_hub(
         StorageError: The cache's disk is full or cannot be written.
     """
     import datasets
+    import datasets.config
+    import huggingface_hub.utils
     from datasets.packaged_modules.cache.cache import Cache
 
-    _prepare_libraries(offline=not reached)
-    request = parse_name(name)
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    huggingface_hub.utils.disable_progress_bars()
+    huggingface_hub.utils.logging.set_verbosity_error()
+    datasets.config.HF_HUB_OFFLINE = not reached
+    # huggingface_hub already retries for half a minute; `datasets` would repeat that twenty times.
+    datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 1
+    datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
+    request, suffix = parse_name(name), SUFFIXES[content]
+    where = f"`{setting}` {request.repository}"
+    candidates: dict[Split, tuple[str, ...]] = {
+        "train": ("train", f"train{suffix}"),
+        "validation": ("validation", "test", f"validation{suffix}", f"test{suffix}"),
+    }
+    if request.split:
+        candidates = {"train": (request.split,)}
     with translate_errors(setting, name, "stream" if streaming else "download"):
         builder: Any = datasets.load_dataset_builder(request.repository)
         # Both list the splits before anything is downloaded; which one is set depends on the kind
         # of builder.
         available = [str(one) for one in builder.config.data_files or builder.info.splits or ()]
-        hub_splits = _pick_splits(setting, request, content, available)
+        hub_splits: dict[Split, str] = {
+            split: found[0]
+            for split, names in candidates.items()
+            if (found := [one for one in names if one in available])
+        }
+        if "train" not in hub_splits:
+            raise DataError(
+                f"{where} does not have a split called {request.split or 'train'}. Choose one of "
+                f"these: {', '.join(available) or 'none'}, as in "
+                f"`{setting}={request.repository}:SPLIT`."
+            )
         if not streaming:
             builder.download_and_prepare()
         splits: dict[Split, Any] = {}
@@ -165,82 +194,27 @@ def load_hub(
             if streaming:
                 rows = builder.as_streaming_dataset(hub_split)
                 info = (builder.info.splits or {}).get(hub_split)
-                total = info.num_examples if info else None
+                total: int | None = info.num_examples if info else None
             else:
                 rows = builder.as_dataset(hub_split)
                 total = len(rows)
-            splits[split], sizes[split] = _limit_rows(setting, request, rows, total)
+            bounds = request.rows(total)
+            if bounds is None:
+                raise DataError(
+                    f"{where}: the number of rows in {request.split} is not known before a "
+                    "download. Give numbers instead of shares, or leave `streaming` out."
+                )
+            first, end = bounds
+            if total is not None:
+                end = total if end is None else min(end, total)
+                if first >= end:
+                    raise DataError(
+                        f"{where}: {request.split} has only {total:,} rows. "
+                        f"Choose a smaller range than [{request.first}:{request.end}]."
+                    )
+            rows = rows.skip(first) if first else rows
+            splits[split] = rows if end in (None, total) else rows.take(end - first)
+            sizes[split] = None if total is None or end is None else end - first
     # `datasets` uses its cache by itself if the connection is lost after the first request.
     cached = not reached or isinstance(builder, Cache)
     return HubData(setting, name, cast(str, builder.hash), splits, sizes, cached)
-
-
-def _prepare_libraries(*, offline: bool) -> None:
-    """Silence the libraries, and let `datasets` give up instead of retrying."""
-    import datasets
-    import datasets.config
-    import huggingface_hub.utils
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    huggingface_hub.utils.disable_progress_bars()
-    huggingface_hub.utils.logging.set_verbosity_error()
-    datasets.config.HF_HUB_OFFLINE = offline
-    # huggingface_hub already retries for half a minute; `datasets` would repeat that twenty times.
-    datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 1
-    datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 0
-    datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
-    datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
-    datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
-
-
-def _pick_splits(
-    setting: str, request: HubName, content: Content, available: list[str]
-) -> dict[Split, str]:
-    """Return the names on the Hub of the splits to train and to validate on."""
-    suffix = SUFFIXES[content]
-    candidates: dict[Split, tuple[str, ...]] = {
-        "train": ("train", f"train{suffix}"),
-        "validation": ("validation", "test", f"validation{suffix}", f"test{suffix}"),
-    }
-    if request.split:
-        candidates = {"train": (request.split,)}
-    hub_splits: dict[Split, str] = {}
-    for split, names in candidates.items():
-        for name in names:
-            if name in available and split not in hub_splits:
-                hub_splits[split] = name
-    if "train" not in hub_splits:
-        raise DataError(
-            f"`{setting}` {request.repository} does not have a split called "
-            f"{request.split or 'train'}. Choose one of these: {', '.join(available) or 'none'}, "
-            f"as in `{setting}={request.repository}:SPLIT`."
-        )
-    return hub_splits
-
-
-def _limit_rows(
-    setting: str, request: HubName, rows: Any, total: int | None
-) -> tuple[Any, int | None]:
-    """Return the rows of a split that the name asks for, and their number if it is known."""
-    bounds = request.rows(total)
-    if bounds is None:
-        raise DataError(
-            f"`{setting}` {request.repository}: the number of rows in {request.split} is not "
-            "known before a download. Give numbers instead of shares, or leave `streaming` out."
-        )
-    first, end = bounds
-    if total is not None:
-        end = total if end is None else min(end, total)
-        if first >= end:
-            raise DataError(
-                f"`{setting}` {request.repository}: {request.split} has only {total:,} rows. "
-                f"Choose a smaller range than [{request.first}:{request.end}]."
-            )
-    if first:
-        rows = rows.skip(first)
-    if end is None:
-        return rows, None
-    if end != total:
-        rows = rows.take(end - first)
-    return rows, None if total is None else end - first
