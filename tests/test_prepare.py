@@ -169,6 +169,14 @@ def test_show_prints_trained_and_untrained_tokens_in_two_colours():
     assert "\x1b[90mHi<|eot_id|>" in process.stdout
 
 
+def test_the_samples_that_show_prints_can_be_picked():
+    flags = (*OFF, "--chat", write("my.jsonl", HI, *questions(3)), "--holdout", "0", "--show", "9")
+    found = invoke(*flags, "--pick", "source=my.jsonl", "--pick", "what is 2").stdout
+    assert "What is 2 + 1?" in found
+    assert "What is 1 + 1?" not in found
+    assert "--pick" in invoke(*flags, "--pick", "id=no").stderr
+
+
 def test_duplicates_and_validation_rows_are_removed_from_training():
     train = write("train.jsonl", *questions(6), *questions(2))
     valid = write("valid.jsonl", questions(1)[0], questions(1)[0])
