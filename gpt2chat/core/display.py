@@ -6,7 +6,7 @@ from html import escape
 
 def text_table(rows: Iterable[Sequence[str]]) -> str:
     """Return rows as aligned columns: the first to the left, the others to the right."""
-    cells = list(rows)
+    cells = list(rows)  # they are read twice
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(

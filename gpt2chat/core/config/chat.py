@@ -43,6 +43,7 @@ class ChatConfig(Settings):
     history: bool = setting(
         True, help="Save chats and typed lines for the next session.", section="Session"
     )
+    # In the working directory, next to the data and the runs that it will be trained into.
     feedback: Path = setting(
         Path("feedback.jsonl"),
         help="File that /good, /bad and /edit append to, for `prepare(feedback=FILE)`.",

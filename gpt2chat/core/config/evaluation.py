@@ -22,12 +22,14 @@ class EvalConfig(Settings):
         section="Models",
         metavar="MODEL",
     )
+    # Folders are measured apart: one figure over several would depend on their sizes.
     data: tuple[str, ...] = setting(
         ("data",),
         help="Folder that `prepare()` wrote, with held-out rows. Several are measured one by one.",
         section="Data",
         metavar="FOLDER",
     )
+    # Drawn by the text of a sample, so that models are compared on the same ones.
     limit: int | None = setting(
         None,
         help="Score at most this many replies, reference conversations and pairs, the same for "

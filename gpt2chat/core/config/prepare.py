@@ -113,9 +113,12 @@ class PrepareConfig(Settings):
     streaming: bool = setting(
         False, help="Read Hub data sets as they download, without a local copy.", section="Sources"
     )
+    # GPT-2 was trained on English text, and its tokens are made for it.
     lang: str = setting(
         "en", help="Language of OASST1 to keep, or all.", section="Selection", metavar="LANGUAGE"
     )
+    # Trained on all replies, the starter's perplexity was 0.9 lower than on the best-ranked ones:
+    # more replies beat better replies (docs/log.md, 2026-11-25).
     oasst1_rank: Rank = setting(
         "all",
         help="Keep all replies of OASST1, or only the best-ranked reply to each message.",
@@ -133,11 +136,14 @@ class PrepareConfig(Settings):
         section="Selection",
         metavar="NAME=WEIGHT[:CAP]",
     )
+    # A near-duplicate in the validation split would let a model score by what it has learned by
+    # heart.
     dedup: Dedup = setting(
         "near",
         help="Remove no duplicates, exact duplicates, or near-duplicates too.",
         section="Selection",
     )
+    # For sources without a split of their own, such as Alpaca: sft validates on held-out rows.
     holdout: float = setting(
         0.05,
         help="Share of a source to hold out for validation if it has no validation split.",
@@ -145,6 +151,7 @@ class PrepareConfig(Settings):
         ge=0,
         le=1,
     )
+    # GPT-2's window. A longer sample loses its oldest turns, as a chat does.
     max_length: int = setting(
         1024,
         help="Longest sample, in tokens.",
@@ -152,6 +159,7 @@ class PrepareConfig(Settings):
         aliases=("max_seq_length",),
         ge=64,
     )
+    # Most public data sets have some broken records, so these are counted and left out by default.
     strict: bool = setting(
         False, help="Stop at the first record that cannot be used.", section="Selection"
     )
@@ -190,7 +198,8 @@ class PrepareConfig(Settings):
                 "`cluster` has workers of its own. Leave out `workers`.", setting="cluster"
             )
         for share in self.mix:
-            parse_share(share)
+            parse_share(share)  # raises; whether the source exists is known later
+        # Replaced silently, a source that the user named would be missing without a word.
         named = (self.oasst1, self.alpaca, self.ultrafeedback)
         standard = (PrepareConfig.oasst1, PrepareConfig.alpaca, PrepareConfig.ultrafeedback)
         if self.sample and self.only:

@@ -30,6 +30,7 @@ def parse_json(text: str) -> Any:
 
 def is_too_deep(value: object) -> bool:
     """Return whether a value has more than `DEEPEST` levels of lists and objects."""
+    # Level by level: a recursive walk would run out of the stack that it is to protect.
     level = [value]
     for _ in range(DEEPEST):
         inner: list[object] = []

@@ -25,6 +25,7 @@ END_OF_TURN = "<|eot_id|>"
 START_CONTEXT = "<|start_context|>"
 END_CONTEXT = "<|end_context|>"
 
+# Padding has a token of its own: if it were the end token, a model would never learn to stop.
 SPECIAL_TOKENS = (BOS, PAD, START_HEADER, END_HEADER, END_OF_TURN, START_CONTEXT, END_CONTEXT)
 """Added to GPT-2's 50,257 tokens in this order, so their ids are 50257 to 50263."""
 
@@ -67,6 +68,7 @@ def render(conversation: Conversation) -> list[Span]:
     the beginning of the spans of every sample made from it.
     """
     spans = [Span(BOS, control=True), *turn("system", conversation.system)]
+    # Without either there is no block: an empty one would be two tokens to learn for nothing.
     document, history = conversation.document, conversation.history
     if document or history:
         spans.append(Span(START_CONTEXT, control=True))
@@ -76,7 +78,7 @@ def render(conversation: Conversation) -> list[Span]:
             spans += turn(message.role, message.content)
         spans.append(Span(END_CONTEXT, control=True))
     spans += turn("user", conversation.user.content)
-    if conversation.reply is None:
+    if conversation.reply is None:  # the model writes what follows the header
         spans += _header("assistant")
     else:
         spans += turn("assistant", conversation.reply.content, trained=True)

@@ -132,6 +132,7 @@ def encode(spans: Iterable[Span]) -> Encoded:
     """Return the ids of rendered spans, each span encoded on its own."""
     ids: list[int] = []
     prompt_length = 0
+    # Each span on its own, so that the ids of a prompt are the beginning of its sample's.
     for text, control, trained in spans:
         if control:
             ids.append(SPECIAL_IDS[text])
