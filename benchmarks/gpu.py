@@ -57,7 +57,7 @@ class Sizes:
     """Lengths of prompts that are new to the decoder."""
 
 
-FULL = Sizes(1652, 570, 40, 40, 160, (64, 700), (1, 2, 4, 8, 16, 32, 64), tuple(range(201, 209)))
+FULL = Sizes(1652, 570, 40, 40, 160, (64, 580), (1, 2, 4, 8, 16, 32, 64), tuple(range(201, 209)))
 DRY = Sizes(4, 2, 2, 2, 2, (8,), (1, 2), (5, 6))
 
 
@@ -128,9 +128,18 @@ def describe_machine(asked: Asked) -> Row:
 
 
 def train_by_command(
-    asked: Asked, command: str, *, compiled: bool = True, dropout: float | None = None
+    asked: Asked,
+    command: str,
+    *,
+    compiled: bool = True,
+    dropout: float | None = None,
+    share: int = 1,
 ) -> Row:
-    """Run what `gpt2chat sft` or `orpo` runs, with its own clock, metrics and saving."""
+    """Run what `gpt2chat sft` or `orpo` runs, with its own clock, metrics and saving.
+
+    Args:
+        share: Divide the epochs by this.
+    """
     from gpt2chat.core.config.training import OrpoConfig, SftConfig
     from gpt2chat.core.training.memory import peak_memory
     from gpt2chat.core.training.train import train
@@ -143,7 +152,8 @@ def train_by_command(
             "dropout": dropout, "eval_samples": 0, "evals": 1,
         }  # fmt: skip
         if command == "sft":
-            result = train(SftConfig(limit=sizes.samples, epochs=sizes.epochs, **common))
+            epochs = max(2, sizes.epochs // share)
+            result = train(SftConfig(limit=sizes.samples, epochs=epochs, **common))
         else:
             # Twice as many sequences as SFT has: half the epochs are as many steps.
             epochs = sizes.epochs // 2
@@ -183,7 +193,7 @@ def eager_rows(asked: Asked) -> Iterator[Row]:
     """Train uncompiled, with PyTorch's log-softmax and with the Triton kernels'."""
     for name in ("PyTorch's head", "Triton's head"):
         used = use_kernels(name.startswith("Triton"), asked.device)
-        row = train_by_command(asked, "sft", compiled=False)
+        row = train_by_command(asked, "sft", compiled=False, share=3)
         yield {**row, "": f"gpt2chat sft, {name}{'' if used else ' (kernels not used)'}"}
 
 
@@ -284,7 +294,8 @@ def decode_row(asked: Asked, decoder: Any, prompt: int, batch: int = 1, **draw: 
     from gpt2chat.core.generation.graph import GraphLoop
 
     device, new = asked.device, asked.sizes.new
-    # The longest text of the loop needs no other graph than the first step's.
+    # Prompts and their replies end below 256 and 768 positions: the timed steps all run the graph
+    # that was captured before them.
     slots = decoder.with_slots(batch, prompt + new + 16)
     ids = list(range(1000, 1000 + prompt))
     with torch.inference_mode():

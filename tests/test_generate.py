@@ -285,6 +285,13 @@ def test_a_compiled_step_and_draw_are_a_graph_each_whatever_the_length(
     assert compiled_graphs() - before == 2
 
 
+def test_a_compiled_step_gets_each_layers_cache_as_memory_of_its_own():
+    """Parts of one tensor would be copied whole in each step: compiled code writes into no view."""
+    decoder = Decoder(tiny_model(), torch.float32).with_slots(2, 64)
+    memory = {cache.untyped_storage().data_ptr() for cache in decoder.caches}
+    assert len(memory) == len(decoder.blocks)
+
+
 def test_the_loop_of_a_device_stays_in_the_window_and_resumes_a_reply(
     starter: GPT2LMHeadModel,
 ):

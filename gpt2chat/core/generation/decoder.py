@@ -75,7 +75,9 @@ class Decoder:
         self.window = len(self.positions)
         self.norm = norm_of(weights, "ln_f")
         self.blocks = blocks_of(weights, dtype)
-        self.cache = self.make_cache(1)
+        self.caches = self.make_caches(1)
+        """Keys and values of each layer. They are tensors of their own and not parts of one:
+        compiled code writes into a tensor in place, but would copy the whole of a part."""
         self.compiled = False
         """Whether PyTorch compiles a step."""
         self._run_step: Callable[..., Tensor] = Decoder._step_scores
@@ -86,32 +88,25 @@ class Decoder:
         self._run_step = torch.compile(Decoder._step_scores, fullgraph=True)
 
     @property
-    def keys(self) -> Tensor:
-        """The cache's keys, shape (layers, slots, heads, positions, head width)."""
-        return self.cache[0]
-
-    @property
-    def values(self) -> Tensor:
-        """The cache's values, of the same shape."""
-        return self.cache[1]
+    def slots(self) -> int:
+        """Number of texts that the cache has room for."""
+        return self.caches[0].shape[1]
 
     def with_slots(self, slots: int, window: int) -> Self:
         """Return a decoder with the same weights and a cache of its own."""
         other = copy.copy(self)
         other.window = min(window, self.window)
-        other.cache = other.make_cache(slots)
+        other.caches = other.make_caches(slots)
         return other
 
-    def make_cache(self, slots: int) -> Tensor:
-        """Return empty keys and values, shape (2, layers, slots, heads, positions, head width).
+    def make_caches(self, slots: int) -> Sequence[Tensor]:
+        """Return an empty cache for each layer, shape (2, slots, heads, positions, head width).
 
-        They are one tensor, so that a step stores both with one kernel.
+        Keys and values are one tensor, so that a step stores both with one kernel.
         """
-        return torch.zeros(self._cache_shape(slots), dtype=self.dtype, device=self.device)
-
-    def _cache_shape(self, slots: int) -> tuple[int, ...]:
         width = self.tokens.shape[1] // self.heads
-        return (2, len(self.blocks), slots, self.heads, self.window, width)
+        shape = (2, slots, self.heads, self.window, width)
+        return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.blocks]
 
     @torch.inference_mode()
     def extend(self, ids: Sequence[int], start: int, slot: int = 0) -> Tensor:
@@ -124,7 +119,7 @@ class Decoder:
 
     def copy_beginning(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot to another one."""
-        for cache in (self.keys, self.values):
+        for cache in self.caches:
             cache[:, target, :, :length] = cache[:, source, :, :length]
 
     @torch.inference_mode()
@@ -148,7 +143,7 @@ class Decoder:
         if start and len(ids) > 1:
             mask = torch.ones(len(ids), end, dtype=torch.bool, device=self.device).tril(start)
         with attention_kernels(self.device):
-            for block, cache in zip(self.blocks, self.cache.unbind(1), strict=True):
+            for block, cache in zip(self.blocks, self.caches, strict=True):
                 qkv = block.split(x)
                 cache[:, slot, :, start:end] = qkv[1:, 0]
                 attended = F.scaled_dot_product_attention(
@@ -205,7 +200,7 @@ class Decoder:
         """
         x = self._embed(tokens[:, None], positions[:, None])
         length = mask.shape[-1]
-        for block, cache in zip(self.blocks, self.cache.unbind(1), strict=True):
+        for block, cache in zip(self.blocks, self.caches, strict=True):
             qkv = block.split(x)
             # Indices with a slice between them come first: (slots, 2, heads, head width).
             cache[:, slots, :, positions] = qkv[1:, :, :, 0].transpose(0, 1)

@@ -48,9 +48,7 @@ class FusedDecoder(Decoder):
         if len(tokens) > FEW_TEXTS:
             return super().step_tensors(tokens, positions, slots, length)
         x = self._embed(tokens, positions)
-        for block, layer, cache in zip(
-            self.blocks, self._layers, self.cache.unbind(1), strict=True
-        ):
+        for block, layer, cache in zip(self.blocks, self._layers, self.caches, strict=True):
             queries = triton_kernels.norm_qkv(
                 x, block.norm_1, *layer.qkv, self.eps, cache, slots, positions
             )

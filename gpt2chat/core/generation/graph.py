@@ -54,7 +54,7 @@ class GraphLoop:
             raise ValueError("n-grams can be forbidden on the CPU only")
         self.decoder = decoder
         self.sampling = draw_settings(sampling)
-        device, slots = decoder.device, decoder.keys.shape[1]
+        device, slots = decoder.device, decoder.slots
         self._slots = torch.arange(slots, device=device)
         self._token = torch.zeros(slots, dtype=torch.long, device=device)
         self._result = torch.zeros(slots, dtype=torch.long, device=device)

@@ -55,8 +55,13 @@ class Int8Decoder(Decoder):
         # When its threads start, numba lets OpenMP's other users have all cores again.
         torch.set_num_threads(threads)
 
-    def make_cache(self, slots: int) -> Tensor:
-        return torch.from_numpy(_zeros(self._cache_shape(slots), np.uint16)).view(torch.bfloat16)
+    def make_caches(self, slots: int) -> Sequence[Tensor]:
+        # The kernels read all layers' keys as one array, and their values as another.
+        width = self.tokens.shape[1] // self.heads
+        shape = (2, len(self.blocks), slots, self.heads, self.window, width)
+        numbers = _zeros(shape, np.uint16)  # numpy has no bfloat16
+        self._keys, self._values = numbers
+        return torch.from_numpy(numbers).view(torch.bfloat16).unbind(1)
 
     def extend(self, ids: Sequence[int], start: int, slot: int = 0) -> Tensor:
         if len(ids) > INT8_TOKENS:
@@ -83,15 +88,11 @@ class Int8Decoder(Decoder):
         scratch = np.empty((len(tokens) * self.heads, max(positions) + 1), np.float32)
         attended = torch.empty_like(x)
         out = attended.numpy()  # the same memory
-        for block, keys, values in zip(self.blocks, *self._cache(), strict=True):
+        for block, keys, values in zip(self.blocks, self._keys, self._values, strict=True):
             qkv = block.project(x).float().numpy()
             self._call(kernels.attend, qkv, keys, values, slot_array, position_array, scratch, out)
             x = block.finish(x, attended)
         return super().scores(x)
-
-    def _cache(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """Return keys and values in the type of the kernels: numpy has no bfloat16."""
-        return self.keys.view(torch.uint16).numpy(), self.values.view(torch.uint16).numpy()
 
     def along(self, ids: Sequence[int], start: int = 0, slot: int = 0) -> Tensor:
         # Never as matrix products: the scores are those that single steps give.
@@ -122,7 +123,8 @@ class Int8Decoder(Decoder):
         self._call(
             kernels.forward,
             self._weights,
-            *self._cache(),
+            self._keys,
+            self._values,
             x,
             np.asarray(slots),
             np.asarray(positions),

@@ -115,7 +115,7 @@ class Scheduler:
 
     def __init__(self, decoder: Decoder, slots: int = 16, kept: int = 1):
         self._decoder = decoder
-        self._slots = [Slot(index) for index in range(decoder.keys.shape[1])]
+        self._slots = [Slot(index) for index in range(decoder.slots)]
         self._most = slots
         self._kept = kept
         self._incoming: deque[Request] = deque()
@@ -360,7 +360,7 @@ class Scheduler:
     def _grow(self, slots: int) -> bool:
         """Move to a decoder with more slots, and return whether there is memory for it."""
         old = self._decoder
-        size = old.keys.nbytes // old.keys.shape[1] * 2 * slots
+        size = sum(cache.nbytes for cache in old.caches) // old.slots * slots
         try:
             if old.device.type == "cpu" and size > (
                 MEMORY_SHARE * psutil.virtual_memory().available
@@ -370,8 +370,8 @@ class Scheduler:
         except (MemoryError, OSError, torch.OutOfMemoryError):
             self._most = self._kept = len(self._slots)
             return False
-        new.keys[:, : len(self._slots)] = old.keys
-        new.values[:, : len(self._slots)] = old.values
+        for larger, cache in zip(new.caches, old.caches, strict=True):
+            larger[:, : len(self._slots)] = cache
         self._decoder = new
         self._slots += [Slot(index) for index in range(len(self._slots), slots)]
         return True

@@ -28,9 +28,9 @@ class _HeadLogps(torch.autograd.Function):
     """Head and log-softmax in one, so that the logits are never stored in float32.
 
     The logits stay in the dtype of the product from forward to backward, where their gradient
-    overwrites them chunk by chunk. So backward can run only once. On a GPU each chunk goes through
-    memory eight times; `kernels`, the module of Triton kernels, reads the logits once in each
-    direction.
+    overwrites them chunk by chunk. So backward can run only once. Each of PyTorch's operations on a
+    chunk goes through a GPU's memory; `kernels`, the module of Triton kernels, does so once each
+    way.
     """
 
     @staticmethod

@@ -318,6 +318,7 @@ def logits_gradient_(logits: Tensor, targets: Tensor, lses: Tensor, gradient: Te
     return logits
 
 
+@torch.no_grad()
 def check(device: torch.device) -> None:
     """Compare the kernels with PyTorch on a small layer and a small head.
 
@@ -325,6 +326,12 @@ def check(device: torch.device) -> None:
         RuntimeError: The results differ by more than rounding.
         Exception: Triton cannot compile the kernels for the device.
     """
+    # The first use may be in a training step, where PyTorch's products would be in bf16.
+    with torch.autocast(device.type, enabled=False):
+        _compare(device)
+
+
+def _compare(device: torch.device) -> None:
     random = torch.Generator(device).manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
