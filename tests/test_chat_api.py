@@ -5,10 +5,12 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from gpt2chat.api import TrainedModel
 from gpt2chat.core.chat.chat import Chat
 from gpt2chat.core.chat.model import ChatModel, load
 from gpt2chat.core.config.sampling import Sampling
@@ -55,6 +57,12 @@ def test_a_model_is_loaded_by_its_folder_and_answers_with_figures(tiny_folder: P
     assert (reply.finish_reason, reply.tokens, reply.left_window) == ("length", 6, 0)
     assert reply.prompt_tokens == len(encode_conversation(talk("Hello")))
     assert reply.tokens_per_second > 0
+
+
+def test_a_finished_run_is_loaded_by_its_path_and_not_by_how_it_prints(tiny_folder: Path):
+    result: Any = None
+    run = TrainedModel(tiny_folder, result)
+    assert load(run, device="cpu", precision="fp32").name == str(tiny_folder)
 
 
 def test_pieces_are_the_reply_that_ask_gives(chat: Chat):

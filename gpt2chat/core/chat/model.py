@@ -1,5 +1,6 @@
 """Load a model to talk with: chats, plain completions and log-probabilities."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    name: str | Path = "",
+    name: "str | os.PathLike[str]" = "",
     device: Device = "auto",
     precision: ChatPrecision = "auto",
     compile: Compile = "auto",
@@ -42,7 +43,7 @@ def load(
         NetworkError: The model cannot be downloaded from the Hub.
         HardwareError: The device is absent, or does not support the precision.
     """
-    chosen, _ = pick_model(str(name), ("sft", "orpo"))
+    chosen, _ = pick_model(os.fspath(name), ("sft", "orpo"))
     # This imports torch, so it waits until the name is known to be valid.
     from gpt2chat.core.generation.loading import load_generator
 
