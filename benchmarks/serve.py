@@ -1,6 +1,6 @@
 """Compare servers under load: gpt2chat, llama.cpp's server and `transformers serve`.
 
-    pip install xllamacpp gguf fastapi     # for the other two; what is missing is left out
+    pip install xllamacpp gguf "transformers[serving]"     # for the other two
     python benchmarks/serve.py
     python benchmarks/serve.py --clients 1 16 --turns 2 --servers gpt2chat llama.cpp
 
@@ -34,6 +34,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2chat.core.model.checkpoint import save_model
 from gpt2chat.core.model.load import load_model, set_ids
+from gpt2chat.core.model.weights import weights_of
 from gpt2chat.core.text.tokens import STOP_IDS, VOCAB
 
 QUESTIONS = (
@@ -93,14 +94,14 @@ def command(server: str, folder: Path, port: int, most: int, threads: int) -> li
     if server == "llama.cpp":
         file = folder.parent / "model.gguf"
         if not file.exists():
-            from gpt2chat.api import export
+            from gpt2chat.core.export.gguf_file import write_gguf
 
-            export(to="gguf", model=folder, out=folder.parent / "gguf")
-            (file,) = (folder.parent / "gguf").glob("*.gguf")
+            weights = weights_of(load_model(str(folder)))
+            write_gguf(weights, file, "q8_0", "benchmark", None)
         return [python, "-c", LLAMA, str(file), str(port), str(most), str(threads)]
-    name = str(Path(python).parent / "transformers")
+    main = "from transformers.cli.transformers import main; main()"
     run = ["serve", str(folder), "--port", str(port), "--device", "cpu", "--dtype", "bfloat16"]
-    return [name, *run, "--continuous-batching"]
+    return [python, "-c", main, *run, "--continuous-batching"]
 
 
 @contextmanager
