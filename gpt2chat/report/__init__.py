@@ -14,6 +14,7 @@ from gpt2chat.report.chat import (
 from gpt2chat.report.console import note, say, show_error, show_json, sign
 from gpt2chat.report.context import show_context
 from gpt2chat.report.evaluation import evaluation_progress, show_evaluation
+from gpt2chat.report.evaluation_page import write_page
 from gpt2chat.report.export import show_export
 from gpt2chat.report.prepare import show_prepare
 from gpt2chat.report.progress import prepare_progress
@@ -56,4 +57,5 @@ __all__ = [
     "step_line",
     "training_progress",
     "visible",
+    "write_page",
 ]

@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ from gpt2chat.core.model.device import device_name, pick_autocast, pick_device
 from gpt2chat.core.model.flops import flops_per_token, parameters
 from gpt2chat.core.model.load import load_model
 from gpt2chat.core.model.names import ModelFolder, resolve_model
-from gpt2chat.core.text.tokens import encode_conversation
+from gpt2chat.core.text.tokens import decode, encode_conversation
 
 Progress = Callable[[int, int, str], None]
 """Called with the amount of work done, the total, and the name of that work."""
@@ -213,6 +214,23 @@ def _measure(
             questions,
         )
         statistics[first] |= of_replies
+        # The sampler's own probabilities depend on its rules and on the precision of a chat.
+        prompt_ids += materials[first].prompt_ids
+        answers = [
+            ([*prompt, *text.ids], len(prompt))
+            for prompt, text in zip(prompt_ids, generated.texts, strict=True)
+        ]
+        report = progress_of("tokens of replies scored")
+        of_tokens = token_losses(model, answers, report, autocast=autocast, memo=memo, facts=facts)
+        texts = tuple(
+            replace(
+                text,
+                tokens=tuple(decode([token]) for token in text.ids),
+                probabilities=tuple(np.exp(-losses.astype(np.float64)).round(4).tolist()),
+            )
+            for text, losses in zip(generated.texts, of_tokens, strict=True)
+        )
+        generated = replace(generated, texts=texts)
     # At the full window attention costs the most, so this is the highest cost of a token.
     context = model.config.n_positions
     result = ModelResult(

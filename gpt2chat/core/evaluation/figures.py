@@ -40,37 +40,191 @@ class Figure:
     """Decimal places to show."""
     better: Literal["lower", "higher", ""]
     """Direction of improvement; empty if the figure has none."""
+    meaning: str
+    """How it is computed, in one line."""
 
 
 FIGURES: dict[str, Figure] = {
-    "perplexity": Figure("perplexity of replies", "replies", 2, "lower"),
-    "perplexity_turn_1": Figure("· first reply", "replies", 2, "lower"),
-    "perplexity_turn_2": Figure("· second reply", "replies", 2, "lower"),
-    "perplexity_turn_3": Figure("· third reply or later", "replies", 2, "lower"),
-    "perplexity_token_1": Figure("· tokens 1 to 16 of a reply", "replies", 2, "lower"),
-    "perplexity_token_17": Figure("· tokens 17 to 64", "replies", 2, "lower"),
-    "perplexity_token_65": Figure("· tokens 65 to 256", "replies", 2, "lower"),
-    "perplexity_token_257": Figure("· tokens from 257 on", "replies", 2, "lower"),
-    "loss": Figure("loss, nats per token", "replies", 3, "lower"),
-    "bits_per_byte": Figure("bits per byte", "replies", 3, "lower"),
-    "reference_perplexity": Figure("reference construction", "conversations", 2, "lower"),
-    "perplexity_rolling": Figure("long conversations, rolling", "conversations", 2, "lower"),
-    "perplexity_strided": Figure("long conversations, strided", "conversations", 2, "lower"),
-    "preference_accuracy": Figure("preference accuracy", "pairs", 3, "higher"),
-    "preference_margin": Figure("margin, nats per token", "pairs", 3, "higher"),
-    "preference_accuracy_sum": Figure("accuracy, summed log p", "pairs", 3, "higher"),
-    "preference_accuracy_controlled": Figure("accuracy at equal length", "pairs", 3, "higher"),
-    "preference_accuracy_similar": Figure("accuracy, similar length", "pairs", 3, "higher"),
-    "preference_longer": Figure("longer reply preferred", "pairs", 3, ""),
-    "preference_log_odds": Figure("margin in log odds", "pairs", 3, "higher"),
-    "reply_stopped": Figure("replies that end", "replies", 3, "higher"),
-    "reply_empty": Figure("empty replies", "replies", 3, "lower"),
-    "reply_endless": Figure("replies cut in a loop", "replies", 3, "lower"),
-    "reply_tokens": Figure("tokens in a reply, mean", "replies", 1, ""),
-    "reply_repetition": Figure("4-grams repeated", "replies", 3, "lower"),
-    "reply_loop": Figure("longest loop, tokens", "replies", 1, "lower"),
-    "reply_self_bleu": Figure("self-BLEU", "replies", 3, "lower"),
-    "reply_constraints": Figure("instructions kept", "questions", 3, "higher"),
+    "perplexity": Figure(
+        "perplexity of replies",
+        "replies",
+        2,
+        "lower",
+        "exp(Σ loss / Σ tokens) over the replies; the end of turn counts",
+    ),
+    "perplexity_turn_1": Figure(
+        "· first reply",
+        "replies",
+        2,
+        "lower",
+        "perplexity of the replies that are the first of their conversation",
+    ),
+    "perplexity_turn_2": Figure(
+        "· second reply",
+        "replies",
+        2,
+        "lower",
+        "perplexity of the second replies of their conversations",
+    ),
+    "perplexity_turn_3": Figure(
+        "· third reply or later",
+        "replies",
+        2,
+        "lower",
+        "perplexity of all later replies of their conversations",
+    ),
+    "perplexity_token_1": Figure(
+        "· tokens 1 to 16 of a reply",
+        "replies",
+        2,
+        "lower",
+        "perplexity of the first 16 tokens of each reply",
+    ),
+    "perplexity_token_17": Figure(
+        "· tokens 17 to 64",
+        "replies",
+        2,
+        "lower",
+        "perplexity of the tokens 17 to 64 of each reply",
+    ),
+    "perplexity_token_65": Figure(
+        "· tokens 65 to 256",
+        "replies",
+        2,
+        "lower",
+        "perplexity of the tokens 65 to 256 of each reply",
+    ),
+    "perplexity_token_257": Figure(
+        "· tokens from 257 on",
+        "replies",
+        2,
+        "lower",
+        "perplexity of the tokens from 257 on of each reply",
+    ),
+    "loss": Figure(
+        "loss, nats per token", "replies", 3, "lower", "Σ loss / Σ tokens over the replies"
+    ),
+    "bits_per_byte": Figure(
+        "bits per byte",
+        "replies",
+        3,
+        "lower",
+        "Σ loss / (ln 2 · Σ UTF-8 bytes) of the replies without the end of turn",
+    ),
+    "reference_perplexity": Figure(
+        "reference construction",
+        "conversations",
+        2,
+        "lower",
+        "the reference project's figure: mean over conversations of exp(mean loss)",
+    ),
+    "perplexity_rolling": Figure(
+        "long conversations, rolling",
+        "conversations",
+        2,
+        "lower",
+        "perplexity of last replies in too long conversations, as a chat sees them",
+    ),
+    "perplexity_strided": Figure(
+        "long conversations, strided",
+        "conversations",
+        2,
+        "lower",
+        "the same tokens in the whole text, with half a window before them or more",
+    ),
+    "preference_accuracy": Figure(
+        "preference accuracy",
+        "pairs",
+        3,
+        "higher",
+        "share of pairs with mean log p(chosen) > mean log p(rejected)",
+    ),
+    "preference_margin": Figure(
+        "margin, nats per token",
+        "pairs",
+        3,
+        "higher",
+        "mean of mean log p(chosen) - mean log p(rejected)",
+    ),
+    "preference_accuracy_sum": Figure(
+        "accuracy, summed log p",
+        "pairs",
+        3,
+        "higher",
+        "the same as preference accuracy with Σ log p",
+    ),
+    "preference_accuracy_controlled": Figure(
+        "accuracy at equal length",
+        "pairs",
+        3,
+        "higher",
+        "a in the least-squares line outcome = a + b · difference in length",
+    ),
+    "preference_accuracy_similar": Figure(
+        "accuracy, similar length",
+        "pairs",
+        3,
+        "higher",
+        "accuracy of pairs whose replies differ by less than 20 % in length",
+    ),
+    "preference_longer": Figure(
+        "longer reply preferred",
+        "pairs",
+        3,
+        "",
+        "share of pairs whose longer reply has the higher mean log p",
+    ),
+    "preference_log_odds": Figure(
+        "margin in log odds",
+        "pairs",
+        3,
+        "higher",
+        "mean difference of log P/(1 - P), with log P = mean log p of a reply",
+    ),
+    "reply_stopped": Figure(
+        "replies that end",
+        "replies",
+        3,
+        "higher",
+        "share of generated replies that the model ends itself, within 128 tokens",
+    ),
+    "reply_empty": Figure(
+        "empty replies", "replies", 3, "lower", "share of generated replies without any text"
+    ),
+    "reply_endless": Figure(
+        "replies cut in a loop",
+        "replies",
+        3,
+        "lower",
+        "share of generated replies that repeat themselves where they are cut",
+    ),
+    "reply_tokens": Figure(
+        "tokens in a reply, mean", "replies", 1, "", "mean length of generated replies"
+    ),
+    "reply_repetition": Figure(
+        "4-grams repeated",
+        "replies",
+        3,
+        "lower",
+        "share of 4-grams of tokens that occur earlier in the same reply",
+    ),
+    "reply_loop": Figure(
+        "longest loop, tokens",
+        "replies",
+        1,
+        "lower",
+        "mean length of the longest passage that is one piece three times or more in a row",
+    ),
+    "reply_self_bleu": Figure(
+        "self-BLEU", "replies", 3, "lower", "mean BLEU-4 of each generated reply against all others"
+    ),
+    "reply_constraints": Figure(
+        "instructions kept",
+        "questions",
+        3,
+        "higher",
+        "share of the checks, such as at most ten words, that replies fulfil",
+    ),
 }
 """All figures, in display order, without those of one source."""
 

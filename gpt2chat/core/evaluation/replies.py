@@ -32,6 +32,12 @@ class ReplyText:
     text: str
     end: Literal["end of turn", "limit", "window"]
     """Why it ended: by the model, at `MAX_NEW_TOKENS`, or at the model's last position."""
+    ids: tuple[int, ...]
+    """Its token ids, without the end of turn."""
+    tokens: tuple[str, ...] = ()
+    """The texts of these tokens."""
+    probabilities: tuple[float, ...] = ()
+    """The probability of each token, without any rule of sampling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ def measure_replies(
             memo.add([(key, content)])
         for reply_ids, text, end in json.loads(content):
             ids.append(tuple(reply_ids))
-            texts.append(ReplyText(text, end))
+            texts.append(ReplyText(text, end, tuple(reply_ids)))
     on_progress(len(prompts), len(prompts))
     ended = np.array([text.end == "end of turn" for text in texts])
     loops = [longest_loop(reply) for reply in ids]
