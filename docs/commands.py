@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).with_name("commands.md")
-COMMANDS = ("", "prepare", "sft", "orpo", "eval", "chat", "telegram", "export", "runs")
+COMMANDS = ("", "prepare", "sft", "orpo", "eval", "chat", "serve", "telegram", "export", "runs")
 
 HEAD = """\
 # Commands

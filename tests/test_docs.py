@@ -75,9 +75,18 @@ def test_links_between_pages_lead_somewhere(page: Path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_flag_in_the_pages_is_one_that_the_program_has(page: Path):
     known = set(re.findall(r"--[a-z0-9][a-z0-9-]+", all_help()))
-    # torchrun's, pip's, accelerate's, llama.cpp's and systemd's; then those of scripts.
+    # torchrun's, pip's, accelerate's, llama.cpp's, systemd's, Docker's, vLLM's, llm's and
+    # lm_eval's; then those of scripts.
     foreign = {"--nproc-per-node", "--constraint", "--config_file", "--presence-penalty"}
-    foreign |= {"--user", "--now"}
+    foreign |= {
+        "--user",
+        "--now",
+        "--create-home",
+        "--chown",
+        "--extra-index-url",
+        "--no-cache-dir",
+    }
+    foreign |= {"--generation-config", "--key", "--max-model-len", "--tasks"}
     for file in (*ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*.py")):
         text = file.read_text(encoding="utf-8")
         foreign |= set(re.findall(r'add_argument\("(--[a-z-]+)"', text))
