@@ -1,7 +1,7 @@
 """Compare servers under load: gpt2chat, llama.cpp's server and `transformers serve`.
 
     pip install xllamacpp gguf "transformers[serving]"     # for the other two
-    python benchmarks/serve.py
+    GOMP_SPINCOUNT=1000 python benchmarks/serve.py     # as the command line sets it, for `engine`
     python benchmarks/serve.py --clients 1 16 --turns 2 --servers gpt2chat llama.cpp
 
 All servers have GPT-2 124M's shape with drawn weights (or `--model`), the same threads, and the
