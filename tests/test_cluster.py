@@ -29,7 +29,7 @@ def cluster() -> Iterator[Any]:
 
 
 def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(cluster: Any, tmp_path: Path):
-    given = {**many_chunks(tmp_path), "oasst1": "off", "ultrafeedback": "off"}
+    given: dict[str, Any] = {**many_chunks(tmp_path), "oasst1": "off", "ultrafeedback": "off"}
     alone = prepare(PrepareConfig(**given, workers=1, out=tmp_path / "alone"))
     with Client(cluster.scheduler_address, set_as_default=False) as client:
         before: Any = client.run(os.getpid)

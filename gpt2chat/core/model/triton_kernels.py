@@ -6,11 +6,12 @@ the log-probabilities of a training step's targets, and the gradient. Importing 
 Triton.
 """
 
-# Triton reads the kernels' source: their arguments have no types that pyright knows. It may be
-# missing, too, where PyTorch is built for CPUs.
+# Triton reads the kernels' source, and a launch takes more arguments than the function has: neither
+# has types that pyright knows. It may be missing, too, where PyTorch is built for CPUs.
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
 # pyright: reportMissingParameterType=false, reportUntypedFunctionDecorator=false
 # pyright: reportUnknownLambdaType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportArgumentType=false
 
 import torch
 import torch.nn.functional as F
