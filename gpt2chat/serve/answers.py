@@ -38,7 +38,8 @@ class Engine:
     def __init__(self, generator: "Generator"):
         self.generator = generator
         self.scheduler = generator.scheduler
-        self._work = threading.Event()
+        self.work = threading.Event()
+        """Set when the passes have something to look at, such as a request that was cancelled."""
         self._news = deque[tuple[Answer, Delta | Exception]]()
         """What passes have added and the event loop has not been given."""
         threading.Thread(target=self._run, name="gpt2chat", daemon=True).start()
@@ -47,22 +48,19 @@ class Engine:
         """Let the passes include requests. Returns at once."""
         for request in requests:
             self.scheduler.submit(request)
-        self._work.set()
-
-    def wake(self) -> None:
-        """Let the passes notice that requests have been cancelled."""
-        self._work.set()
+        self.work.set()
 
     def tell(self, answer: "Answer", news: Delta | Exception) -> None:
         """Hand something to the event loop after the pass that is running."""
         self._news.append((answer, news))
         # The pass may have been run by another thread, which shares the model.
-        self._work.set()
+        self.work.set()
 
     def _run(self) -> None:
         while True:
-            self._work.wait()
-            self._work.clear()
+            self.work.wait()
+            # Before the work and not after it: what is submitted meanwhile must not be missed.
+            self.work.clear()
             while self.scheduler.step() or self._news:
                 # One call for each event loop, whatever the number of replies.
                 news = [self._news.popleft() for _ in range(len(self._news))]
@@ -130,7 +128,7 @@ class Answer:
         """End the replies before the next pass, if they have not ended."""
         for request in self._requests:
             request.cancelled = True
-        self._engine.wake()
+        self._engine.work.set()
 
 
 class _Listener:

@@ -47,11 +47,14 @@ def create_app(settings: ServeConfig, models: Models, key: str | None = None) ->
     metrics = Metrics(models)
     service = Service(settings, models, metrics)
     routes = [
-        Route("/", service.page),
-        Route("/health", service.health),
+        Route("/", page_response),
+        # A response is an ASGI application, too. Without `methods`, Starlette would let those
+        # answer any method.
+        Route("/health", JSONResponse({"status": "ok"}), methods=["GET"]),
         Route("/metrics", service.metrics),
-        Route("/v1/models", service.list_models),
-        Route("/v1/models/{name:path}", service.show_model),
+        Route("/v1/models", service.models),
+        # The name of a model may be a path, or an organisation and a name.
+        Route("/v1/models/{name:path}", service.models),
         Route("/v1/chat/completions", service.chat, methods=["POST"]),
         Route("/v1/completions", service.complete, methods=["POST"]),
         Route("/v1/window", service.window, methods=["POST"]),
@@ -73,13 +76,10 @@ def create_app(settings: ServeConfig, models: Models, key: str | None = None) ->
             expose_headers=["x-dropped-messages", "retry-after"],
         )
         middleware.insert(0, cors)
-    handlers: dict[Any, Any] = {
-        ApiError: show_api_error,
-        Gpt2ChatError: show_error,
-        HTTPException: show_http_error,
-        ClientDisconnect: show_nothing,
-        Exception: show_bug,
-    }
+    # Starlette looks for the most specific class. For `Exception` it runs the handler outside the
+    # middleware and raises the exception again, so that uvicorn logs a bug with its traceback.
+    kinds = (ApiError, Gpt2ChatError, HTTPException, ClientDisconnect, Exception)
+    handlers: dict[Any, Any] = dict.fromkeys(kinds, show_error)
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
 
@@ -93,21 +93,13 @@ class Service:
         self._feedback = Feedback(settings.feedback)
         self._writing = asyncio.Lock()
 
-    async def page(self, _: Request) -> Response:
-        """Send the chat page."""
-        return page_response()
-
-    async def health(self, _: Request) -> Response:
-        """Report that the server runs."""
-        return JSONResponse({"status": "ok"})
-
-    async def list_models(self, _: Request) -> Response:
-        """Send the list of models."""
-        return JSONResponse(self._models.as_list())
-
-    async def show_model(self, request: Request) -> Response:
-        """Send one model."""
-        return JSONResponse(self._models.as_dict(self._models.pick(request.path_params["name"])))
+    async def models(self, request: Request) -> Response:
+        """Send the model that the path names, or the list of models."""
+        if "name" in request.path_params:
+            name = self._models.pick(request.path_params["name"])
+            return JSONResponse(self._models.as_dict(name))
+        data = [self._models.as_dict(name) for name in self._models.names]
+        return JSONResponse({"object": "list", "data": data})
 
     async def chat(self, request: Request) -> Response:
         """Answer messages."""
@@ -258,26 +250,20 @@ async def while_connected(request: Request, work: Awaitable[Any]) -> Any:
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-async def show_api_error(_: Request, error: ApiError) -> Response:
-    """Send the error of a wrong request."""
-    return error.response
-
-
-async def show_error(_: Request, error: Gpt2ChatError) -> Response:
-    """Send an error that is not the client's."""
-    return ApiError(str(error), 500).response
-
-
-async def show_http_error(_: Request, error: HTTPException) -> Response:
-    """Send the error of a path or a method that does not exist."""
-    return ApiError(error.detail + ".", error.status_code, headers=error.headers).response
-
-
-async def show_nothing(_: Request, _error: Exception) -> Response:
-    """Answer a client that has gone away; nobody reads it."""
-    return Response(status_code=499)
-
-
-async def show_bug(_: Request, _error: Exception) -> Response:
-    """Send an error that is a bug. Its traceback goes to the terminal."""
-    return ApiError("The server failed. Its terminal shows why.", 500).response
+async def show_error(_: Request, error: Exception) -> Response:
+    """Send an error as OpenAI's API does, whatever raised it."""
+    match error:
+        case ApiError():
+            return error.response
+        case Gpt2ChatError():
+            # The request was right: the model's files are damaged, say, or the disk is full.
+            return ApiError(str(error), 500).response
+        case HTTPException():
+            # Starlette's own: the path or the method does not exist.
+            return ApiError(error.detail + ".", error.status_code, headers=error.headers).response
+        case ClientDisconnect():
+            # Nobody reads this answer. 499 is nginx's number for it, and tells the metrics.
+            return Response(status_code=499)
+        case _:
+            # A bug. Its traceback goes to the terminal.
+            return ApiError("The server failed. Its terminal shows why.", 500).response

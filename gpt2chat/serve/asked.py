@@ -69,7 +69,13 @@ def parse_chat(fields: Fields, window: int, defaults: Sampling, truncation: Trun
     """
     messages = parse_messages(fields)
     sampling = parse_sampling(fields, window, defaults, ("max_completion_tokens", "max_tokens"))
-    truncation = parse_truncation(fields, truncation)
+    match fields.text("truncation"):
+        case None:
+            pass
+        case "auto" | "disabled" as given:
+            truncation = given
+        case other:
+            raise fields.error("truncation", f"must be auto or disabled, not {other[:20]!r}")
     top = fields.whole("top_logprobs", 0, MOST_TOP)
     if fields.flag("logprobs"):
         top = top or 0
@@ -260,19 +266,6 @@ def check_length(texts: Sequence[str], window: int) -> None:
 def too_long(message: str, param: str) -> ApiError:
     """Return the error of a request that does not fit the window."""
     return ApiError(message, param=param, code="context_length_exceeded")
-
-
-def parse_truncation(fields: Fields, default: Truncation) -> Truncation:
-    """Return whether old turns may be dropped."""
-    match fields.text("truncation"):
-        case None:
-            return default
-        case "auto":
-            return "auto"
-        case "disabled":
-            return "disabled"
-        case other:
-            raise fields.error("truncation", f"must be auto or disabled, not {other[:20]!r}")
 
 
 def parse_sampling(

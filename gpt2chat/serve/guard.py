@@ -80,7 +80,13 @@ class Guard:
 
     def _check(self, headers: Headers, path: str, method: str) -> None:
         host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname if _is_authority(host) else None
+        try:
+            name = urlsplit(f"//{host}").hostname
+        except ValueError:
+            name = None
+        # `urlsplit` would read a name out of "localhost/x" and "x@localhost", too.
+        if set(host) & set("/?#@\\ "):
+            name = None
         if self._hosts and name not in self._hosts:
             raise ApiError(
                 f"This server does not answer as {host[:80]!r}. Start it with `--allow-host` and "
@@ -88,12 +94,16 @@ class Guard:
                 403,
             )
         origin = headers.get("origin")
-        if origin is not None and origin not in self._origins and _authority(origin) != host:
-            raise ApiError(
-                f"Pages of {origin[:80]!r} may not ask this server. Start it with `--cors-origin` "
-                "and that origin.",
-                403,
-            )
+        if origin is not None and origin not in self._origins:
+            # The server's own page has its host and port in both headers. A file and a sandboxed
+            # frame have the origin "null", which is nobody's.
+            scheme, separator, authority = origin.partition("://")
+            if not separator or scheme not in ("http", "https") or authority != host:
+                raise ApiError(
+                    f"Pages of {origin[:80]!r} may not ask this server. Start it with "
+                    "`--cors-origin` and that origin.",
+                    403,
+                )
         # A browser asks for permission without the key before it sends the request.
         if self._key is None or path in OPEN_PATHS or method == "OPTIONS":
             return
@@ -106,18 +116,3 @@ class Guard:
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
-
-
-def _is_authority(host: str) -> bool:
-    """Return whether a Host header is a name and a port, which `urlsplit` can read."""
-    try:
-        urlsplit(f"//{host}")
-    except ValueError:
-        return False
-    return not set(host) & set("/?#@\\ ")
-
-
-def _authority(origin: str) -> str | None:
-    """Return the host and port of an origin as a browser writes them into Host."""
-    scheme, separator, authority = origin.partition("://")
-    return authority if separator and scheme in ("http", "https") else None

@@ -73,13 +73,14 @@ class Models:
             return self._loaded[name]
 
     @property
+    def names(self) -> list[str]:
+        """The names of all models, the default one first."""
+        return list(self._folders)
+
+    @property
     def loaded(self) -> dict[str, Engine]:
         """The engines of the models that have been asked for."""
         return dict(self._loaded)
-
-    def as_list(self) -> dict[str, Any]:
-        """Return the models as `/v1/models` reports them."""
-        return {"object": "list", "data": [self.as_dict(name) for name in self._folders]}
 
     def as_dict(self, name: str) -> dict[str, Any]:
         """Return one model as `/v1/models` reports it."""

@@ -14,7 +14,7 @@ import random
 import secrets
 import sqlite3
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -119,11 +119,8 @@ class TelegramBot:
         self._settings = settings
         self._code = code
         self._timing = timing or Timing()
-
-        def note_without_token(text: str) -> None:
-            note(text.replace(bot.token, "[token]"))
-
-        self._note = note_without_token
+        # An error may quote the address of a call, and the token is a part of that.
+        self._note: Callable[[str], None] = lambda text: note(text.replace(bot.token, "[token]"))
         self._outgoing = Outgoing(bot, store, self._timing, self._note)
         self._allowed = {int(number) for number in settings.allow}
         self._lines: dict[int, asyncio.Task[None]] = {}
@@ -132,16 +129,6 @@ class TelegramBot:
         self._free = asyncio.Semaphore(settings.at_once)
         self._threads = ThreadPoolExecutor(settings.at_once, "gpt2chat-reply")
         self._streams: set[Stream] = set()
-        self._commands: dict[str, Callable[[Request, str], Awaitable[None]]] = {
-            "start": self._start,
-            "help": self._help,
-            "reset": self._reset,
-            "system": self._system,
-            "retry": self._retry,
-            "undo": self._undo,
-            "two": self._two,
-            "model": self._model,
-        }
 
     async def run(self) -> None:
         """Answer updates until cancelled.
@@ -277,30 +264,26 @@ class TelegramBot:
                 return
         command, text = update.command()
         if not self._may_talk(update):
-            self._admit(update, command, text)
+            # The comparison takes the same time wherever the two differ, so that nobody can find
+            # the code letter by letter.
+            right = hmac.compare_digest(text.encode(), self._code.encode())
+            if command == "start" and self._code and right:
+                self._store.join(update.chat)  # in a private chat, this is the user's number
+                self._say(update, GREETING)
+            elif command in ("start", "help") and update.private:
+                self._say(update, CLOSED.format(user=update.user))
+            else:
+                self._say(update, None)
         elif update.text is None:
             self._say(update, TEXT_ONLY)
-        elif command in self._commands:
-            await self._commands[command](request, text)
         elif command:
-            self._say(update, f"There is no command /{command}. See /help.")
+            await self._run_command(request, command, text)
         else:
             await self._reply(request, lambda chat: chat.stream(text))
 
     def _may_talk(self, update: Incoming) -> bool:
         known = bool(self._allowed & {update.user, update.chat})
         return known or self._store.is_member(update.user, update.chat)
-
-    def _admit(self, update: Incoming, command: str, text: str) -> None:
-        """Let a stranger join by the code; in private chats, say how it works."""
-        right = hmac.compare_digest(text.encode(), self._code.encode())
-        if command == "start" and self._code and right:
-            self._store.join(update.chat)  # in a private chat, this is the user's number
-            self._say(update, GREETING)
-        elif command in ("start", "help") and update.private:
-            self._say(update, CLOSED.format(user=update.user))
-        else:
-            self._say(update, None)
 
     def _say(
         self,
@@ -332,50 +315,51 @@ class TelegramBot:
         ]
         self._store.answer(update, unsent, state, refused=refused)
 
-    async def _start(self, request: Request, _text: str) -> None:
-        self._say(request.update, GREETING)
-
-    async def _help(self, request: Request, _text: str) -> None:
-        lines = [f"/{command}: {what}" for command, what in COMMANDS.items()]
-        self._say(request.update, "\n".join([ABOUT, "", *lines]))
-
-    async def _reset(self, request: Request, _text: str) -> None:
-        state = self._store.chat(request.update)
-        state.turns, state.retries = [], 0
-        self._say(request.update, "I have forgotten our conversation.", state=state)
-
-    async def _system(self, request: Request, text: str) -> None:
-        state = self._store.chat(request.update)
-        if not text:
-            prompt = self._chat(state).session.system
-            text = f"The system prompt is: {prompt}\n/system default restores the usual one."
-            self._say(request.update, text)
-            return
-        state.system = None if text.lower() == "default" else text
-        self._chat(state)  # raises DataError if the prompt is too long
-        self._say(request.update, "The system prompt is set.", state=state)
-
-    async def _model(self, request: Request, text: str) -> None:
-        state, names = self._store.chat(request.update), list(self._models)
-        choices = {**{name: name for name in names}, **{str(n): m for n, m in enumerate(names, 1)}}
-        if text in choices:
-            state.model = choices[text]
-            self._say(request.update, f"{state.model} answers from now on.", state=state)
-            return
-        used = self._name(state)
-        lines = [f"{n}. {m}{' (answers now)' * (m == used)}" for n, m in enumerate(names, 1)]
-        wrong = [f"There is no model {text}."] if text else []
-        self._say(request.update, "\n".join([*wrong, *lines]))
-
-    async def _undo(self, request: Request, _text: str) -> None:
-        state = self._store.chat(request.update)
-        chat = self._chat(state)
-        chat.undo()
-        state.turns, state.retries = _turns(chat), 0
-        self._say(request.update, "I have taken your latest message back.", state=state)
-
-    async def _retry(self, request: Request, _text: str) -> None:
-        await self._reply(request, lambda chat: chat.stream_retry())
+    async def _run_command(self, request: Request, command: str, text: str) -> None:
+        """Carry out a command of somebody who may talk to the bot."""
+        update = request.update
+        state = self._store.chat(update)
+        match command:
+            case "start":
+                self._say(update, GREETING)
+            case "help":
+                lines = [f"/{name}: {what}" for name, what in COMMANDS.items()]
+                self._say(update, "\n".join([ABOUT, "", *lines]))
+            case "reset":
+                state.turns, state.retries = [], 0
+                self._say(update, "I have forgotten our conversation.", state=state)
+            case "undo":
+                chat = self._chat(state)
+                chat.undo()
+                state.turns, state.retries = _turns(chat), 0
+                self._say(update, "I have taken your latest message back.", state=state)
+            case "retry":
+                await self._reply(request, lambda chat: chat.stream_retry())
+            case "two":
+                await self._two(request, text)
+            case "system" if not text:
+                prompt = self._chat(state).session.system
+                text = f"The system prompt is: {prompt}\n/system default restores the usual one."
+                self._say(update, text)
+            case "system":
+                state.system = None if text.lower() == "default" else text
+                self._chat(state)  # raises DataError if the prompt is too long
+                self._say(update, "The system prompt is set.", state=state)
+            case "model":
+                numbered = {str(at): name for at, name in enumerate(self._models, 1)}
+                # Somebody types the number that the list shows, or the whole name.
+                choices = {**{name: name for name in self._models}, **numbered}
+                if text in choices:
+                    state.model = choices[text]
+                    self._say(update, f"{state.model} answers from now on.", state=state)
+                    return
+                used = self._name(state)
+                lines = [f"There is no model {text}."] if text else []
+                for at, name in numbered.items():
+                    lines.append(f"{at}. {name}{' (answers now)' * (name == used)}")
+                self._say(update, "\n".join(lines))
+            case _:
+                self._say(update, f"There is no command /{command}. See /help.")
 
     async def _reply(self, request: Request, begin: "Callable[[Chat], Stream]") -> None:
         """Answer with the model, and put buttons for a rating below."""
@@ -401,12 +385,14 @@ class TelegramBot:
         for at, chat in enumerate(chats):
             own = seed if others else seed + at * TWO
             chat.sampling = dataclasses.replace(chat.sampling, seed=own)
-
-        def ask_all(shown: Progress) -> "list[Reply]":
-            streams = (chat.stream(text) if text else chat.stream_retry() for chat in chats)
-            return [self._read(stream, shown) for stream in streams]
-
-        replies = await self._generate(request, ask_all)
+        # Both share one place at the model, so the second begins once the first has been read.
+        replies = await self._generate(
+            request,
+            lambda shown: [
+                self._read(chat.stream(text) if text else chat.stream_retry(), shown)
+                for chat in chats
+            ],
+        )
         # Until the vote, the first answer is the one that counts.
         state.turns, state.retries = _turns(chats[0]), chats[0].retries
         if replies[0].text == replies[1].text:
@@ -487,7 +473,16 @@ class TelegramBot:
             (reply,) = replies
             thanks = "You said so before." if reply.rating == kind else "Thank you."
             if reply.rating != kind:
-                self._rate(update, reply, kind)
+                feedback = Feedback(self._settings.feedback)
+                # A new process has forgotten earlier ratings, and a good and a bad reply to one
+                # prompt make a pair.
+                for other in self._store.rated(update, reply):
+                    if other.rating in ("good", "bad"):
+                        good = other.rating == "good"
+                        feedback.recall(other.prompt, other.text, good=good, cut=other.cut)
+                rate = feedback.good if kind == "good" else feedback.bad
+                rate(reply.prompt, reply.text, cut=reply.cut)
+                self._store.rate({reply.id: kind})
         elif any(reply.rating for reply in replies):
             thanks = "You have voted before."
         elif kind == "same":
@@ -505,16 +500,6 @@ class TelegramBot:
                 await self._outgoing.try_once(
                     EditMessageReplyMarkup(chat_id=update.chat, message_id=update.message)
                 )
-
-    def _rate(self, update: Incoming, reply: Rateable, rating: str) -> None:
-        feedback = Feedback(self._settings.feedback)
-        for other in self._store.rated(update, reply):
-            if other.rating in ("good", "bad"):
-                good = other.rating == "good"
-                feedback.recall(other.prompt, other.text, good=good, cut=other.cut)
-        rate = feedback.good if rating == "good" else feedback.bad
-        rate(reply.prompt, reply.text, cut=reply.cut)
-        self._store.rate({reply.id: rating})
 
     def _vote(self, update: Incoming, best: Rateable, other: Rateable) -> ChatState | None:
         """Write a vote; return the chat with the better answer, unless it has gone on since."""

@@ -7,6 +7,8 @@ LONGEST = 4096
 """Most UTF-16 code units of a message, which is how Telegram counts."""
 # From the best place to the worst: after a paragraph, a line, a sentence, a word.
 PLACES = [re.compile(pattern) for pattern in (r"\n\s*\n", r"\n", r"[.!?…]['\")\]]*\s", r"\s")]
+# Characters that change the one before them: accents, variation selectors, the joiner, skin tones.
+CONTINUES = re.compile("[\u0300-\u036f\ufe00-\ufe0f\u200d\U0001f3fb-\U0001f3ff]")
 
 
 def units(text: str) -> int:
@@ -37,20 +39,10 @@ def split(text: str, most: int = LONGEST) -> Iterator[str]:
                 break
         else:
             # A mark, a joiner or a modifier belongs to the character before it.
-            while cut > 1 and _continues(text[cut]):
+            while cut > 1 and CONTINUES.match(text[cut]):
                 cut -= 1
             cut = cut if cut > 1 else end
         yield text[:cut].rstrip()
         text = text[cut:].lstrip()
     if text:
         yield text
-
-
-def _continues(char: str) -> bool:
-    """Return whether a character changes the one before it, such as an accent or a skin tone."""
-    return (
-        "\u0300" <= char <= "\u036f"
-        or "\ufe00" <= char <= "\ufe0f"
-        or char == "\u200d"
-        or "\U0001f3fb" <= char <= "\U0001f3ff"
-    )

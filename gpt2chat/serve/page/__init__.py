@@ -5,6 +5,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from gpt2chat.serve.errors import ApiError
@@ -12,8 +13,8 @@ from gpt2chat.serve.errors import ApiError
 FILE = Path(__file__).parent / "index.html"
 
 
-def page_response() -> HTMLResponse:
-    """Return the page.
+async def page_response(_: Request) -> HTMLResponse:
+    """Send the page.
 
     Raises:
         ApiError: This installation has no page.
