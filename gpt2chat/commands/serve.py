@@ -14,6 +14,7 @@ def serve(settings: ServeConfig) -> None:
     with /v1 at the end.
     """
     libraries = ("prometheus_client", "starlette", "uvicorn")
+    # Looking for them imports nothing, and one message names all that are missing.
     missing = [name for name in libraries if find_spec(name) is None]
     if missing:
         raise ConfigError(

@@ -40,8 +40,10 @@ def telegram(settings: TelegramConfig) -> None:
     from gpt2chat.telegram.run import run
     from gpt2chat.telegram.store import Store
 
+    # Before the models load: a file that another bot uses is reported at once.
     store = Store(settings.state)
     if not code and not settings.allow:
+        # 12 characters of the alphabet that Telegram allows in a link with ?start=.
         code = store.code(secrets.token_urlsafe(9))
     models = {}
     for name in names:

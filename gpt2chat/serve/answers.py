@@ -42,6 +42,7 @@ class Engine:
         """Set when the passes have something to look at, such as a request that was cancelled."""
         self._news = deque[tuple[Answer, Delta | Exception]]()
         """What passes have added and the event loop has not been given."""
+        # The thread never returns, and must not keep the process from ending.
         threading.Thread(target=self._run, name="gpt2chat", daemon=True).start()
 
     def submit(self, requests: "Sequence[Request]") -> None:
@@ -104,6 +105,7 @@ class Answer:
                 top_logprobs=asked.top_logprobs,
                 score=asked.echo and asked.top_logprobs is not None,
                 client=client,
+                # A client that reads slowly holds up no pass: its tokens wait in its own queue.
                 ahead=None,
                 listener=_Listener(engine, self, at, builder, strip=asked.is_chat),
             )
@@ -166,6 +168,7 @@ class _Listener:
         reply = None
         if builder.ended or request.ended:
             text += builder.end_at_limit()
+            # The scheduler does not know of stop texts, and would go on after one.
             request.cancelled = self._done = True
             reply = builder.reply
         if self._strip:

@@ -62,10 +62,13 @@ def create_app(settings: ServeConfig, models: Models, key: str | None = None) ->
         Route("/v1/feedback", service.vote, methods=["POST"]),
     ]
     hosts = list(settings.allow_host)
+    # Only this machine reaches a loopback address, and it asks under one of these names. Any other
+    # address needs a key, so there the name need not be known.
     if is_loopback(settings.host):
         hosts += ["localhost", "127.0.0.1", "::1", settings.host]
     paths = frozenset(route.path for route in routes)
     counted = Middleware(Counted, metrics=metrics, paths=paths)
+    # Counted comes first, so that requests which the guard refuses are counted, too.
     middleware = [counted, Middleware(Guard, hosts=hosts, origins=settings.cors_origin, key=key)]
     if settings.cors_origin:
         cors = Middleware(
@@ -75,6 +78,8 @@ def create_app(settings: ServeConfig, models: Models, key: str | None = None) ->
             allow_headers=["authorization", "content-type"],
             expose_headers=["x-dropped-messages", "retry-after"],
         )
+        # Outermost, so that the guard's errors carry its headers: a page could not read them
+        # otherwise.
         middleware.insert(0, cors)
     # Starlette looks for the most specific class. For `Exception` it runs the handler outside the
     # middleware and raises the exception again, so that uvicorn logs a bug with its traceback.
@@ -124,6 +129,8 @@ class Service:
     async def _reply(self, request: Request, model: str, asked: Asked, *, chat: bool) -> Response:
         engine = await run_in_threadpool(self._models.load, model)
         waiting = sum(each.scheduler.waiting for each in self._models.loaded.values())
+        # Where nobody waits, a request is let in however many replies it asks for: to wait for a
+        # shorter queue would not help it.
         if waiting and waiting + len(asked.prompts) * asked.choices > self._settings.queue:
             seconds = max(round(self._metrics.seconds), 1)
             raise ApiError(
@@ -147,6 +154,7 @@ class Service:
         try:
             whole = await while_connected(request, writer.whole(deltas))
         finally:
+            # If the client is gone, or one of several replies failed, nobody reads the others.
             answer.cancel()
         return JSONResponse(whole, headers=headers)
 
@@ -237,6 +245,7 @@ async def while_connected(request: Request, work: Awaitable[Any]) -> Any:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
+    # Starlette ends a stream whose client goes away, but does not watch over other responses.
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(wait_for_disconnect())
     try:
@@ -247,6 +256,7 @@ async def while_connected(request: Request, work: Awaitable[Any]) -> Any:
     finally:
         for task in (working, watching):
             task.cancel()
+        # Both have ended before the response, and asyncio reports no exception as never retrieved.
         await asyncio.gather(working, watching, return_exceptions=True)
 
 

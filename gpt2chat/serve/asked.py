@@ -78,6 +78,7 @@ def parse_chat(fields: Fields, window: int, defaults: Sampling, truncation: Trun
             raise fields.error("truncation", f"must be auto or disabled, not {other[:20]!r}")
     top = fields.whole("top_logprobs", 0, MOST_TOP)
     if fields.flag("logprobs"):
+        # As in OpenAI's API, `logprobs` alone asks for each token without alternatives.
         top = top or 0
     elif top is not None:
         raise fields.error("top_logprobs", "needs `logprobs`: set it to true")
@@ -102,6 +103,7 @@ def parse_chat(fields: Fields, window: int, defaults: Sampling, truncation: Trun
 def parse_completion(fields: Fields, window: int, defaults: Sampling) -> Asked:
     """Return what a request for a plain completion asks for; see `parse_chat`."""
     value = fields.take("prompt", object, "")
+    # A list of whole numbers is one prompt: its token ids. Any other list has several prompts.
     if isinstance(value, list) and value and not isinstance(value[0], int):
         values = cast(list[Any], value)
     else:
@@ -114,7 +116,9 @@ def parse_completion(fields: Fields, window: int, defaults: Sampling) -> Asked:
     if limit == 0:
         if not echo:
             raise fields.error("max_tokens", "must be at least 1 without `echo`")
+        # With `echo`, 0 asks for the prompt's own log-probabilities, as in OpenAI's API.
         no_reply, limit = True, None
+    # 16 is OpenAI's default here, and 960 the most that `Sampling` takes.
     defaults = settings_from_request({"max_new_tokens": min(limit or 16, 960)}, defaults)
     sampling = parse_sampling(fields, window, defaults, ())
     top = fields.whole("logprobs", 0, MOST_TOP)
@@ -125,6 +129,7 @@ def parse_completion(fields: Fields, window: int, defaults: Sampling) -> Asked:
     if fields.text("suffix"):
         raise fields.error("suffix", "is not supported here. Leave it out")
     refuse_what_cannot_be_done(fields)
+    # A reply needs at least one position after its prompt.
     room = 0 if no_reply else 1
     prompts = [parse_prompt(each, window - room) for each in values]
     return Asked(
@@ -175,6 +180,7 @@ def parse_prompt(value: Any, most: int) -> list[int]:
             raise ApiError("`prompt` has half of a surrogate pair.", param="prompt") from None
     elif isinstance(value, list):
         ids = cast(list[Any], value)
+        # Not `isinstance`: `true` would be token 1.
         wrong = (id for id in ids if type(id) is not int or not 0 <= id < VOCAB)
         if (first := next(wrong, None)) is not None:
             text = f"`prompt` must have token ids from 0 to {VOCAB - 1}, not {str(first)[:20]}."
@@ -234,6 +240,7 @@ def fit(
         ApiError: The latest message and the system prompt do not fit, or `truncation` is
             "disabled" and something would have to go.
     """
+    # These parts never leave the window. If they are too long, all else is in vain.
     latest = [part.content for part in conversation.messages if part.role in ("system", "context")]
     check_length([*latest, conversation.user.content], window)
     if truncation == "auto":
@@ -285,6 +292,7 @@ def parse_sampling(
     if given:
         values["max_new_tokens"] = min(given[0], window, 960)
     if (seed := fields.whole("seed", -LARGEST, LARGEST - 1)) is not None:
+        # OpenAI's seeds may be negative, and those of `Sampling` may not.
         values["seed"] = seed % LARGEST
     if (stop := fields.take("stop", object, "")) is not None:
         values["stop"] = stop
@@ -346,11 +354,13 @@ def describe_window(messages: list[Message], window: int, max_new_tokens: int) -
     Raises:
         ApiError: The messages are in the wrong order, or the latest does not fit.
     """
+    # After a reply the next message is not written yet, and the window keeps room for it.
     unanswered = bool(messages) and messages[-1].role == "user"
     conversation = to_conversation([*messages, *(() if unanswered else (UNWRITTEN,))])
     prompt = fit(conversation, window, max_new_tokens, "auto")
     first = len(conversation.messages) - len(conversation.turns)
     dropped = len(conversation.turns) - len(prompt.turns)
+    # A message leaves together with its reply, so the next to go are one exchange.
     next_out = exchanges(prompt.history)[:1]
     start = first + dropped
     return {

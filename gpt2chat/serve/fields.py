@@ -32,6 +32,7 @@ async def read_object(request: Request) -> "Fields":
         headers={"connection": "close"},
     )
     length = request.headers.get("content-length", "0")
+    # A body in chunks states no length, so its size is checked again as it arrives.
     if length.isdecimal() and int(length) > LARGEST_BODY:
         raise too_large
     try:
@@ -49,6 +50,7 @@ async def read_object(request: Request) -> "Fields":
         ) from None
     try:
         value = parse_json(b"".join(parts).decode())
+    # The first two are ValueErrors as well. What is left is nested too deep, or a huge number.
     except UnicodeDecodeError as error:
         raise ApiError(f"The body is not valid UTF-8: byte {error.start}.") from None
     except json.JSONDecodeError as error:

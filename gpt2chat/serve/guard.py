@@ -20,6 +20,7 @@ OPEN_PATHS = ("/", "/health")
 
 def is_loopback(host: str) -> bool:
     """Return whether an address can be reached from this machine only."""
+    # RFC 6761 reserves all names under `localhost` for the machine itself.
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -108,6 +109,8 @@ class Guard:
         if self._key is None or path in OPEN_PATHS or method == "OPTIONS":
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
+        # The time of the comparison does not tell how much of a wrong key is right. It takes a text
+        # only if that is ASCII, and a header is Latin-1.
         right = secrets.compare_digest(given.strip().encode("latin-1", "replace"), self._key)
         if scheme.lower() != "bearer" or not right:
             raise ApiError(

@@ -20,6 +20,7 @@ class Metrics:
     """The figures of one server."""
 
     def __init__(self, models: Models):
+        # prometheus_client's own registry refuses the figures of a second server in one process.
         self.registry = CollectorRegistry()
         self.seconds = 1.0
         """Mean duration of the latest replies, which a client that is refused should wait."""
@@ -64,6 +65,7 @@ class Metrics:
         self, deltas: AsyncGenerator[Delta], model: str, dropped: int
     ) -> AsyncGenerator[Delta]:
         """Yield the pieces of replies, and count them."""
+        # Time in the queue counts, too: the client waits through it.
         begun = time.perf_counter()
         self._dropped.labels(model).inc(dropped)
         firsts = set[int]()

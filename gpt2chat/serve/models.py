@@ -55,6 +55,7 @@ class Models:
             CheckpointError: Its files are damaged.
             HardwareError: The device does not support the precision, or lacks the memory.
         """
+        # Requests load in threads. A second one for the same model waits, and then finds it.
         with self._lock:
             if name not in self._loaded:
                 # It imports torch, so it waits until the server runs.
@@ -67,6 +68,7 @@ class Models:
                     asked.precision,
                     asked.compile,
                     slots=asked.slots,
+                    # The next turn of a chat begins with what an ended reply left in its slot.
                     kept=asked.slots,
                 )
                 self._loaded[name] = Engine(generator)
@@ -80,6 +82,7 @@ class Models:
     @property
     def loaded(self) -> dict[str, Engine]:
         """The engines of the models that have been asked for."""
+        # A copy, since a thread may add a model while the caller goes through them.
         return dict(self._loaded)
 
     def as_dict(self, name: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Writer:
         scored: dict[int, Sequence[Choice]] = {}
         async for delta in deltas:
             tokens.setdefault(delta.at, []).extend(delta.choices)
+            # Only the last piece of a reply has them, and it overwrites what is empty.
             scored[delta.at] = delta.scored
             self._note_end(delta)
         choices: list[dict[str, Any]] = []
@@ -65,6 +66,7 @@ class Writer:
         head = dict(self._head)
         if self._chat:
             head["object"] = "chat.completion.chunk"
+        # OpenAI's pieces all have the field then: null until the one that reports the numbers.
         usage = {"usage": None} if self._asked.include_usage else {}
         begun = set[int]()
         try:
@@ -76,6 +78,7 @@ class Writer:
                 if not self._chat:
                     choice["text"] = (self._echo(delta.at) if is_first else "") + delta.text
                 elif is_first:
+                    # As in OpenAI's API, only the first piece has the role.
                     choice["delta"] = {"role": "assistant", "content": delta.text}
                 else:
                     choice["delta"] = {"content": delta.text} if delta.text else {}
@@ -183,4 +186,5 @@ def finish_reason(reply: "Reply") -> str:
 
 def event(value: dict[str, Any]) -> bytes:
     """Return an object as one server-sent event."""
+    # A letter that JSON would escape with six bytes has two or three in UTF-8.
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()

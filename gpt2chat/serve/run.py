@@ -37,11 +37,13 @@ def run(settings: ServeConfig, names: list[str], on_start: Callable[[str], None]
         access_log=settings.access_log,
         log_level="info" if settings.access_log else "warning",
         timeout_graceful_shutdown=round(settings.grace),
+        # Models load at their first request, so there is nothing to begin or to end.
         lifespan="off",
         ws="none",
         server_header=False,
     )
     server = Server(config, on_start)
+    # uvicorn would log that a port is taken and exit; `bind` raises an error with the setting.
     server.run(sockets=[bind(settings.host, settings.port)])
 
 
@@ -61,6 +63,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections."""
         await super().startup(sockets)
+        # The socket knows which port 0 became. An address of IPv6 has two further parts.
         host, port = (sockets or [])[0].getsockname()[:2]
         self._on_start(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
@@ -78,6 +81,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ConfigError(f"Cannot find {host}: {error.strerror}.", setting="host") from error
     listener = socket.socket(family, kind, protocol)
+    # A restart need not wait until the system has forgotten the last run's connections.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)

@@ -141,6 +141,7 @@ class TelegramBot:
             await self._run()
         except Exception as raised:
             error = raised
+            # The group of tasks wraps what one of them raised.
             while isinstance(error, ExceptionGroup):
                 error = error.exceptions[0]
             if isinstance(error, TelegramUnauthorizedError | TelegramNotFound):
@@ -224,6 +225,7 @@ class TelegramBot:
                 except TelegramMigrateToChat as error:
                     new = error.migrate_to_chat_id
                     self._store.moved(chat, new)
+                    # The settings name the old number of the group.
                     if chat in self._allowed:
                         self._store.join(new)
                     self._wake(new, tasks)
@@ -247,6 +249,7 @@ class TelegramBot:
         except DataError as error:
             # About the message or the system prompt, such as that it is too long.
             self._say(update, str(error).replace("`", ""))
+        # Not about this message: Telegram refuses a call, or the state cannot be written.
         except (TelegramAPIError, Gpt2ChatError, sqlite3.Error):
             raise
         except Exception:
@@ -256,9 +259,11 @@ class TelegramBot:
 
     async def _hear(self, request: Request) -> None:
         update = request.update
+        # This comes before the code is compared, so that guesses at it are limited as well.
         if self._settings.rate:
             answered, refused = self._store.recent(update)
             if answered >= self._settings.rate:
+                # Whoever is refused is told once. More answers would be a flood of their own.
                 heard = refused or not self._may_talk(update)
                 self._say(update, None if heard else TOO_FAST, refused=True)
                 return
@@ -377,6 +382,7 @@ class TelegramBot:
         first = self._name(state)
         others = [name for name in self._models if name != first]
         names = [first, random.choice(others) if others else first]
+        # The vote is blind: A may be either of them.
         random.shuffle(names)
         seed = self._settings.sampling.seed
         # Two models get one seed, so that luck does not decide; one model needs two.
@@ -395,6 +401,7 @@ class TelegramBot:
         )
         # Until the vote, the first answer is the one that counts.
         state.turns, state.retries = _turns(chats[0]), chats[0].retries
+        # Between two equal answers there is nothing to vote on.
         if replies[0].text == replies[1].text:
             self._say(request.update, f"Both say: {replies[0].text}", state=state)
             return
@@ -420,6 +427,7 @@ class TelegramBot:
             async with self._free:
                 self._queue.remove(progress)
                 progress.start()
+                # Only now: what waited through several restarts has not been tried yet.
                 self._store.tried(request.update)
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(self._threads, work, progress)
@@ -436,6 +444,7 @@ class TelegramBot:
     def _read(self, stream: "Stream", shown: Progress) -> "Reply":
         """Read a reply to its end, in a thread."""
         shown.said = ""
+        # `run` cancels these when the program ends: a thread cannot be interrupted.
         self._streams.add(stream)
         try:
             for piece in stream:
@@ -446,6 +455,7 @@ class TelegramBot:
 
     def _name(self, state: ChatState) -> str:
         """Return the name of the model that answers in a chat."""
+        # A chat may have chosen a model that the bot was restarted without.
         return state.model if state.model in self._models else next(iter(self._models))
 
     def _chat(self, state: ChatState, name: str = "") -> "Chat":
@@ -505,6 +515,7 @@ class TelegramBot:
         """Write a vote; return the chat with the better answer, unless it has gone on since."""
         if best.model == other.model:
             feedback = Feedback(self._settings.feedback)
+            # The second rating finds the first, and writes the pair of the two as well.
             feedback.bad(other.prompt, other.text, cut=other.cut)
             feedback.good(best.prompt, best.text, cut=best.cut)
         else:
@@ -530,6 +541,7 @@ def _turns(chat: "Chat") -> list[dict[str, Any]]:
     ]
     # What left the window is not needed again, and a chat may go on for years.
     turns = turns[-(chat.session.window // SHORTEST_MESSAGE) :]
+    # The cut may fall between a message and its reply, and a chat begins with a message.
     return turns[1:] if turns and turns[0]["role"] == "assistant" else turns
 
 

@@ -50,6 +50,7 @@ def read_update(update: Update, me: User) -> Incoming | None:
         return Incoming(
             update=update.update_id,
             chat=message.chat.id,
+            # Of a message that is too old, Telegram sends no more than its chat and number.
             thread=_topic(message) if isinstance(message, Message) else 0,
             user=query.from_user.id,
             date=0,
@@ -99,6 +100,7 @@ def _is_for(message: Message, me: User) -> bool:
         return True
     name = f"@{me.username}".lower()
     for entity in (message.entities or []) + (message.caption_entities or []):
+        # Telegram counts the offsets in UTF-16 code units, and `extract_from` converts them.
         said = entity.extract_from(message.text or message.caption or "").lower()
         if entity.type == "mention" and said == name:
             return True

@@ -131,6 +131,7 @@ class Outgoing:
                             raise UnreadableUpdates(entries) from None
                         case _:
                             pass  # not Telegram's words, but a proxy's
+                # One line for an outage, however many tries it takes.
                 if not backoff.counter:
                     self._note(f"Cannot reach Telegram: {error}. Trying again.")
                 await backoff.asleep()

@@ -45,6 +45,7 @@ def run(
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # on Windows
                 loop.add_signal_handler(number, task.cancel)
+        # A signal is the usual end of the bot, not an error.
         with contextlib.suppress(asyncio.CancelledError):
             await TelegramBot(
                 bot, models, store, settings, code=code, timing=timing, note=note

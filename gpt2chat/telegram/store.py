@@ -114,6 +114,8 @@ class Store:
         with storage(path, OTHER_FILE):
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # `_writing` begins and ends transactions itself. Another bot that holds the file will not
+        # let go of it, so waiting is no use.
         self._db = sqlite3.connect(path, isolation_level=None, timeout=0)
         try:
             # The file belongs to one process: two bots would both answer.
@@ -149,6 +151,7 @@ class Store:
                 yield self._db
                 self._db.execute("commit")
             except BaseException:
+                # Whatever was raised: no transaction can begin within one that is still open.
                 self._db.execute("rollback")
                 raise
 
@@ -300,7 +303,9 @@ class Store:
     def moved(self, chat: int, new: int) -> None:
         """Give all of a group to the number that it got as a supergroup."""
         with self._writing() as db:
+            # The bot may have met the supergroup already, before it heard of the move.
             db.execute("update or replace chats set chat = ? where chat = ?", (new, chat))
+            # A supergroup numbers its messages anew, so those that were sent cannot be edited.
             db.execute("update outbox set chat = ?, message = null where chat = ?", (new, chat))
             db.execute("update replies set chat = ? where chat = ?", (new, chat))
             db.execute("insert or ignore into members select ? from members where id = ?",
