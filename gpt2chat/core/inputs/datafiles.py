@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, NoReturn, cast
+from typing import IO, Literal, cast
 
 from gpt2chat.core.errors import DataError
 
@@ -33,6 +33,7 @@ class Input:
     """Commit of a data set on the Hub; empty for a file."""
 
 
+# `.json` is one JSON text in some data sets and JSON Lines in others: the content decides.
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 SUFFIXES = (
@@ -46,6 +47,7 @@ OWN_SETTINGS = ("chat", "preference", "feedback")
 OUTPUT_MARKS = {"manifest.json", "run.toml", "config.json"}
 """Files of which every data folder, run and model folder has one. Such a folder is not read."""
 
+# A word of its own: `latest.jsonl` is not a test file.
 _SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|validation|valid|val|dev|eval|test)(?:[^a-z]|$)")
 
 
@@ -71,7 +73,9 @@ def find_files(setting: str, value: str) -> Files:
             "Give a file, a folder or a glob that exists.",
             setting=setting,
         )
+    # The file system's order must not become the order of the rows.
     matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    # With `**`, a glob matches folders too.
     files = [file for file in matches if file.is_file()]
     if not files:
         raise DataError(
@@ -83,6 +87,7 @@ def find_files(setting: str, value: str) -> Files:
 
 
 def _name(file: Path, folder: Path) -> str:
+    # Folders below may name a split, as in `validation/0.parquet`; those above do so by chance.
     return file.relative_to(folder).as_posix()
 
 
@@ -92,19 +97,13 @@ def _folder_files(setting: str, folder: Path) -> list[Path]:
     Hidden files and folders are skipped. So is the output of this program (data folders, runs and
     models), so that a user can give the folder that also contains it.
     """
-
-    def refuse(error: OSError) -> NoReturn:
-        raise DataError(
-            f"`{setting}` {folder}: cannot read {error.filename}: {error.strerror}. "
-            "Make it readable, or give the files one by one.",
-            setting=setting,
-        ) from error
-
     files: list[Path] = []
+    errors: list[OSError] = []
     # Unlike glob, os.walk reports a folder that cannot be read.
-    for root, folders, names in os.walk(folder, onerror=refuse):
+    for root, folders, names in os.walk(folder, onerror=errors.append):
+        # The user named the folder itself, so it is read whatever it contains.
         if Path(root) != folder and OUTPUT_MARKS & set(names):
-            folders.clear()
+            folders.clear()  # os.walk goes into what is left in this list.
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [
@@ -112,6 +111,13 @@ def _folder_files(setting: str, folder: Path) -> list[Path]:
             for name in names
             if name.endswith(SUFFIXES) and name not in METADATA and not name.startswith(".")
         ]
+    if errors:
+        error = errors[0]
+        raise DataError(
+            f"`{setting}` {folder}: cannot read {error.filename}: {error.strerror}. "
+            "Make it readable, or give the files one by one.",
+            setting=setting,
+        ) from error
     if setting not in OWN_SETTINGS:
         # A copy of a Hub repository: its data/ is the data set, its other files are extras.
         files = [file for file in files if _name(file, folder).startswith("data/")] or files
@@ -157,6 +163,7 @@ def readable(file: Path) -> Generator[None]:
 
     try:
         yield
+    # Before OSError, of which BadGzipFile is a kind.
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise DataError(f"{file} is truncated or damaged ({error}). Download it again.") from error
     except pa.ArrowException as error:
@@ -177,6 +184,7 @@ def opened(file: Path) -> Generator[tuple[IO[bytes], IO[bytes]]]:
     """Open a file; give its decompressed content, and the file itself for its position."""
     with file.open("rb") as raw:
         match file.suffix:
+            # Each reads from `raw`, whose position shows the progress in compressed bytes.
             case ".gz":
                 text: object = gzip.GzipFile(fileobj=raw)
             case ".bz2":

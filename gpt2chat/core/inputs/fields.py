@@ -49,8 +49,10 @@ def is_missing(value: object) -> bool:
 def is_empty(value: object) -> bool:
     """Return whether a value has no content: missing, blank, or an empty list or object."""
     if isinstance(value, str):
+        # Tables often hold lists and objects as JSON text.
         return value.strip() in ("", "[]", "{}", "null")
     if isinstance(value, dict):
+        # Parquet gives each object all fields that any row has, so an empty one has only nulls.
         return all(map(is_missing, cast(dict[str, object], value).values()))
     return is_missing(value) or (isinstance(value, list) and not value)
 
@@ -59,8 +61,11 @@ class Fields:
     """The unused fields of one JSON object."""
 
     def __init__(self, values: Mapping[str, Any]):
+        # A table has a cell for each column, whether or not the record has the field.
         self._rest = {name: value for name, value in values.items() if not is_missing(value)}
-        self._inner: dict[str, None] = {}
+        # A dictionary for its order: a report names fields as they come in the data.
+        self.inner: dict[str, None] = {}
+        """Unused fields of objects inside this one, by path."""
 
     def has_any(self, names: frozenset[str]) -> bool:
         """Return whether one of these fields is unused: a quick check before the detailed ones."""
@@ -88,10 +93,6 @@ class Fields:
             raise RowError(f"no field {names[0]}")
         return value
 
-    def report_inner(self, path: str, inner: "Fields") -> None:
-        """Report the unused fields of an object inside this one."""
-        self._inner.update(dict.fromkeys(f"{path}.{name}" for name in inner.unused()))
-
     def unused(self, texts: Collection[str] = ()) -> Iterator[str]:
         """Yield the names of the unused fields that might matter.
 
@@ -106,4 +107,4 @@ class Fields:
                 if is_rendering or value.strip() in texts:
                     continue
             yield name[:NAME_LENGTH]
-        yield from self._inner
+        yield from self.inner

@@ -31,6 +31,7 @@ def parse_transcript(text: str, *, prompt: bool = False) -> Conversation:
     """
     if not is_transcript(text):
         raise RowError("transcript does not begin with Human: or Assistant:")
+    # Only white space comes before the first speaker, so the first part is empty.
     _, *parts = _TURN.split(text)
     turns = list(zip(parts[::2], parts[1::2], strict=True))
     if prompt and turns[-1][0] == "Assistant" and not turns[-1][1].strip():

@@ -19,6 +19,7 @@ TIMEOUT = 5.0
 SUFFIXES: dict[Content, str] = {"chat": "_sft", "preference": "_prefs", "oasst1": ""}
 """Suffixes of split names, by content, in data sets that have several contents."""
 
+# After the colon, the slices of `datasets`, such as train[10%:20%], without negative bounds.
 _NAME = re.compile(
     r"(?P<repository>[\w.-]+(/[\w.-]+)?)"
     r"(:(?P<split>\w+(\.\w+)*)(\[(?P<first>\d*%?):(?P<end>\d*%?)\])?)?"
@@ -74,6 +75,7 @@ class HubData:
             DataError: A streamed file is damaged.
         """
         rows, first = self.sizes[split], 1
+        # Tables, because turning rows into Python objects is left to the workers.
         with translate_errors(self.setting, self.name, "stream"):
             for table in self.splits[split].with_format("arrow").iter(batch_size=CHUNK_ROWS):
                 done = (first - 1 + len(table)) / rows if rows else 0.0
@@ -83,6 +85,7 @@ class HubData:
 
 def is_hub_name(value: str) -> bool:
     """Return whether a value that is not a path on disk can be a name on the Hub."""
+    # `..` and `.cache` fit the pattern, but are paths.
     return bool(_NAME.fullmatch(value)) and not value.startswith(".")
 
 
@@ -151,10 +154,12 @@ def load_hub(
     import huggingface_hub.utils
     from datasets.packaged_modules.cache.cache import Cache
 
+    # `prepare` reports its own progress, and errors are translated below.
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     huggingface_hub.utils.disable_progress_bars()
     huggingface_hub.utils.logging.set_verbosity_error()
+    # Otherwise `datasets` would wait for the Hub again before it looks into its cache.
     datasets.config.HF_HUB_OFFLINE = not reached
     # huggingface_hub already retries for half a minute; `datasets` would repeat that twenty times.
     datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 1
@@ -169,6 +174,7 @@ def load_hub(
         "validation": ("validation", "test", f"validation{suffix}", f"test{suffix}"),
     }
     if request.split:
+        # Whatever its name: a user who asks for one split wants to train on it.
         candidates = {"train": (request.split,)}
     with translate_errors(setting, name, "stream" if streaming else "download"):
         builder: Any = datasets.load_dataset_builder(request.repository)
@@ -180,6 +186,7 @@ def load_hub(
             for split, names in candidates.items()
             if (found := [one for one in names if one in available])
         }
+        # Validation may be missing: a share of the training groups is held out instead.
         if "train" not in hub_splits:
             raise DataError(
                 f"{where} does not have a split called {request.split or 'train'}. Choose one of "
@@ -212,6 +219,7 @@ def load_hub(
                         f"{where}: {request.split} has only {total:,} rows. "
                         f"Choose a smaller range than [{request.first}:{request.end}]."
                     )
+            # Tables on disk and streams both have `skip` and `take`; streams have no slices.
             rows = rows.skip(first) if first else rows
             splits[split] = rows if end in (None, total) else rows.take(end - first)
             sizes[split] = None if total is None or end is None else end - first

@@ -63,7 +63,9 @@ def _access(
 
     is_offline = any(isinstance(error, OfflineModeIsEnabled) for error in chain)
     for error in chain:
+        # OfflineModeIsEnabled is an OSError, but is not about the disk.
         if isinstance(error, OSError) and not isinstance(error, OfflineModeIsEnabled):
+            # `datasets` checks the free space itself, and its error has no number.
             if error.errno in _FULL or "Not enough disk space" in str(error):
                 return StorageError, (
                     f"No space left to download {name}. Point HF_HOME to another disk, "
@@ -74,6 +76,7 @@ def _access(
                     f"Cannot write the cache for {name} ({_first_line(error)}). "
                     "Point HF_HOME to a folder of yours."
                 )
+    # Before the next check, because GatedRepoError is a RepositoryNotFoundError.
     # `datasets` raises its own error for a gated data set, which differs by its text only.
     if any(isinstance(e, GatedRepoError) or "is a gated dataset" in str(e) for e in chain):
         return NetworkError, (
@@ -101,6 +104,8 @@ def _access(
     if status is not None:
         retry = retry[0].upper() + retry[1:]
         return NetworkError, f"The Hugging Face Hub failed for {name} ({status}). {retry}"
+    # HfHubHTTPError is an HTTPError, too, but then the Hub has answered. A download that ends early
+    # is an OSError about a consistency check.
     lost = [
         error
         for error in chain
@@ -114,6 +119,7 @@ def _access(
         return None
     reason = "HF_HUB_OFFLINE is set, and there is no copy in the cache"
     if not is_offline:
+        # The end of the chain is the original error, such as a refused connection.
         reason = _first_line(lost[-1])
         if doing != "reach":
             return NetworkError, (
@@ -152,8 +158,10 @@ def _damage(
     elif isinstance(error, NonMatchingSplitsSizesError):
         reason = "its card and its files disagree on the number of rows"
     elif isinstance(error, (DatasetsError, ValueError, OSError)):
+        # The outer errors only say that the data set could not be generated.
         while error.__cause__:
             error = error.__cause__
+        # The text of this error lists the columns of two files over many lines.
         is_cast = "Couldn't cast" in str(error)
         reason = "its files have different columns" if is_cast else _first_line(error)
     else:

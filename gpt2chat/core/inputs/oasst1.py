@@ -104,12 +104,14 @@ def parse_message(row: Mapping[str, Any], file: str, line: int) -> TreeMessage:
             raise RowError(f"{key} is not text")
         optional.append(value or "")
     parent, tree, lang = optional
+    # A shard is UTF-8, which has no bytes for half of a surrogate pair.
     try:
         f"{row['message_id']}{parent}{tree}{lang}\n{row['text']}".encode()
     except UnicodeEncodeError:
         raise RowError("text with a lone surrogate") from None
     rank = row.get("rank")
     try:
+        # To Python, True is the number 1.
         is_ranked = isinstance(rank, int | float) and not isinstance(rank, bool)
         rank = float(cast(float, rank)) if is_ranked else math.inf
     except OverflowError:  # JSON allows integers that no float can hold.
@@ -122,6 +124,7 @@ def parse_message(row: Mapping[str, Any], file: str, line: int) -> TreeMessage:
         text=row["text"],
         lang=lang,
         deleted=row.get("deleted") is True,
+        # Null if nobody has reviewed the message, which is not a failure.
         failed_review=row.get("review_result") is False,
         rank=rank if math.isfinite(rank) else math.inf,
         file=file,
@@ -201,7 +204,6 @@ class Trees:
                 for reply in self._replies.get(message.id, ()):
                     self._depth_and_root[reply.id] = (depth + 1, root.id)
                     reached.append(reply)
-        self._best_ranks: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self.by_id)
@@ -231,13 +233,22 @@ class Trees:
             only_best: Whether, in a group, every reply on the path must have the best rank among
                 its siblings.
         """
+        best_ranks: dict[str, float] = {}
         for reply in self.by_id.values():
             if reply.role == "assistant":
                 group = self.group(reply)
                 try:
                     path = self._used_path(reply)
-                    if only_best(group) and not all(map(self._is_best, path)):
-                        raise Filtered("not the best-ranked reply")
+                    for step in path if only_best(group) else ():
+                        parent = step.parent
+                        if step.role != "assistant" or parent is None:
+                            continue
+                        # Siblings share the path up to their parent, so one can only be excluded
+                        # for itself.
+                        if parent not in best_ranks:
+                            best_ranks[parent] = min(one.rank for one in self._ranked(parent))
+                        if step.rank > best_ranks[parent]:
+                            raise Filtered("not the best-ranked reply")
                     yield reply, Thread(reply, group, path)
                 except RowError as error:
                     yield reply, error
@@ -270,6 +281,7 @@ class Trees:
             try:
                 path = self._used_path(prompter)
             except RowError:
+                # Its replies have the same path, so `samples` has counted them with this reason.
                 continue
             order = sorted(
                 (one for one in replies if one.rank < math.inf), key=lambda one: one.rank
@@ -296,12 +308,3 @@ class Trees:
         """Return the replies to a message that are used."""
         replies = self._replies.get(parent, ())
         return [one for one in replies if one.role == "assistant" and not one.excluded(self._lang)]
-
-    def _is_best(self, message: TreeMessage) -> bool:
-        # Siblings share the path up to their parent, so one can only be excluded for itself.
-        parent = message.parent
-        if message.role != "assistant" or parent is None:
-            return True
-        if parent not in self._best_ranks:
-            self._best_ranks[parent] = min(one.rank for one in self._ranked(parent))
-        return message.rank <= self._best_ranks[parent]

@@ -17,6 +17,7 @@ from gpt2chat.core.text.conversations import is_message_list
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# A chunk ends at whichever of the two it reaches first, so that long records make no large chunk.
 CHUNK_ROWS = 1_000
 CHUNK_BYTES = 2**22
 BATCH_BYTES = 2**28
@@ -29,6 +30,7 @@ REPORTED_TEXT = 2**16
 """Characters of a broken line that `dropped.jsonl` shows."""
 TOO_LONG_A_LINE = "line longer than 64 MiB"
 
+# Editors on Windows write it at the beginning of a file, and JSON does not allow it.
 BOM = b"\xef\xbb\xbf"
 
 
@@ -90,7 +92,16 @@ def read_chunks(file: Path) -> Iterator[Records]:
     with readable(file):
         if file.suffix == ".parquet":
             yield from _parquet(file)
-        elif _is_whole(file):
+            return
+        with opened(file) as (text, _):
+            lines = (line.strip() for line in _read_lines(text))
+            filled = (line for line in lines if line and line != BOM)
+            first, second = next(filled, b"").removeprefix(BOM), next(filled, b"")
+        # One JSON text is on one line, or is a list or an object that goes on after the first. With
+        # JSON on either of two lines, the file is JSON Lines, one of which may be broken.
+        if first.startswith((b"[", b"{")) and (
+            not second or first in (b"[", b"{") or not (_is_json(first) or _is_json(second))
+        ):
             yield from _whole(file)
         else:
             yield from _lines(file)
@@ -102,12 +113,14 @@ def _lines(file: Path) -> Iterator[Records]:
         lines: list[tuple[int, bytes]] = []
         size_of_lines = 0
         for number, line in enumerate(_read_lines(text), start=1):
+            # Lines stay bytes, because parsing is left to the workers.
             if number == 1:
                 line = line.removeprefix(BOM)
             if line and not line.isspace():
                 lines.append((number, line))
                 size_of_lines += len(line)
             if len(lines) == CHUNK_ROWS or size_of_lines >= CHUNK_BYTES:
+                # A file that grows while it is read would have a share above 1.
                 yield Records(file.name, 0, min(raw.tell() / size, 1.0), lines=lines)
                 lines, size_of_lines = [], 0
         if lines:
@@ -137,6 +150,7 @@ def _parsed(name: str, number: int, line: bytes) -> Iterator[Record]:
         if len(parts) == 1:
             yield _broken(name, number, "not JSON", line)
         else:
+            # All of them have the number of the line that they share.
             for part in parts:
                 yield from _parsed(name, number, part.encode())
     except NestedTooDeep:
@@ -181,17 +195,6 @@ def _record(name: str, number: int, value: Any) -> Record:
     return Record(name, number, {}, "not an object with named fields", text)
 
 
-def _is_whole(file: Path) -> bool:
-    """Return whether a file is one JSON text: a list, or objects that span several lines."""
-    with opened(file) as (text, _):
-        lines = (line.strip() for line in _read_lines(text))
-        filled = (line for line in lines if line and line != BOM)
-        first, second = next(filled, b"").removeprefix(BOM), next(filled, b"")
-    if not first.startswith((b"[", b"{")):
-        return False
-    return not second or first in (b"[", b"{") or not (_is_json(first) or _is_json(second))
-
-
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
@@ -227,6 +230,7 @@ def _values(text: str) -> list[Any]:
     """Return the records in a JSON text: consecutive values, or the records inside one value."""
     decoder, values, position = json.JSONDecoder(), list[Any](), 0
     while position < len(text):
+        # raw_decode does not skip white space before a value.
         if text[position].isspace():
             position += 1
             continue
@@ -302,6 +306,7 @@ def _table_rows(table: Any) -> list[Any]:
     import pyarrow as pa
 
     problems = (ValueError, OverflowError, pa.ArrowException)
+    # One bad cell fails the whole conversion, so only then is each cell tried.
     try:
         return table.to_pylist()
     except problems:
@@ -314,6 +319,7 @@ def _table_rows(table: Any) -> list[Any]:
             try:
                 row[name] = table.column(name)[number].as_py()
             except problems:
+                # In a column that is never used, a bad cell does no harm.
                 broken = broken or ("" if name in IRRELEVANT else name)
         rows.append(Broken(f"a cell of column {broken} cannot be read") if broken else row)
     return rows

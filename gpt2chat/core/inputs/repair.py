@@ -41,6 +41,8 @@ def repair(text: str) -> Repair:
     # Removing a character can join the halves of a misread one, so repeat until nothing changes.
     while _CONTROL.search(text) or (not text.isascii() and is_bad(_LONG_RUN.sub(r"\1", text))):
         decoded = fix_encoding(text)
+        # Line ends before control characters, of which a carriage return is one, and escapes before
+        # the escape character, without which `[31m` would stay in the text.
         lines = decoded.replace("\r\n", "\n").replace("\r", "\n")
         clean = _CONTROL.sub("", remove_terminal_escapes(lines))
         encoding = encoding or decoded != text

@@ -90,8 +90,8 @@ class Shape(NamedTuple):
     convert: Callable[[Fields], Iterator[Conversation | Preference | RowError]]
     """Converts a record. It yields or raises RowError for what cannot be used, and raises nothing
     else, whatever JSON the record holds."""
-    fits: Callable[[Row], bool] | None = None
-    """A further check, for shapes that have the same field names."""
+    side: Callable[[object], bool] | None = None
+    """A check that both sides of a pair pass, for shapes that have the same field names."""
 
 
 class Reading(NamedTuple):
@@ -128,6 +128,7 @@ def read_record(row: Row, shape: Shape) -> Reading:
                 contents.append(cast(Conversation | Preference, content))
     except RowError as error:
         problems.setdefault(error.reason, error)
+    # The last sample of a conversation carries all messages before it, so its texts are all texts.
     unused = list(fields.unused(_texts(contents[-1]))) if contents else []
     return Reading(contents, list(problems.values()), unused)
 
@@ -136,7 +137,8 @@ def detect(row: Row, shapes: Sequence[Shape]) -> Shape | None:
     """Return the first shape that the record has, or None."""
     for shape in shapes:
         has_all = all(has_any(row, names) for names in shape.keys)
-        if has_all and (shape.fits is None or shape.fits(row)):
+        side = shape.side
+        if has_all and (side is None or (side(row["chosen"]) and side(row["rejected"]))):
             return shape
     return None
 
@@ -198,6 +200,7 @@ _YES_OR_NO: dict[str | float, bool] = {
 
 
 def _is_cut(fields: Fields) -> bool:
+    # All of them are taken, so that the second is not reported if the first decides.
     reasons = [fields.take(name) for name in FINISH]
     return True in _answers(fields, CUT) or any(
         reason in ("length", "max_tokens") for reason in reasons
@@ -262,7 +265,7 @@ def _read_turns(value: Any, name: str, fields: Fields) -> Iterator[tuple[Turn, R
                 elif is_cut:
                     refusal = Filtered(CUT_REPLY)
         yield turn, refusal
-        fields.report_inner("messages", rest)
+        fields.inner.update(dict.fromkeys(f"messages.{name}" for name in rest.unused()))
 
 
 def _entries(value: Any, name: str) -> Sequence[Any]:
@@ -312,6 +315,7 @@ def _messages(fields: Fields) -> Iterator[Conversation | RowError]:
                 yield RowError(f"empty {turn.role} message")
                 has_question = False
             continue
+        # A tuple of its own for each sample: the earlier ones must not grow.
         messages = (*messages, Message(turn.role, turn.text))
         if is_reply and not has_question:
             # Such as a greeting. It stays in the history of the replies that follow.
@@ -336,6 +340,7 @@ def _prompt_messages(value: Any, name: str, fields: Fields) -> tuple[Message, ..
             trailing_empty = []
         else:
             trailing_empty.append(turn)
+    # Without its last question, a prompt would be answered as if the one before it were asked.
     if any(turn.role == "user" for turn in trailing_empty):
         raise RowError("empty user message")
     if messages and messages[-1].role == "assistant":
@@ -371,28 +376,22 @@ def _prompt(fields: Fields, names: Sequence[str]) -> Conversation:
     if not (name or question.strip()):
         raise RowError(f"no field {names[0]}")
     context = (Message("context", document),) if document.strip() else ()
-    history = _history(fields)
-    return Conversation((*system, *context, *history, Message("user", question)))
-
-
-def _history(fields: Fields) -> tuple[Message, ...]:
-    """Return LLaMA-Factory's `history`: questions and answers, or messages."""
+    # LLaMA-Factory's `history` is a list of questions and answers; other data sets have messages.
     value = fields.take("history")
-    if is_empty(value):
-        return ()
-    entries = _entries(value, "history")
-    if all(isinstance(entry, Mapping) for entry in entries):
+    entries = () if is_empty(value) else _entries(value, "history")
+    history: list[Message] = []
+    if entries and all(isinstance(entry, Mapping) for entry in entries):
         turns = _read_turns(entries, "history", fields)
-        return tuple(Message(turn.role, turn.text) for turn, _ in turns if turn.text.strip())
-    messages: list[Message] = []
+        history = [Message(turn.role, turn.text) for turn, _ in turns if turn.text.strip()]
+        entries = ()
     for entry in entries:
         match entry:
-            case [str(question), str(answer)]:
-                messages += [Message("user", question)] if question.strip() else []
-                messages += [Message("assistant", answer)] if answer.strip() else []
+            case [str(asked), str(answer)]:
+                history += [Message("user", asked)] if asked.strip() else []
+                history += [Message("assistant", answer)] if answer.strip() else []
             case _:
                 raise RowError("history is not a list of questions and answers")
-    return tuple(messages)
+    return Conversation((*system, *context, *history, Message("user", question)))
 
 
 def _listed(value: Any) -> Any:
@@ -433,6 +432,8 @@ def _alpaca(fields: Fields) -> Iterator[Conversation]:
     yield _prompt(fields, ("instruction", "question")).with_reply(reply)
 
 
+# The first shape that fits is used: where a record has messages, its prompt repeats some of them.
+# The functions have names, because a shape is pickled with its chunk and a lambda cannot be.
 CHAT_SHAPES = (
     Shape("messages", "messages", (("messages", "conversation"),), _messages),
     Shape("sharegpt", "conversations (ShareGPT)", (("conversations",),), _messages),
@@ -452,10 +453,12 @@ def _pair(fields: Fields) -> Iterator[Preference]:
         if all(isinstance(score, int | float) for score in scores):
             fields.take(names[0])
             fields.take(names[1])
+            # The annotators preferred neither reply, so nothing can be learnt from the pair.
             if scores[0] == scores[1]:
                 raise Filtered("score tie")
     chosen, rejected = (_listed(fields.need(name)) for name in ("chosen", "rejected"))
     both = (chosen, rejected)
+    # A list of one message is only a reply, of more a whole conversation.
     if all(map(is_transcript, both)) or all(
         isinstance(side, list) and len(cast(list[Any], side)) > 1 for side in both
     ):
@@ -506,12 +509,8 @@ def _pair_of_conversations(chosen: Any, rejected: Any, fields: Fields) -> Prefer
     return Preference(prompt, good.reply.content, bad.reply.content)
 
 
-def _has_lists(row: Row) -> bool:
-    return all(isinstance(_listed(row[name]), list) for name in ("chosen", "rejected"))
-
-
-def _has_transcripts(row: Row) -> bool:
-    return is_transcript(row["chosen"]) and is_transcript(row["rejected"])
+def _is_list(value: object) -> bool:
+    return isinstance(_listed(value), list)
 
 
 PREFERENCE_SHAPES = (
@@ -526,14 +525,14 @@ PREFERENCE_SHAPES = (
         "chosen/rejected",
         (("chosen",), ("rejected",)),
         _pair,
-        _has_lists,
+        _is_list,
     ),
     Shape(
         "hh",
         "transcripts (Anthropic HH)",
         (("chosen",), ("rejected",)),
         _pair,
-        _has_transcripts,
+        is_transcript,
     ),
 )
 

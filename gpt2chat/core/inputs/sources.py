@@ -53,6 +53,7 @@ BUNDLED: tuple[tuple[str, str, Content, float], ...] = (
 """Source, file, content, and the share held out: OASST1 has a validation split, pairs do not."""
 
 
+# Compared by identity, because sources are keys of a dictionary and `files` has no hash.
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """One value of a setting for data."""
@@ -90,6 +91,7 @@ def find_sources(settings: PrepareConfig) -> list[Source]:
             add(name, "sample", str(SAMPLE / f"{stem}.jsonl.gz"), content, holdout)
     for name, content in PUBLIC.items() if not settings.sample else ():
         value: str = getattr(settings, name)
+        # `only` leaves out the public data sets, except one that the user asks for.
         is_default = value == getattr(PrepareConfig, name)
         if value != OFF and not (settings.only and is_default):
             add(name, name, value, content, settings.holdout)
@@ -104,6 +106,7 @@ def find_sources(settings: PrepareConfig) -> list[Source]:
         replace(one, holdout=0.0) if one.setting in validated & {*OWN_SETTINGS} else one
         for one in sources
     ]
+    # A mistyped name would otherwise change nothing, without a word.
     names = list(dict.fromkeys(source.name for source in sources))
     shapes = [entry.rpartition("=")[::2] for entry in settings.shape]
     named = [("shape", name) for name, _ in shapes if name]
@@ -161,6 +164,7 @@ class Opened:
     @property
     def splits(self) -> list[Split]:
         """The splits of the source, training first."""
+        # "train" comes before "validation" in the alphabet, too.
         return sorted(self.hub.splits if self.hub else self.source.files or {})
 
     def files(self, split: Split) -> Iterator[tuple[str, int, Iterator[Records]]]:
@@ -182,6 +186,7 @@ class Opened:
         name = self.source.name
         if self.hub:
             return [Input(name, self.hub.name, "", self.hub.revision)]
+        # The hashes are also part of what a resumed run must have in common with the earlier one.
         inputs: list[Input] = []
         for split in self.splits:
             for file in (self.source.files or {})[split]:
