@@ -61,6 +61,7 @@ def show_evaluation(result: "Evaluation", *, json: bool) -> None:
     """Print a column of figures per model, the differences between models, and their replies."""
     for text in result.notes:
         note(text)
+    # Notes are on stderr, so stdout has the JSON alone.
     if json:
         show_json(asdict(result))
         return

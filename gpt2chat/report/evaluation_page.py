@@ -99,9 +99,8 @@ def write_page(result: "Evaluation", path: Path, command: str) -> None:
         f'<h2>Size and speed</h2><div class="wide"><table><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
-    plots = [*_calibrations(result.models), *_curves(result.models)]
-    if plots:
-        body.append(f'<h2>Plots</h2><div class="plots">{"".join(plots)}</div>')
+    if plots := "".join(_plots(result.models)):
+        body.append(f'<h2>Plots</h2><div class="plots">{plots}</div>')
     if any(model.replies for model in result.models):
         body += [
             "<h2>Answers</h2>",
@@ -153,12 +152,26 @@ def _table(
         figure = describe(name)
         estimates = [column[name] for column in columns]
         ends = [e for each in estimates for e in (each.low, each.high, each.value) if e is not None]
+        # With 0 in the scale of a difference, its bar shows on which side the interval lies.
         low, high = min([*ends, 0.0] if signed else ends), max([*ends, 0.0] if signed else ends)
         style = f"{'+' if signed else ','}.{figure.digits}f"
         cells: list[str] = []
         for at, each in enumerate(estimates):
             mark = " *" if signed and each.excludes_zero else ""
-            bar = _bar(each, low, high, at, zero=signed)
+            bar = ""
+            # A perplexity can be infinite, and a row of equal values has no scale.
+            if each.low is not None and each.high is not None and 0 < high - low < float("inf"):
+                zero, x1, x2, x = (
+                    round(6 + 148 * (value - low) / (high - low), 1)
+                    for value in (0.0, each.low, each.high, each.value)
+                )
+                axis = f'<line class="axis" x1="{zero}" x2="{zero}" y1="0" y2="16"/>'
+                bar = (
+                    f'<svg viewBox="0 0 160 16" aria-hidden="true">{axis if signed else ""}'
+                    f'<line x1="{x1}" x2="{x2}" y1="8" y2="8" stroke="{_colour(at)}" '
+                    f'stroke-width="3"/><circle cx="{x}" cy="8" r="4.5" fill="{_colour(at)}"/>'
+                    "</svg>"
+                )
             cells.append(f"<td>{escape(each.text(style))}{mark}{bar}</td>")
         better = {"lower": " ↓", "higher": " ↑", "": ""}[figure.better]
         rows.append(
@@ -172,23 +185,6 @@ def _table(
     return (
         f'<h2>{escape(printable(title))}</h2><div class="wide"><table><caption>{key}</caption>'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _bar(each: "Estimate", low: float, high: float, at: int, *, zero: bool) -> str:
-    """Return a picture of a value and its interval between the ends of a row's scale."""
-    if each.low is None or each.high is None or not 0 < high - low < float("inf"):
-        return ""
-
-    def x(value: float) -> float:
-        return round(6 + 148 * (value - low) / (high - low), 1)
-
-    line = f'<line class="axis" x1="{x(0)}" x2="{x(0)}" y1="0" y2="16"/>' if zero else ""
-    return (
-        f'<svg viewBox="0 0 160 16" aria-hidden="true">{line}'
-        f'<line x1="{x(each.low)}" x2="{x(each.high)}" y1="8" y2="8" stroke="{_colour(at)}" '
-        f'stroke-width="3"/><circle cx="{x(each.value)}" cy="8" r="4.5" fill="{_colour(at)}"/>'
-        "</svg>"
     )
 
 
@@ -218,8 +214,10 @@ def _plot(
     )
 
 
-def _calibrations(models: "Sequence[ModelResult]") -> Iterator[str]:
-    """Yield a plot of how often the models are right about a pair, by how sure they are."""
+def _plots(models: "Sequence[ModelResult]") -> Iterator[str]:
+    """Yield a plot of the models' calibration, and one of each run's training loss."""
+    from gpt2chat.core.training.metrics import read_lines
+
     lines = [
         (at, [(point.confidence, point.accuracy.value) for point in model.calibration])
         for at, model in enumerate(models)
@@ -228,12 +226,6 @@ def _calibrations(models: "Sequence[ModelResult]") -> Iterator[str]:
     if lines:
         title = "Calibration: share of pairs in which a model is right, by how sure it is"
         yield _plot(title, lines, "(confidence)")
-
-
-def _curves(models: "Sequence[ModelResult]") -> Iterator[str]:
-    """Yield a plot of the training losses of the models that are runs."""
-    from gpt2chat.core.training.metrics import read_lines
-
     for at, model in enumerate(models):
         file = Path(model.model) / METRICS
         steps = read_lines(file) if file.is_file() else []

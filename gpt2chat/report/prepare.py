@@ -85,8 +85,24 @@ def show_reasons(sections: Mapping[str, Counts]) -> None:
     width = min(REASON_CELLS, max(map(cell_len, (*reasons, *sections))))
     width += sum(2 + max(cell_len(printable(source)), NUMBER_CELLS) for source in sources)
     out.print()
-    fits = len(sources) <= MOST_COLUMNS and width <= out.width
-    out.print(_in_columns(tables, sources) if fits else _in_blocks(tables))
+    if len(sources) <= MOST_COLUMNS and width <= out.width:
+        out.print(_in_columns(tables, sources))
+        return
+    # Too wide for columns, so each source has a block of its reasons.
+    table = _table("", 60)
+    table.show_header = False
+    table.add_column("", justify="right", min_width=NUMBER_CELLS)
+    for title, counts in tables.items():
+        if counts and table.row_count:
+            table.add_row()
+        if counts:
+            table.add_row(title, style="bold")
+        for source, of_source in counts.items():
+            total = count(sum(of_source.values())) if title == LEFT_OUT else ""
+            table.add_row(_indented(2, source), total)
+            for reason in _by_number({source: of_source}):
+                table.add_row(_indented(4, reason), count(of_source[reason]), style="dim")
+    out.print(table)
 
 
 def _in_columns(sections: Mapping[str, Counts], sources: list[str]) -> Table:
@@ -109,24 +125,6 @@ def _in_columns(sections: Mapping[str, Counts], sources: list[str]) -> Table:
         if title == LEFT_OUT and len(_by_number(counts)) > 1:
             totals = (sum(counts.get(source, {}).values()) for source in sources)
             table.add_row("total", *map(count, totals), style="bold")
-    return table
-
-
-def _in_blocks(sections: Mapping[str, Counts]) -> Table:
-    """Return a block of reasons for each source."""
-    table = _table("", 60)
-    table.show_header = False
-    table.add_column("", justify="right", min_width=NUMBER_CELLS)
-    for title, counts in sections.items():
-        if counts and table.row_count:
-            table.add_row()
-        if counts:
-            table.add_row(title, style="bold")
-        for source, reasons in counts.items():
-            total = count(sum(reasons.values())) if title == LEFT_OUT else ""
-            table.add_row(_indented(2, source), total)
-            for reason in _by_number({source: reasons}):
-                table.add_row(_indented(4, reason), count(reasons[reason]), style="dim")
     return table
 
 

@@ -22,6 +22,7 @@ def show_samples(samples: "Sequence[Shown]", *, json: bool) -> None:
 
     With `json` they go to stderr.
     """
+    # With `json`, stdout has the result of `prepare` alone.
     console = err if json else out
     line = sign("──", "--")
     for sample in samples:

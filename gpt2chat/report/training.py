@@ -90,6 +90,7 @@ def note_positions(data: Path, max_length: int) -> None:
         longest = read_manifest(data).window
     except DataError:
         return  # the run reports it
+    # GPT-2 has learned WINDOW positions; only further ones are stretched from them.
     if max_length > max(longest, WINDOW):
         note(
             f"--max-length {max_length} stretches the model's positions, and no sample of {data} "

@@ -29,7 +29,10 @@ def quiet_keys() -> Generator[None]:
     mode_before = termios.tcgetattr(terminal)
     try:
         _set_quiet_mode(terminal)
-        with _handled({signal.SIGTSTP: _stop, signal.SIGCONT: _resume}):
+        # The shell sets its own mode while the program is stopped, so SIGCONT sets this one again.
+        with _handled(
+            {signal.SIGTSTP: _stop, signal.SIGCONT: lambda *_: _set_quiet_mode(terminal)}
+        ):
             yield
     finally:
         _write(LEAVE_PASTES)
@@ -48,6 +51,8 @@ def _has_keys() -> bool:
 
 
 def _set_quiet_mode(terminal: int) -> None:
+    if not _has_keys():  # `bg` continues the program too, and the keys are then the shell's
+        return
     import termios
     import tty
 
@@ -84,12 +89,6 @@ def _stop(number: int, _: Any) -> None:
     handler = signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)  # returns when the shell continues the program
     signal.signal(number, handler)
-
-
-def _resume(_number: int, _: Any) -> None:
-    """Set the mode again: the shell has changed it."""
-    if _has_keys():
-        _set_quiet_mode(sys.stdin.fileno())
 
 
 def _write(sequence: bytes) -> None:

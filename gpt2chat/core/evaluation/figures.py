@@ -259,7 +259,8 @@ def reply_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> dict[s
     tokens = _array([len(part) for part in losses])
     sizes = _array([reply_bytes(sample) for sample in samples])
     ratios = {"perplexity": Ratio(sums, tokens, groups, exponential=True)}
-    depths = np.array([min(_depth(sample), 3) for sample in samples])
+    earlier = [sum(m.role == "assistant" for m in each.conversation.history) for each in samples]
+    depths = np.array([min(number + 1, 3) for number in earlier])
     for depth in (1, 2, 3):
         if (among := np.flatnonzero(depths == depth)).size:
             ratios[f"perplexity_turn_{depth}"] = Ratio(
@@ -267,6 +268,7 @@ def reply_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> dict[s
             )
     for name, (first, end) in POSITIONS.items():
         parts = [part[first:end] for part in losses]
+        # A reply that is shorter is left out, so that the number of samples is true.
         if among := [at for at, part in enumerate(parts) if len(part)]:
             ratios[f"perplexity_token_{name}"] = Ratio(
                 _sums([parts[at] for at in among]),
@@ -278,11 +280,6 @@ def reply_figures(samples: Sequence[Sample], losses: Sequence[Losses]) -> dict[s
         "loss": Ratio(sums, tokens, groups),
         "bits_per_byte": Ratio(text / math.log(2), sizes, groups),
     }
-
-
-def _depth(sample: Sample) -> int:
-    """Return which of its conversation's replies a sample's reply is, from 1."""
-    return 1 + sum(message.role == "assistant" for message in sample.conversation.history)
 
 
 def long_figures(
@@ -368,6 +365,7 @@ def preference_figures(
     everywhere = np.ones(len(pairs), dtype=np.bool_)
     similar = np.abs(excess) < SIMILAR * np.maximum(chosen_lengths, rejected_lengths)
     sources = np.array([pair.source for pair in pairs])
+    # With a single source this would be the accuracy once more, so it is not shown.
     by_source: dict[str, Statistic] = {
         f"preference_accuracy/{source}": share(margins > 0, sources == source)
         for source in sorted(set(sources))
@@ -416,6 +414,7 @@ def calibration(
     log_odds = _log_odds(-_means(chosen)) - _log_odds(-_means(rejected))
     confidence = 1 / (1 + np.exp(-np.abs(log_odds)))
     points: list[CalibrationPoint] = []
+    # Stable, so that pairs of the same confidence fall into the same parts on every machine.
     for part in np.array_split(np.argsort(confidence, kind="stable"), BINS):
         right = (log_odds[part] > 0).astype(np.float64)
         groups = tuple(pairs[at].group for at in part)

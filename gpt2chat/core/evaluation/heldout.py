@@ -143,6 +143,7 @@ def read_material(settings: EvalConfig, data: Path, window: int) -> Material:
     prompts = sorted(different, key=lambda prompt: _order(prompt, seed))[: settings.generations]
     references = encode_conversations(sample.conversation for sample in reference)
     choices = [pair.preference for pair in pairs]
+    # By conversation: the reference construction has some of them several times.
     long: dict[Conversation, tuple[Sample, Encoded, list[Scored]]] = {}
     for sample, whole in zip(reference, references, strict=True):
         # A last exchange that is too long on its own could not occur in a chat.
@@ -221,5 +222,6 @@ def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
 
 def _order(conversation: Conversation, seed: int) -> bytes:
     """Return a key that sorts conversations in an order that looks random but never changes."""
+    # Not Python's hash of a text, which differs from process to process.
     text = json.dumps([seed, conversation.as_dicts()])
     return hashlib.sha256(text.encode()).digest()

@@ -31,6 +31,7 @@ class Memo:
         if not self.path.exists():
             return {}
         with storage(self.path), closing(self._open()) as database:
+            # One query for each key: SQLite limits the number of values in one statement.
             query = "SELECT content FROM memo WHERE key = ?"
             rows = ((key, database.execute(query, (key,)).fetchone()) for key in keys)
             return {key: row[0] for key, row in rows if row is not None}
@@ -44,6 +45,7 @@ class Memo:
         with storage(self.path):
             make_folder(self.path.parent)
             with closing(self._open()) as database, database:
+                # Another process may have computed the same meanwhile.
                 database.executemany("INSERT OR REPLACE INTO memo VALUES (?, ?)", contents)
 
     def _open(self) -> sqlite3.Connection:
@@ -72,6 +74,8 @@ def model_sha256(model: ModelFolder) -> str:
     """Return a hash of a model's weights and settings, and of those of an adapter's base."""
     digest = hashlib.sha256()
     for folder in model.lineage:
+        # No other file matters: weights are read from safetensors only, and gpt2chat encodes text
+        # itself.
         files = [*folder.path.glob("*config.json"), *folder.path.glob("*.safetensors")]
         for path in sorted(files):
             with reading(path), path.open("rb") as file:

@@ -31,6 +31,7 @@ class Question:
 
 def _has(reply: str, words: str | list[str]) -> bool:
     words = [words] if isinstance(words, str) else words
+    # Whole words: "art" is not in "start".
     return all(re.search(rf"\b{re.escape(word)}\b", reply, re.IGNORECASE) for word in words)
 
 
@@ -38,6 +39,7 @@ CHECKS: dict[str, Callable[[str, Any], bool]] = {
     # An empty reply fulfils nothing, although it has no commas either.
     "most-words": lambda reply, count: 0 < len(reply.split()) <= count,
     "least-words": lambda reply, count: len(reply.split()) >= count,
+    # A reply without a letter is in neither case.
     "lower-case": lambda reply, _: reply.lower() == reply and reply.upper() != reply,
     "upper-case": lambda reply, _: reply.upper() == reply and reply.lower() != reply,
     "has": _has,

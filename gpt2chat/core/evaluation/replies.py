@@ -88,6 +88,7 @@ def measure_replies(
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         on_progress(start, len(prompts))
         batch = prompts[start : start + PROMPTS_AT_ONCE]
+        # The other prompts of the batch are in the key, because rounding depends on them.
         key = key_of("replies", facts, generator.precision, batch, sampling)
         content = memo.read([key]).get(key)
         if content is None:
@@ -98,6 +99,7 @@ def measure_replies(
                     for reply in replies
                 ]
             ).encode()
+            # At once, so that an interruption loses one batch at most.
             memo.add([(key, content)])
         for reply_ids, text, end in json.loads(content):
             ids.append(tuple(reply_ids))
@@ -151,6 +153,7 @@ def longest_loop(reply: Sequence[int]) -> tuple[int, bool]:
         runs = edges[1::2] - edges[::2]
         looping = runs >= (LOOP_TIMES - 1) * distance
         longest = max([longest, *(runs[looping] + distance).tolist()])
+        # The last run ends the reply only if the reply's last token is in it.
         at_end |= bool(same[-1] and looping[-1])
     return longest, at_end
 

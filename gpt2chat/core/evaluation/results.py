@@ -136,6 +136,7 @@ def result_path(settings: EvalConfig) -> tuple[Path, str | None]:
             "Choose another file with `out`.",
             setting="out",
         )
+    # Read now, so that a file of something else is noticed before the measurement.
     read_results(path)
     return path, note
 
@@ -170,6 +171,7 @@ def write_result(evaluation: Evaluation) -> None:
         StorageError: The file cannot be written, or its content is not the results of an
             evaluation.
     """
+    # As it will be read from the file, where tuples are lists and paths are texts.
     new = cast(dict[str, Any], json.loads(json_text(asdict(evaluation))))
     # Read again: another evaluation may have written it since `result_path` did.
     earlier = read_results(evaluation.path)
@@ -181,12 +183,13 @@ def _identity(entry: dict[str, Any]) -> tuple[object, ...]:
     """Return what two results share if they differ only by chance or by version."""
     settings = entry.get("settings")
     if not isinstance(settings, dict):
-        return (entry,)
+        return (entry,)  # it is like no other, so it stays
     # The setting `device` may be "auto"; the entry's own `device` names the actual one.
     settings = {
         name: value
         for name, value in cast(dict[str, Any], settings).items()
         if name not in ("out", "device")
     }
+    # By hash: a run that was trained again has the same name and other weights.
     models = [cast(dict[str, Any], model).get("sha256") for model in entry["models"]]
     return settings, models, *(entry.get(key) for key in ("data_sha256", "device", "precision"))

@@ -83,6 +83,7 @@ def token_losses(
                 losses = _batch_losses(model, batch, [first[ids] for ids in batch])
                 computed.update(zip(batch, losses, strict=True))
                 if memo is not None:
+                    # At once, so that an interruption loses one batch at most.
                     memo.add((keys[ids], computed[ids].tobytes()) for ids in batch)
                 done += sum(map(len, batch))
                 on_progress(done, total)
@@ -137,6 +138,7 @@ def _batch_losses(
         path, before = np.concatenate([path[:common], added]), sequence
         ids += sequence[common:]
         positions += range(common, len(sequence))
+        # A sequence's first token is never scored, so its parent may be any.
         parents += [int(path[common - 1]) if common else 0, *map(int, added[:-1])]
         paths.append(path)
         mask = None
@@ -160,6 +162,7 @@ def _batch_losses(
     weight: Any = model.lm_head.weight
     at = torch.from_numpy(scored).to(model.device)
     logps = streamed_logps(hidden[np.array(parents)[scored]], weight, input_ids[0, at])
+    # NaN where nothing is scored: a wrong index would then not pass as a loss.
     losses = np.full(len(ids), np.nan, np.float32)
     losses[scored] = -logps.cpu().numpy()
     return [losses[path[start:]] for path, start in zip(paths, starts, strict=True)]
@@ -188,6 +191,8 @@ def branch_attention(
     start = 0
     for path, mask in branches:
         end = start + (len(path) if mask is None else len(mask))
+        # Without a shared beginning a sequence attends to its own tokens alone. That is a slice,
+        # which copies nothing, and needs no mask, so SDPA can take its causal kernel.
         own = slice(start, end)
         k, v = (part[:, :, own] if mask is None else part[:, :, path] for part in (key, value))
         mask = None if mask is None else mask.to(query.dtype)

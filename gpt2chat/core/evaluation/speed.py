@@ -51,9 +51,11 @@ def measure_speed(
     The prompt is random tokens: after them a model has no reason to end its turn.
     """
     generator = Generator(model, device)
+    # At most half of a small window, so that there is room for a reply.
     length = min(PROMPT_TOKENS, generator.window // 2)
     sampling = Sampling(max_new_tokens=min(NEW_TOKENS, generator.window - length), seed=0)
     random = torch.Generator().manual_seed(0)
+    # ENDOFTEXT_ID is the first token that is not text.
     prompt: Any = torch.randint(ENDOFTEXT_ID, (length,), generator=random).tolist()
     prefill: list[float] = []
     decode: list[float] = []

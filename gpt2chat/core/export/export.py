@@ -88,6 +88,7 @@ def export(
         if on_progress is not None:
             on_progress(text)
 
+    # Before the model is read or downloaded, as is the check of the repository.
     for package in PACKAGES.get(settings.to, ()):
         if find_spec(package) is None:
             raise ConfigError(
@@ -115,6 +116,7 @@ def export(
         for precision, opened in _programs(model, new, title, settings):
             with opened as runtime:
                 report(f"comparing with the original in {runtime.name}, {precision}")
+                # The original answers once, however many programs are compared with it.
                 answers = answers or answer(original, material)
                 proofs.append(compare(original, answers, runtime, precision, material))
         (new / PROOF).write_text(json_text([asdict(proof) for proof in proofs]) + "\n")
@@ -131,6 +133,7 @@ def export(
             for name, size in sizes:
                 report(f"    {name}, {size:,} bytes")
             if not settings.dry_run:
+                # What is sent is what was listed, never a folder as a whole.
                 names = [name for name, _ in sizes]
                 place = upload(new, names, settings.repo, private=settings.private)
     path = None if settings.repo is not None else out
@@ -158,6 +161,8 @@ def _programs(
         )
         if settings.to == "ollama":
             write_modelfile(folder, file.name, model.config.n_positions)
+        # Read back, which shows exactly what is in the file. llama.cpp shows what a user gets, but
+        # whoever exports may not need it, so it is not in the extra.
         yield precision, nullcontext(GgufContents(file))
         if find_spec("xllamacpp"):
             yield precision, Llama(file)
@@ -196,6 +201,7 @@ def _staged(folder: Path, *, overwrite: bool) -> Generator[Path]:
                 setting="out",
             )
         make_folder(folder.parent)
+        # Next to `folder`, so on the same disk: renaming replaces it as a whole or not at all.
         with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
             new, old = Path(work) / "new", Path(work) / "old"
             new.mkdir()

@@ -102,12 +102,14 @@ def write_gguf(
     for key, tensor in tensors.items():
         # GPT-2 stores its layers' matrices as (in, out), all other architectures as (out, in).
         values = tensor.t() if tensor.dim() == 2 and key.startswith("h.") else tensor
+        # Vectors and positions stay in float32, as llama.cpp's converter writes them.
         is_matrix = tensor.dim() == 2 and key != "wpe.weight"
         kind = form[0] if is_matrix else GGMLQuantizationType.F32
         # The embeddings are the output head too. llama.cpp's quantizer also keeps those in more
         # bits than the other matrices.
         if key == "wte.weight" and kind is GGMLQuantizationType.Q4_0:
             kind = GGMLQuantizationType.Q8_0
+        # A quantized row consists of whole blocks.
         block, _ = GGML_QUANT_SIZES[kind]
         kind = kind if values.shape[-1] % block == 0 else GGMLQuantizationType.F16
         data = quantize(values.contiguous().numpy(), kind)
@@ -167,6 +169,7 @@ class GgufContents(ByTokenizer, ByGenerator):
         )
         control = [name for name, kind in kinds if kind == TokenType.CONTROL]
         names: list[str] = fields["tokenizer.ggml.tokens"]
+        # The names after GPT-2's vocabulary are the special tokens, added below.
         vocabulary = {name: at for at, name in enumerate(names[:GPT2_VOCAB])}
         merges = [tuple(pair.split(" ")) for pair in fields["tokenizer.ggml.merges"]]
         tokenizer: Any = Tokenizer(BPE(vocabulary, merges))
@@ -178,6 +181,7 @@ class GgufContents(ByTokenizer, ByGenerator):
                 tokenizer_object=tokenizer, chat_template=fields["tokenizer.chat_template"]
             ),
         )
+        # Copied, since a float32 tensor would be a view of the file, which is mapped read-only.
         stored = {
             tensor.name: torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
             for tensor in reader.tensors

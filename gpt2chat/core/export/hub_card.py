@@ -44,6 +44,28 @@ def hub_card(model: str, repo: str, parameters: int, window: int, proofs: Sequen
         f'tokenizer = AutoTokenizer.from_pretrained("{repo}")',
         f'model = AutoModelForCausalLM.from_pretrained("{repo}")',
     ]
+    # The file has the newest result first, and in each the models that were compared.
+    newest = next(
+        (
+            (entry, result)
+            for entry in read_results(Path(model) / RESULT_FILE)
+            for result in entry["models"]
+            if result["model"] == model and result["figures"]
+        ),
+        None,
+    )
+    evaluation = "Not measured."
+    if newest is not None:
+        entry, result = newest
+        rows = [["", f"{entry['split']} split, {entry['precision']}", "95 % interval"]]
+        for name, figure in FIGURES.items():
+            if name in result["figures"]:
+                each = result["figures"][name]
+                style = f",.{figure.digits}f"
+                ends = [each["low"], each["high"]]
+                interval = " to ".join(f"{end:{style}}" for end in ends if end is not None)
+                rows.append([figure.label, f"{each['value']:{style}}", interval])
+        evaluation = f"{_table(rows)}\n\nMeasured with gpt2chat on {entry['finished'][:10]}."
     return TEMPLATE.read_text("utf-8").format(
         metadata=_metadata(model, repo).to_yaml(),
         name=repo.rpartition("/")[2],
@@ -52,7 +74,7 @@ def hub_card(model: str, repo: str, parameters: int, window: int, proofs: Sequen
         window=window,
         version=__version__,
         loading="\n".join(lines),
-        evaluation=_evaluation(model),
+        evaluation=evaluation,
         data=_data(model),
         proof=_table(proof_rows(proofs)),
     )
@@ -84,23 +106,6 @@ def _metadata(model: str, repo: str) -> ModelCardData:
         pipeline_tag="text-generation",
         model_name=repo.rpartition("/")[2],
     )
-
-
-def _evaluation(model: str) -> str:
-    """Return the newest evaluation of the model as a table."""
-    for entry in read_results(Path(model) / RESULT_FILE):
-        for result in entry["models"]:
-            if result["model"] == model and result["figures"]:
-                rows = [["", f"{entry['split']} split, {entry['precision']}", "95 % interval"]]
-                for name, figure in FIGURES.items():
-                    if name in result["figures"]:
-                        each = result["figures"][name]
-                        style = f",.{figure.digits}f"
-                        ends = [each["low"], each["high"]]
-                        interval = " to ".join(f"{end:{style}}" for end in ends if end is not None)
-                        rows.append([figure.label, f"{each['value']:{style}}", interval])
-                return f"{_table(rows)}\n\nMeasured with gpt2chat on {entry['finished'][:10]}."
-    return "Not measured."
 
 
 def _data(model: str) -> str:

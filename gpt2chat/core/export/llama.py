@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,11 +17,6 @@ from gpt2chat.core.text.conversations import Conversation
 from gpt2chat.core.text.tokens import EOT_ID, VOCAB, decode
 
 
-def has_llama() -> bool:
-    """Return whether llama.cpp is installed."""
-    return find_spec("xllamacpp") is not None
-
-
 class Llama:
     """llama.cpp's server with a file, on a free port of this machine, until the context ends."""
 
@@ -35,6 +29,7 @@ class Llama:
         settings.model.path = str(file)
         settings.n_ctx = 0  # the window that the file says
         settings.n_parallel = 1
+        # The original runs on the CPU too.
         settings.n_gpu_layers = 0
         settings.port = 0
         settings.warmup = False

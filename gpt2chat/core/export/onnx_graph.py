@@ -119,9 +119,45 @@ def write_onnx(model: GPT2LMHeadModel, folder: Path, precisions: Sequence[Export
     settings_file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     (folder / "onnx").mkdir()
     exact = folder / "onnx" / FILES["fp32"]
-    _trace(weights, exact)
+    heads, head_width = weights.heads, weights.tensors["wte.weight"].shape[1] // weights.heads
+    # Sizes above 1 that all differ: those of 1 and equal ones would become constants.
+    batch, tokens, before = 2, 3, 4
+    past = [torch.zeros(batch, heads, before, head_width) for _ in range(2 * weights.layers)]
+    inputs = (
+        torch.zeros(batch, tokens, dtype=torch.long),
+        torch.ones(batch, before + tokens, dtype=torch.long),
+        torch.arange(before, before + tokens).expand(batch, -1).contiguous(),
+        past,
+    )
+    parts = [f"{index}.{part}" for index in range(weights.layers) for part in ("key", "value")]
+    cached = {0: "batch_size", 2: "past_sequence_length"}
+    fresh = {0: "batch_size", 1: "sequence_length"}
+    size = sum(tensor.nbytes for tensor in weights.tensors.values())
+    with warnings.catch_warnings(), silent("torch.onnx._internal.exporter._registration"):
+        # That torchvision is absent, and which of two names for one size it takes.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Graph(weights).eval(),
+            inputs,
+            exact,
+            input_names=[
+                *("input_ids", "attention_mask", "position_ids"),
+                *(f"past_key_values.{part}" for part in parts),
+            ],
+            output_names=["logits", *(f"present.{part}" for part in parts)],
+            dynamic_shapes=(
+                fresh,
+                {0: "batch_size", 1: "total_sequence_length"},
+                fresh,
+                [cached] * len(parts),
+            ),
+            dynamo=True,
+            external_data=size > LARGEST_FILE,
+            verbose=False,
+        )
     if "int8" in precisions:
         _quantize(exact, folder / "onnx" / FILES["int8"])
+    # int8 is made from it, so it is always written, with large weights in a second file.
     if "fp32" not in precisions:
         for file in (folder / "onnx").glob(f"{exact.name}*"):
             file.unlink()
@@ -171,52 +207,14 @@ def _quantize(exact: Path, file: Path) -> None:
         make("Transpose", [names[3]], [embedded], perm=[1, 2, 0]),
     ]
     del model.graph.node[at]
+    # All at one place, so the last one goes in first.
     for node in reversed(nodes):
         model.graph.node.insert(at, node)
+    # Nothing reads the float32 embeddings any more, and they are most of the file.
     (unused,) = (each for each in model.graph.initializer if each.name == table)
     model.graph.initializer.remove(unused)
     onnx.checker.check_model(model)
     onnx.save(model, file)
-
-
-def _trace(weights: Weights, file: Path) -> None:
-    """Write the graph in float32."""
-    heads, head_width = weights.heads, weights.tensors["wte.weight"].shape[1] // weights.heads
-    # Sizes above 1 that all differ: those of 1 and equal ones would become constants.
-    batch, tokens, before = 2, 3, 4
-    past = [torch.zeros(batch, heads, before, head_width) for _ in range(2 * weights.layers)]
-    inputs = (
-        torch.zeros(batch, tokens, dtype=torch.long),
-        torch.ones(batch, before + tokens, dtype=torch.long),
-        torch.arange(before, before + tokens).expand(batch, -1).contiguous(),
-        past,
-    )
-    parts = [f"{index}.{part}" for index in range(weights.layers) for part in ("key", "value")]
-    cached = {0: "batch_size", 2: "past_sequence_length"}
-    fresh = {0: "batch_size", 1: "sequence_length"}
-    size = sum(tensor.nbytes for tensor in weights.tensors.values())
-    with warnings.catch_warnings(), silent("torch.onnx._internal.exporter._registration"):
-        # That torchvision is absent, and which of two names for one size it takes.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Graph(weights).eval(),
-            inputs,
-            file,
-            input_names=[
-                *("input_ids", "attention_mask", "position_ids"),
-                *(f"past_key_values.{part}" for part in parts),
-            ],
-            output_names=["logits", *(f"present.{part}" for part in parts)],
-            dynamic_shapes=(
-                fresh,
-                {0: "batch_size", 1: "total_sequence_length"},
-                fresh,
-                [cached] * len(parts),
-            ),
-            dynamo=True,
-            external_data=size > LARGEST_FILE,
-            verbose=False,
-        )
 
 
 class OnnxRuntime(ByTokenizer):

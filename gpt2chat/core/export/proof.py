@@ -137,6 +137,7 @@ def bundled_material(window: int, tokens: int = TOKENS) -> Material:
         if path[0]["role"] == "prompter" and path[-1]["role"] == "assistant":
             fitted = fit_window(parse_messages(path), window)
             samples += [fitted] if fitted else []
+    # The conversations need not reach the last positions, but all messages in a row do.
     words = encode_text(" ".join(row["text"] for row in rows.values()))[:window]
     scored = [Scored(words, max(1, len(words) - tokens // 10), "")]
     left = tokens - (len(words) - scored[0].start)
@@ -149,6 +150,7 @@ def bundled_material(window: int, tokens: int = TOKENS) -> Material:
             left -= end - start
     first = {sample.messages[0].content: sample.prompt for sample in samples if not sample.history}
     questions = [encode_conversation(prompt).ids for prompt in first.values()]
+    # Accents, an emoji and repeated white space, which another template or tokenizer may change.
     document = Message(
         "context", "Caf\u00e9 M\u00fcller: open 9-17 \U0001f642\n\n- closed on  Sundays"
     )

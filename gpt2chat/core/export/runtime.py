@@ -63,6 +63,7 @@ class ByGenerator:
         return self.generator.logprobs(ids)[start - 1 :].double().numpy()
 
     def reply(self, prompt: Sequence[int], limit: int) -> Continuation:
+        # Without a penalty, since llama.cpp and Ollama apply it to other scores (docs/export.md).
         sampling = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=limit)
         reply = self.generator.generate(prompt, sampling)
         return Continuation(list(reply.ids), reply.stopped)

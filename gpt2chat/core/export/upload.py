@@ -53,6 +53,8 @@ def upload(folder: Path, files: Sequence[str], repo: str, *, private: bool) -> s
     """
     with _hub_errors(repo):
         api = HfApi()
+        # `exist_ok` would also accept a public repository, which `check_repository` has refused
+        # unless `private` is off.
         api.create_repo(repo, private=private, exist_ok=True)
         additions = [CommitOperationAdd(name, folder / name) for name in files]
         commit = api.create_commit(repo, additions, commit_message="Upload with gpt2chat")

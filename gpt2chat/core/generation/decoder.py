@@ -117,11 +117,6 @@ class Decoder:
         """
         return self.scores(self._hidden(ids, start, slot)[-1:])[0]
 
-    def copy_beginning(self, source: int, target: int, length: int) -> None:
-        """Copy the first positions of a slot to another one."""
-        for cache in self.caches:
-            cache[:, target, :, :length] = cache[:, source, :, :length]
-
     @torch.inference_mode()
     def along(self, ids: Sequence[int], start: int = 0, slot: int = 0) -> Tensor:
         """Run tokens of one text from position `start` on; return the scores after each.

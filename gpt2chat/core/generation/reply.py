@@ -141,6 +141,7 @@ class ReplyBuilder:
         ids, text, choices = self.ids, self._text[: self._shown], self._choices
         if self._cut is not None:
             ids, choices = ids[: -self._cut], choices[: -self._cut]
+            # A loop is cut by tokens, not characters, so what is left is decoded again.
             text = b"".join(token_bytes()[token] for token in ids).decode("utf-8", "ignore")
         return Reply(
             text,
@@ -201,6 +202,7 @@ class ReplyStream(Iterator[str]):
 
     def _run(self, tokens: Iterator[Choice]) -> Iterator[str]:
         builder = self._builder
+        # The clock starts when the first piece is asked for, which may be long after `stream`.
         builder.begin()
         if self._cancelled:
             return

@@ -90,6 +90,7 @@ def draw_together(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
         groups.setdefault((sampler.drawn_by, sampler.top_logprobs), []).append(row)
     choices: dict[int, Choice] = {}
     for rows in groups.values():
+        # Usually all have the same settings, and selecting rows would copy the scores.
         own = logits if len(rows) == len(samplers) else logits[rows]
         drawn = _draw(own, [(samplers[row], 0) for row in rows])
         choices |= zip(rows, drawn, strict=True)
@@ -166,7 +167,19 @@ def candidates(
     Returns:
         Two tensors of shape (replies, candidates). The chances do not add up to 1.
     """
-    scores, ids = _preselect(logits, sampling, longest)
+    vocab = logits.shape[1]
+    count = 1 if sampling.temperature < COLDEST else sampling.top_k
+    if not count or sampling.repetition_penalty < 1 or logits.device.type != "cpu":
+        # A GPU handles the whole vocabulary in fewer kernels, and a graph of its draw must not
+        # depend on the longest reply.
+        scores, ids = logits, torch.arange(vocab, device=logits.device).expand_as(logits)
+    else:
+        # All tokens that can be among the top k in the end. The penalty and the ban on n-grams
+        # lower only the scores of the reply's tokens, and control tokens drop out, so that many
+        # more than k suffice. On a CPU this saves most of the time of a draw.
+        if sampling.repetition_penalty != 1 or sampling.no_repeat_ngram:
+            count += sampling.max_new_tokens if longest is None else longest
+        scores, ids = logits.topk(min(count + len(NEVER), vocab))
     if sampling.repetition_penalty != 1:
         if logits.device.type == "cpu":
             # torch would start its threads for so small a mean, next to those of the decoder.
@@ -235,24 +248,6 @@ def first_to_ring(chances: Tensor, clocks: Tensor) -> Tensor:
         clocks: Exponential random numbers of the same shape.
     """
     return (chances / clocks).argmax(-1, keepdim=True)
-
-
-def _preselect(logits: Tensor, sampling: Sampling, longest: int | None) -> tuple[Tensor, Tensor]:
-    """Return the scores and ids of all tokens that can be among the top k in the end.
-
-    The penalty and the ban on n-grams lower only the scores of the reply's tokens, and control
-    tokens drop out, so that many more than k suffice. On a CPU this saves most of the time of a
-    draw. A GPU handles the whole vocabulary in fewer kernels, and a graph of its draw
-    must not depend on the longest reply.
-    """
-    vocab = logits.shape[1]
-    count = 1 if sampling.temperature < COLDEST else sampling.top_k
-    if not count or sampling.repetition_penalty < 1 or logits.device.type != "cpu":
-        return logits, torch.arange(vocab, device=logits.device).expand_as(logits)
-    if sampling.repetition_penalty != 1 or sampling.no_repeat_ngram:
-        count += sampling.max_new_tokens if longest is None else longest
-    top = logits.topk(min(count + len(NEVER), vocab))
-    return top.values, top.indices
 
 
 @cache

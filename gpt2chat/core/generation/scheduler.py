@@ -118,6 +118,7 @@ class Scheduler:
         self._slots = [Slot(index) for index in range(decoder.slots)]
         self._most = slots
         self._kept = kept
+        # Appending to a deque needs no lock, so `submit` never waits for a pass.
         self._incoming: deque[Request] = deque()
         self._waiting: list[Request] = []
         self._running: list[Request] = []
@@ -184,13 +185,26 @@ class Scheduler:
             self._release(request)
         passed: list[Request] = []
         try:
+            # Chosen before the prompts run: a reply whose prompt ends in this pass gets its first
+            # token from the prompt's scores, and has none to run yet.
             decoding = [
                 request for request in self._running if request.in_reply and request.wants_tokens
             ]
             rows = self._run_prompts(passed)
             scores = [row[None] for _, row in rows]
             if decoding:
-                scores.append(self._run_replies(decoding, passed))
+                passed += decoding
+                slots = [request.slot for request in decoding if request.slot]
+                positions = [len(slot.ids) for slot in slots]
+                tokens = [request.ids[-1] for request in decoding]
+                if len(slots) == 1:
+                    # Unlike `step`, it reads the slot where it is.
+                    scores.append(self._decoder.extend(tokens, positions[0], slots[0].index)[None])
+                else:
+                    places = [slot.index for slot in slots]
+                    scores.append(self._decoder.step(tokens, positions, places))
+                for slot, token in zip(slots, tokens, strict=True):
+                    slot.ids.append(token)
             if scores:
                 # The scores of replies alone are drawn from where they are: 13 MB for 64 of them.
                 together = scores[0] if len(scores) == 1 else torch.cat(scores)
@@ -225,7 +239,17 @@ class Scheduler:
                 ),
                 None,
             )
-            request = request or self._begin_next()
+            if request is None and self._waiting:
+                # The client with the fewest replies in progress is next; then the oldest request.
+                busy = [each.client for each in self._running]
+                request = min(self._waiting, key=lambda each: busy.count(each.client))
+                slot = self._find_slot(request)
+                if slot is None:
+                    break
+                self._waiting.remove(request)
+                slot.request, slot.last_use, request.slot = request, next(self._uses), slot
+                request.cached_tokens = request.cached_tokens or len(slot.ids)
+                self._running.append(request)
             if request is None:
                 break
             slot = request.slot
@@ -253,21 +277,6 @@ class Scheduler:
                     request.ended = True
         return rows
 
-    def _run_replies(self, requests: list[Request], passed: list[Request]) -> Tensor:
-        """Compute the latest token of replies, and return the scores after it."""
-        passed += requests
-        slots = [request.slot for request in requests if request.slot]
-        positions = [len(slot.ids) for slot in slots]
-        tokens = [request.ids[-1] for request in requests]
-        if len(slots) == 1:
-            # Unlike `step`, it reads the slot where it is.
-            scores = self._decoder.extend(tokens, positions[0], slots[0].index)[None]
-        else:
-            scores = self._decoder.step(tokens, positions, [slot.index for slot in slots])
-        for slot, token in zip(slots, tokens, strict=True):
-            slot.ids.append(token)
-        return scores
-
     def _draw(self, requests: list[Request], scores: Tensor) -> None:
         """Draw the next token of each request from scores of shape (requests, vocab)."""
         choices = draw_together(scores, [request.sampler for request in requests])
@@ -292,22 +301,6 @@ class Scheduler:
             )
         ]
 
-    def _begin_next(self) -> Request | None:
-        """Give a slot to the request whose turn it is; None if there is none, or no slot."""
-        if not self._waiting:
-            return None
-        # The client with the fewest replies in progress is next; then the oldest request.
-        busy = [request.client for request in self._running]
-        request = min(self._waiting, key=lambda each: busy.count(each.client))
-        slot = self._find_slot(request)
-        if slot is None:
-            return None
-        self._waiting.remove(request)
-        slot.request, slot.last_use, request.slot = request, next(self._uses), slot
-        request.cached_tokens = request.cached_tokens or len(slot.ids)
-        self._running.append(request)
-        return request
-
     def _find_slot(self, request: Request) -> Slot | None:
         """Return a slot whose text is the beginning of a request's, as far as there is one."""
         alike = {slot: shared(slot.ids, request.ids) for slot in self._slots}
@@ -317,57 +310,50 @@ class Scheduler:
         others = max((n for slot, n in alike.items() if slot is not source), default=0)
         if source.request is None and length and length == len(source.ids):
             return source
-        target = self._unused_slot()
+        free = [slot for slot in self._slots if slot.request is None]
+        target = next((slot for slot in free if not slot.ids), None)
+        # Memory is taken only when it is needed, and doubled so that the cache is seldom moved. If
+        # all slots are busy, a reply may have a new one; if not, only so that a text can be kept.
+        count, most = len(self._slots), self._kept if free else self._most
+        if target is None and count < most and self._grow(min(2 * count, most)):
+            target = self._slots[count]
         # No other begins so much like it: the chat that it is from goes on differently, and what
         # followed is of less use than any other chat.
         if target is None and source.request is None and length > others:
             target = source
-        target = target or self._least_used_slot()
+        if target is None and free:
+            target = min(free, key=lambda slot: slot.last_use)
         if target is None:
-            return None
+            # A reader that does not read on gives up its place, and begins again when it does.
+            stalled = next((each for each in self._running if not each.wants_tokens), None)
+            if stalled is None or stalled.slot is None:
+                return None
+            target = stalled.slot
+            self._release(stalled)
+            self._waiting.append(stalled)
         if target is source:
             del target.ids[length:]
         elif length >= WORTH_COPYING:
-            self._decoder.copy_beginning(source.index, target.index, length)
+            for cache in self._decoder.caches:
+                cache[:, target.index, :, :length] = cache[:, source.index, :, :length]
             target.ids = source.ids[:length]
         else:
             target.ids = []
         return target
-
-    def _unused_slot(self) -> Slot | None:
-        """Return a slot without a text, which may be a new one; None if there is none."""
-        free = [slot for slot in self._slots if slot.request is None]
-        count, most = len(self._slots), self._kept if free else self._most
-        unused = next((slot for slot in free if not slot.ids), None)
-        if unused is None and count < most and self._grow(min(2 * count, most)):
-            return self._slots[count]
-        return unused
-
-    def _least_used_slot(self) -> Slot | None:
-        """Return the slot that has been unused for longest; None if all are busy."""
-        free = [slot for slot in self._slots if slot.request is None]
-        if free:
-            return min(free, key=lambda slot: slot.last_use)
-        # A reader that does not read on gives up its place, and begins again when it does.
-        stalled = next((each for each in self._running if not each.wants_tokens), None)
-        if stalled is None:
-            return None
-        slot = stalled.slot
-        self._release(stalled)
-        self._waiting.append(stalled)
-        return slot
 
     def _grow(self, slots: int) -> bool:
         """Move to a decoder with more slots, and return whether there is memory for it."""
         old = self._decoder
         size = sum(cache.nbytes for cache in old.caches) // old.slots * slots
         try:
+            # The system may grant more memory than it has, and kill the process that uses it.
             if old.device.type == "cpu" and size > (
                 MEMORY_SHARE * psutil.virtual_memory().available
             ):
                 raise MemoryError
             new = old.with_slots(slots, old.window)
         except (MemoryError, OSError, torch.OutOfMemoryError):
+            # Not tried again: it would delay each further request.
             self._most = self._kept = len(self._slots)
             return False
         for larger, cache in zip(new.caches, old.caches, strict=True):
