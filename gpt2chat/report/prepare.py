@@ -86,7 +86,25 @@ def show_reasons(sections: Mapping[str, Counts]) -> None:
     width += sum(2 + max(cell_len(printable(source)), NUMBER_CELLS) for source in sources)
     out.print()
     if len(sources) <= MOST_COLUMNS and width <= out.width:
-        out.print(_in_columns(tables, sources))
+        titles = [title for title, counts in tables.items() if counts]
+        table = _table(titles[0], REASON_CELLS)
+        for source in sources:
+            table.add_column(
+                Text(printable(source)), justify="right", min_width=NUMBER_CELLS, no_wrap=True
+            )
+        for title in titles:
+            counts = tables[title]
+            if title != titles[0]:
+                table.add_row()
+                table.add_row(title, style="bold")
+            for reason in _by_number(counts):
+                figures = [counts.get(source, {}).get(reason, 0) for source in sources]
+                table.add_row(Text(printable(reason)), *map(count, figures))
+            # Remarks have no total: a row may have two of them, but is left out for one reason.
+            if title == LEFT_OUT and len(_by_number(counts)) > 1:
+                totals = (sum(counts.get(source, {}).values()) for source in sources)
+                table.add_row("total", *map(count, totals), style="bold")
+        out.print(table)
         return
     # Too wide for columns, so each source has a block of its reasons.
     table = _table("", 60)
@@ -103,29 +121,6 @@ def show_reasons(sections: Mapping[str, Counts]) -> None:
             for reason in _by_number({source: of_source}):
                 table.add_row(_indented(4, reason), count(of_source[reason]), style="dim")
     out.print(table)
-
-
-def _in_columns(sections: Mapping[str, Counts], sources: list[str]) -> Table:
-    """Return reasons as rows and sources as columns."""
-    titles = [title for title, counts in sections.items() if counts]
-    table = _table(titles[0], REASON_CELLS)
-    for source in sources:
-        table.add_column(
-            Text(printable(source)), justify="right", min_width=NUMBER_CELLS, no_wrap=True
-        )
-    for title in titles:
-        counts = sections[title]
-        if title != titles[0]:
-            table.add_row()
-            table.add_row(title, style="bold")
-        for reason in _by_number(counts):
-            figures = [counts.get(source, {}).get(reason, 0) for source in sources]
-            table.add_row(Text(printable(reason)), *map(count, figures))
-        # Remarks have no total: a row may have two of them, but is left out for one reason.
-        if title == LEFT_OUT and len(_by_number(counts)) > 1:
-            totals = (sum(counts.get(source, {}).values()) for source in sources)
-            table.add_row("total", *map(count, totals), style="bold")
-    return table
 
 
 def _indented(cells: int, text: str) -> Padding:
