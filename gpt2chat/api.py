@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -74,25 +75,17 @@ class TrainedModel(os.PathLike[str]):
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
-def _with_settings(config_type: type[Settings]) -> Callable[[FunctionT], FunctionT]:
+def _with_settings(config_type: type[Settings], function: FunctionT) -> FunctionT:
     """Give a function the parameters that `**settings` stands for, for help and completion."""
-
-    def decorate(function: FunctionT) -> FunctionT:
-        own = inspect.signature(function)
-        declared = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
-        names = {each.name for each in declared}
-        parameters = sorted(
-            [
-                *declared,
-                *(p for p in signature_of(config_type).parameters.values() if p.name not in names),
-            ],
-            key=lambda each: each.kind,
-        )
-        # A parameter that the function declares itself, such as `model`, replaces the setting.
-        function.__signature__ = own.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
-        return function
-
-    return decorate
+    own = inspect.signature(function)
+    declared = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    # A parameter that the function declares itself, such as `model`, replaces the setting.
+    names = {each.name for each in declared}
+    settings = [p for p in signature_of(config_type).parameters.values() if p.name not in names]
+    # A signature needs its parameters in the order of their kinds.
+    parameters = sorted([*declared, *settings], key=lambda each: each.kind)
+    function.__signature__ = own.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    return function
 
 
 @contextmanager
@@ -123,7 +116,7 @@ def _notebook_bar(
         yield show
 
 
-@_with_settings(PrepareConfig)
+@partial(_with_settings, PrepareConfig)
 def prepare(
     *, on_progress: "Callable[[Progress], None] | None" = None, **settings: Any
 ) -> "PrepareResult":
@@ -154,7 +147,7 @@ def sft(*, dry_run: Literal[True], **settings: Any) -> "Plan": ...
 def sft(
     *, on_step: "Callable[[Step], None] | None" = None, dry_run: bool = False, **settings: Any
 ) -> TrainedModel: ...
-@_with_settings(SftConfig)
+@partial(_with_settings, SftConfig)
 def sft(
     *, on_step: "Callable[[Step], None] | None" = None, **settings: Any
 ) -> "TrainedModel | Plan":
@@ -173,7 +166,7 @@ def orpo(*, dry_run: Literal[True], **settings: Any) -> "Plan": ...
 def orpo(
     *, on_step: "Callable[[Step], None] | None" = None, dry_run: bool = False, **settings: Any
 ) -> TrainedModel: ...
-@_with_settings(OrpoConfig)
+@partial(_with_settings, OrpoConfig)
 def orpo(
     *, on_step: "Callable[[Step], None] | None" = None, **settings: Any
 ) -> "TrainedModel | Plan":
@@ -206,7 +199,7 @@ def _train(
         return TrainedModel(settings.out, train(settings, show))
 
 
-@_with_settings(EvalConfig)
+@partial(_with_settings, EvalConfig)
 def evaluate(
     model: "str | os.PathLike[str]" = "",
     *,
@@ -231,7 +224,7 @@ def evaluate(
         return measure(replace(config, model=name), show)
 
 
-@_with_settings(ExportConfig)
+@partial(_with_settings, ExportConfig)
 def export(
     model: "str | os.PathLike[str]" = "",
     *,

@@ -70,7 +70,13 @@ def errors_in_one_line() -> Generator[None]:
     except KeyboardInterrupt:
         error: Gpt2ChatError = Interrupted("Interrupted; nothing was changed.")
     except typer.TyperException as usage:
-        error = ConfigError(usage_message(usage))
+        similar: list[str] = getattr(usage, "possibilities", None) or []
+        message = usage.message if similar else usage.format_message()
+        # pydantic, which reads the few flags that are not settings, says "Input should be …".
+        message = re.sub(r"Invalid value for '(.+?)': Input should", r"\1 must", message)
+        message = message if message.endswith((".", "?")) else f"{message}."
+        nearest = f" Did you mean {' or '.join(similar)}?" if similar else ""
+        error = ConfigError(message + nearest)
     except Gpt2ChatError as raised:
         error = raised
     except OSError as problem:
@@ -107,16 +113,6 @@ def working_directory_exists() -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def usage_message(error: typer.TyperException) -> str:
-    """Return Typer's message about a mistyped command line, with the nearest flag."""
-    similar: list[str] = getattr(error, "possibilities", None) or []
-    message = error.message if similar else error.format_message()
-    # pydantic, which reads the few flags that are not settings, says "Input should be …".
-    message = re.sub(r"Invalid value for '(.+?)': Input should", r"\1 must", message)
-    message = message if message.endswith((".", "?")) else f"{message}."
-    return f"{message} Did you mean {' or '.join(similar)}?" if similar else message
 
 
 app = typer.Typer(

@@ -51,38 +51,33 @@ def to_command_line(text: str) -> str:
     A call "in 2 processes" gets torchrun as its launcher, and one "in 2 processes under FSDP"
     accelerate. Anything else between backticks stays as it is: it may be a quoted file name.
     """
-
-    def command_line(match: re.Match[str]) -> str:
-        code, processes, sharded = match.groups()
-        line = _as_typed(code)
-        if line is None:
-            return match[0]
-        if sharded:
-            return f"accelerate launch --config_file FILE -m {line}"
-        return f"torchrun --nproc-per-node {processes} -m {line}" if processes else line
-
-    return re.sub(r"`([^`]+)`(?: in (\d+) process(?:es)?( under FSDP)?)?", command_line, text)
+    pattern = r"`([^`]+)`(?: in (\d+) process(?:es)?( under FSDP)?)?"
+    return re.sub(pattern, _as_typed, text)
 
 
-def _as_typed(code: str) -> str | None:
-    """Return a setting, its value or a call as the user types it; None for anything else."""
+def _as_typed(match: re.Match[str]) -> str:
+    """Return a setting, its value or a call as the user types it; anything else unchanged."""
+    code, processes, sharded = match.groups()
+    launcher = f"torchrun --nproc-per-node {processes} -m " if processes else ""
+    if sharded:
+        launcher = "accelerate launch --config_file FILE -m "
     if code in known_settings():
-        return flag(code)
+        return launcher + flag(code)
     # Python's own parser, so that quotes, numbers and placeholders need no rules of ours.
     try:
         tree = ast.parse(code if "(" in code else f"settings({code})", mode="eval").body
     except SyntaxError:
-        return None
+        return match[0]
     match tree:
         case ast.Call(func=ast.Name(id=function), args=[], keywords=keywords):
             pass
         case _:
-            return None
+            return match[0]
     words: list[str] = []
     for keyword in keywords:
         setting = str(keyword.arg)
         if setting not in known_settings():
-            return None
+            return match[0]
         match keyword.value:
             case ast.Constant(value=bool(value)):
                 words.append(flag(setting, negated=not value))
@@ -91,8 +86,10 @@ def _as_typed(code: str) -> str | None:
             case placeholder:  # such as FILE
                 words.append(f"{flag(setting)} {ast.unparse(placeholder)}")
     if function == "settings":
-        return " ".join(words)
-    return " ".join(["gpt2chat", COMMANDS[function], *words]) if function in COMMANDS else None
+        return launcher + " ".join(words)
+    if function not in COMMANDS:
+        return match[0]
+    return launcher + " ".join(["gpt2chat", COMMANDS[function], *words])
 
 
 def flag(setting: str, *, negated: bool = False) -> str:

@@ -7,6 +7,7 @@ interrupted decides what a KeyboardInterrupt means.
 
 import contextlib
 import signal
+import sys
 from collections.abc import Generator
 from threading import current_thread, main_thread
 from types import FrameType
@@ -102,15 +103,11 @@ def ended_by_sigterm() -> Generator[None]:
     if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _leave(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _may_handle_sigint() -> bool:

@@ -519,20 +519,14 @@ def damaged_file(checkpoint: Path, *, read: bool = True) -> Path | None:
                 return path
     except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
         return checkpoint / SEAL
-    state = checkpoint / TRAINER_STATE
-    return None if _is_trainer_state(state, _step_of(checkpoint)) else state
-
-
-def _is_trainer_state(path: Path, step: int) -> bool:
-    """Say whether a file is transformers' state after a step, as far as a resume reads it.
-
-    transformers takes whatever it holds, and fails much later, or stops at another step.
-    """
+    path = checkpoint / TRAINER_STATE
+    # All that a resume reads of it is checked here: transformers takes whatever the file holds, and
+    # fails much later, or stops at another step.
     try:
         state = json.loads(path.read_text("utf-8"))
         history, callbacks = state["log_history"], state["stateful_callbacks"]
-        return (
-            state["global_step"] == step
+        is_sound = (
+            state["global_step"] == _step_of(checkpoint)
             and isinstance(state["max_steps"], int)
             and isinstance(state["epoch"], int | float)
             and all(isinstance(state[name], int | float | None) for name in BEST)
@@ -543,7 +537,8 @@ def _is_trainer_state(path: Path, step: int) -> bool:
             and all(isinstance(value, dict) for value in callbacks.values())
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return False
+        return path
+    return None if is_sound else path
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -604,42 +599,45 @@ def list_runs(folder: Path = RUNS) -> list[RunSummary]:
         raise ConfigError(f"There is no folder {folder}. Train a model with `sft()` first.")
     with reading(folder, ConfigError):
         folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    # A folder that may not be read is no reason to withhold the others.
-    return [_summary(run) for run in map(Run, folders) if os.access(run.folder, os.X_OK)
-            and run.is_run()]  # fmt: skip
-
-
-def _summary(run: Run) -> RunSummary:
-    problem, settings, conditions, step = None, dict[str, Any](), None, None
-    result = run.result() or {}
-    try:
-        settings, conditions = run.settings(), run.conditions()
-    except CheckpointError as error:
-        problem = str(error)
-    if result:
-        step, problem = result.get("steps"), problem or _damage_of_weights(run.folder)
-    elif sealed := run.sealed_checkpoints():
-        newest = run.newest_checkpoint()
-        step = None if newest is None else _step_of(newest)
-        if newest is None:
-            problem = problem or f"{damaged_file(sealed[0], read=False)} is damaged."
-    command = result.get("command") or (conditions.command if conditions else None)
-    figures = (result.get(name) for name in ("loss", "validation_loss"))
-    loss, validation = (value if isinstance(value, int | float) else None for value in figures)
-    texts = (settings.get(name) for name in ("model", "data"))
-    model, data = (str(value) if value is not None else None for value in texts)
-    return RunSummary(
-        folder=run.folder,
-        state="damaged" if problem else "finished" if result else "unfinished",
-        problem=problem,
-        command=None if command is None else str(command),
-        model=model,
-        data=data,
-        step=step if isinstance(step, int) else None,
-        loss=loss,
-        validation_loss=validation,
-        finished=str(result["finished"]) if result else None,
-    )
+    summaries: list[RunSummary] = []
+    for run in map(Run, folders):
+        # A folder that may not be read is no reason to withhold the others.
+        if not os.access(run.folder, os.X_OK) or not run.is_run():
+            continue
+        problem, settings, conditions, step = None, dict[str, Any](), None, None
+        result = run.result() or {}
+        try:
+            settings, conditions = run.settings(), run.conditions()
+        except CheckpointError as error:
+            problem = str(error)
+        if result:
+            step, problem = result.get("steps"), problem or _damage_of_weights(run.folder)
+        elif sealed := run.sealed_checkpoints():
+            newest = run.newest_checkpoint()
+            step = None if newest is None else _step_of(newest)
+            if newest is None:
+                problem = problem or f"{damaged_file(sealed[0], read=False)} is damaged."
+        command = result.get("command") or (conditions.command if conditions else None)
+        # A figure that is not a number counts as absent: one edited file must not fail the list.
+        figures = (result.get(name) for name in ("loss", "validation_loss"))
+        loss, validation = (value if isinstance(value, int | float) else None for value in figures)
+        texts = (settings.get(name) for name in ("model", "data"))
+        model, data = (str(value) if value is not None else None for value in texts)
+        summaries.append(
+            RunSummary(
+                folder=run.folder,
+                state="damaged" if problem else "finished" if result else "unfinished",
+                problem=problem,
+                command=None if command is None else str(command),
+                model=model,
+                data=data,
+                step=step if isinstance(step, int) else None,
+                loss=loss,
+                validation_loss=validation,
+                finished=str(result["finished"]) if result else None,
+            )
+        )
+    return summaries
 
 
 def _damage_of_weights(folder: Path) -> str | None:

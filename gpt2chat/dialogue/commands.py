@@ -103,8 +103,13 @@ def take(dialogue: Dialogue, line: str) -> None:
     if not text:
         return
     # A model to compare with may have failed to load while the user typed.
-    for error in dialogue.models.take_failed():
-        report.show_error(error)
+    # The first one's error ends the chat, where its reply is needed.
+    for name in dialogue.models.names[1:]:
+        loading = dialogue.models.loading(name)
+        error = loading.exception() if loading.done() else None
+        if isinstance(error, Gpt2ChatError):
+            dialogue.models.remove(name)
+            report.show_error(error)
     with dialogue.interrupt:
         try:
             if line.startswith("/"):

@@ -6,7 +6,6 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from gpt2chat.core.errors import Gpt2ChatError
 from gpt2chat.threads import start_thread
 
 if TYPE_CHECKING:
@@ -54,17 +53,6 @@ class Models:
     def remove(self, name: str) -> None:
         """Forget a model, such as one that cannot be loaded."""
         self._loading.pop(name, None)
-
-    def take_failed(self) -> list[Gpt2ChatError]:
-        """Forget the models, except the first, that could not be loaded; return their errors."""
-        errors: list[Gpt2ChatError] = []
-        for name in self.names[1:]:
-            loading = self._loading[name]
-            error = loading.exception() if loading.done() else None
-            if isinstance(error, Gpt2ChatError):
-                errors.append(error)
-                self.remove(name)
-        return errors
 
     def loading(self, name: str) -> "Future[ChatModel]":
         """Return the future of a model, which raises the error if it cannot be loaded."""

@@ -62,7 +62,21 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     """
     file = folder / CONFIG
     if not file.exists():
-        raise CheckpointError(_why_not_a_model(folder, name), setting="model")
+        run, message = Run(folder), f"Cannot read {name}: {CONFIG} is missing. {ADVICE}"
+        if (folder / SETTINGS).exists() or run.checkpoints.is_dir():
+            checkpoint, conditions = run.newest_checkpoint(), run.conditions()
+            # Old versions did not save the conditions, and with them the command.
+            again = 'the same command and `resume="on"`'
+            if conditions is not None:
+                again = conditions.resume_call(folder)
+            message = (
+                f"{name} is an unfinished run, so it has no model yet. Resume it with {again}, or "
+                f"choose its latest checkpoint, {checkpoint}."
+                if checkpoint is not None
+                else f"{name} is a run that saved no checkpoint, so it has no model. Start it "
+                "again."
+            )
+        raise CheckpointError(message, setting="model")
     config = {**DEFAULTS, **read_object(file)}
     kind = config.get("model_type")
     # Early versions of transformers wrote the class only.
@@ -210,19 +224,4 @@ def why_no_weights(place: str, name: str, file: str, names: Iterable[str]) -> st
         "so gpt2chat does not open it. If you trust its source, convert it in Python: "
         f"transformers.GPT2LMHeadModel.from_pretrained({place!r}).save_pretrained('NEW'); "
         "then choose NEW."
-    )
-
-
-def _why_not_a_model(folder: Path, name: str) -> str:
-    """Return the message for a folder without a config.json."""
-    run = Run(folder)
-    if not (folder / SETTINGS).exists() and not run.checkpoints.is_dir():
-        return f"Cannot read {name}: {CONFIG} is missing. {ADVICE}"
-    checkpoint, conditions = run.newest_checkpoint(), run.conditions()
-    if checkpoint is None:
-        return f"{name} is a run that saved no checkpoint, so it has no model. Start it again."
-    again = conditions.resume_call(folder) if conditions else 'the same command and `resume="on"`'
-    return (
-        f"{name} is an unfinished run, so it has no model yet. Resume it with {again}, or choose "
-        f"its latest checkpoint, {checkpoint}."
     )

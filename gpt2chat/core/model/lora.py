@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gpt2chat.core.config.training import TrainConfig
 from gpt2chat.core.errors import CheckpointError
@@ -70,13 +69,6 @@ def add_lora(model: Any, settings: TrainConfig, *, grown: bool = False) -> Any:
         adapted.save_pretrained, save_embedding_layers=False
     )
     return adapted
-
-
-def adapter_rows(model: Any) -> Tensor:
-    """Return the trained rows of the template's tokens. Shape (tokens, width)."""
-    embedding: Any = model.get_input_embeddings()
-    rows: Tensor = embedding.token_adapter.trainable_tokens_delta["default"]
-    return rows.detach()
 
 
 def save_adapted(model: Any, folder: Path, *, merge: bool) -> None:

@@ -329,48 +329,46 @@ def check(device: torch.device) -> None:
     """
     # The first use may be in a training step, where PyTorch's products would be in bf16.
     with torch.autocast(device.type, enabled=False):
-        _compare(device)
+        random = torch.Generator(device).manual_seed(0)
 
+        def drawn(*shape: int) -> Tensor:
+            return torch.randn(shape, device=device, generator=random)
 
-def _compare(device: torch.device) -> None:
-    random = torch.Generator(device).manual_seed(0)
+        heads, head_width, length = 2, 32, CHUNK + 9
+        width = heads * head_width
+        x, gain, shift = drawn(2, width), drawn(width), drawn(width)
+        sizes = ((3 * width, width), (width, width), (4 * width, width), (width, 4 * width))
+        qkv, out, up, down = ((0.1 * drawn(*size), drawn(size[0])) for size in sizes)
+        cache = drawn(2, 2, heads, length, head_width)
+        slots, positions = torch.tensor([[1, 0], [length - 1, 3]], device=device)
 
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, device=device, generator=random)
+        parts = F.linear(F.layer_norm(x, (width,), gain, shift), *qkv).view(2, 3, heads, head_width)
+        keys, values = cache.clone().unbind()
+        keys[slots, :, positions], values[slots, :, positions] = parts[:, 1], parts[:, 2]
+        seen = torch.arange(length, device=device) <= positions[:, None, None, None]
+        attended = F.scaled_dot_product_attention(
+            parts[:, 0, :, None], keys[slots], values[slots], attn_mask=seen
+        )
+        middle = x + F.linear(attended.flatten(1), *out)
+        inner = F.gelu(
+            F.linear(F.layer_norm(middle, (width,), gain, shift), *up), approximate="tanh"
+        )
+        expected = middle + F.linear(inner, *down)
 
-    heads, head_width, length = 2, 32, CHUNK + 9
-    width = heads * head_width
-    x, gain, shift = drawn(2, width), drawn(width), drawn(width)
-    sizes = ((3 * width, width), (width, width), (4 * width, width), (width, 4 * width))
-    qkv, out, up, down = ((0.1 * drawn(*size), drawn(size[0])) for size in sizes)
-    cache = drawn(2, 2, heads, length, head_width)
-    slots, positions = torch.tensor([[1, 0], [length - 1, 3]], device=device)
+        queries = norm_qkv(x, (gain, shift), *qkv, 1e-5, cache, slots, positions)
+        attend_and_add(x, queries, cache, slots, positions, length, *out)
+        product_sum(x, norm_product(x, (gain, shift), *up, 1e-5, gelu=True), *down)
 
-    parts = F.linear(F.layer_norm(x, (width,), gain, shift), *qkv).view(2, 3, heads, head_width)
-    keys, values = cache.clone().unbind()
-    keys[slots, :, positions], values[slots, :, positions] = parts[:, 1], parts[:, 2]
-    seen = torch.arange(length, device=device) <= positions[:, None, None, None]
-    attended = F.scaled_dot_product_attention(
-        parts[:, 0, :, None], keys[slots], values[slots], attn_mask=seen
-    )
-    middle = x + F.linear(attended.flatten(1), *out)
-    inner = F.gelu(F.linear(F.layer_norm(middle, (width,), gain, shift), *up), approximate="tanh")
-    expected = middle + F.linear(inner, *down)
-
-    queries = norm_qkv(x, (gain, shift), *qkv, 1e-5, cache, slots, positions)
-    attend_and_add(x, queries, cache, slots, positions, length, *out)
-    product_sum(x, norm_product(x, (gain, shift), *up, 1e-5, gelu=True), *down)
-
-    logits, targets = drawn(3, 300), torch.tensor([0, 7, 299], device=device)
-    logps, lses = target_logps(logits, targets)
-    gradient = torch.softmax(logits, -1) - F.one_hot(targets, 300)
-    found = logits_gradient_(logits.clone(), targets, lses, -torch.ones_like(lses))
-    for ours, theirs in (
-        (x, expected),
-        (cache, torch.stack([keys, values])),
-        (logps, -F.cross_entropy(logits, targets, reduction="none")),
-        (found, gradient),
-    ):
-        # Where TensorFloat32 is allowed, PyTorch's products have three digits.
-        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
-            raise RuntimeError(f"they differ from PyTorch by {(ours - theirs).abs().max():.2g}")
+        logits, targets = drawn(3, 300), torch.tensor([0, 7, 299], device=device)
+        logps, lses = target_logps(logits, targets)
+        gradient = torch.softmax(logits, -1) - F.one_hot(targets, 300)
+        found = logits_gradient_(logits.clone(), targets, lses, -torch.ones_like(lses))
+        for ours, theirs in (
+            (x, expected),
+            (cache, torch.stack([keys, values])),
+            (logps, -F.cross_entropy(logits, targets, reduction="none")),
+            (found, gradient),
+        ):
+            # Where TensorFloat32 is allowed, PyTorch's products have three digits.
+            if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
+                raise RuntimeError(f"they differ from PyTorch by {(ours - theirs).abs().max():.2g}")

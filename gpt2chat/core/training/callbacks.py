@@ -91,10 +91,16 @@ class FasterTokens(TrainerCallback):
 
 
 def embedding_rows(model: Any) -> Tensor:
-    """Return the embeddings of the template's tokens, or those that this process holds of them."""
+    """Return the embeddings of the template's tokens, or those that this process holds of them.
+
+    With LoRA they are the adapter's, as the embeddings below it are frozen.
+    """
     from torch.distributed.tensor import DTensor
 
-    weight: Any = model.get_input_embeddings().weight.detach()
+    embedding: Any = model.get_input_embeddings()
+    if hasattr(embedding, "token_adapter"):
+        return embedding.token_adapter.trainable_tokens_delta["default"].detach()
+    weight: Any = embedding.weight.detach()
     if not isinstance(weight, DTensor):
         return weight[GPT2_VOCAB:]
     # FSDP splits the rows evenly, in order; the last process gets the remainder.
@@ -253,9 +259,11 @@ class Watch(TrainerCallback):
             control.should_evaluate = self.validated
         stop, save = self._wishes()
         if args.world_size > 1:
+            stop = save = False
             # Reading the sums waits for a GPU, so only where a line of metrics does so anyway.
-            asked = state.global_step % args.logging_steps == 0
-            stop, save = self.votes.granted() if asked else (False, False)
+            if state.global_step % args.logging_steps == 0:
+                assert self.votes.totals is not None  # the processes vote before each step
+                stop, save = (self.votes.totals > 0).tolist()
         if stop or save:
             control.should_save = control.should_log = True
         if stop:

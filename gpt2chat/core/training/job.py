@@ -83,9 +83,7 @@ class Job:
             changes: Keyword arguments of `arguments`.
         """
         settings, validated = self.settings, len(self.held_out_sequences) > 0
-        faster = FasterTokens(
-            settings.token_lr, lora.adapter_rows if settings.lora_r else embedding_rows
-        )
+        faster = FasterTokens(settings.token_lr, embedding_rows)
         trackers = tracker_callbacks(settings.report_to, settings.out, is_leader())
         cores = [SpareCores()] * (self.device.type == "cpu")
         return PackedTrainer(

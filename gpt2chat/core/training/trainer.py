@@ -81,14 +81,6 @@ class Votes:
         self.totals: Tensor | None = None
         """Number of processes with each wish before the current step; None before the first."""
 
-    def granted(self) -> list[bool]:
-        """Return, for each wish, whether any process had it before the current step.
-
-        On a GPU this waits for the step.
-        """
-        assert self.totals is not None
-        return (self.totals > 0).tolist()
-
 
 class PackedTrainer(SFTTrainer):
     """Trains on packed samples by an objective.
