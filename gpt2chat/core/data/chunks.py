@@ -58,6 +58,7 @@ class Holdout(NamedTuple):
 
     def split_of(self, group: str) -> Split:
         """Return the split of a group, which depends only on the group and the seed."""
+        # Not `hash`, whose values differ from process to process.
         digest = hashlib.sha256(f"{self.seed}\0{group}".encode()).digest()
         is_held_out = int.from_bytes(digest[:8]) < self.share * 2**64
         return "validation" if is_held_out else self.split
@@ -95,6 +96,7 @@ def convert(chunk: Chunk) -> Part:
     rows: list[tuple[Row, int]] = []
     numbers: Counter[tuple[str, str, int]] = Counter()
     for item in items:
+        # A record may give several rows, which share its line and differ by this number.
         place = (item.kind, item.file, item.line)
         numbers[place] += 1
         # The reference set is measured with any length, as the reference project does.
@@ -130,6 +132,7 @@ def _record_items(chunk: Chunk) -> Iterator[Item]:
                 problems.append(error)
                 continue
             is_pair = isinstance(content, Preference)
+            # Rows that begin alike stay in one split, or training would see validation's questions.
             group = opening(content.prompt if is_pair else content)
             items.append(Item(
                 "preference" if is_pair else "sft", chunk.holdout.split_of(group),
@@ -185,6 +188,7 @@ def all_chunks(
         NetworkError: The connection is lost while a data set is streamed.
     """
     sizes = [opened.size(split) for opened in sources for split in opened.splits]
+    # With one size unknown, a share of the others would reach 100 % too early.
     total = sum(sizes) if all(sizes) else 0
     before = 0.0
 
@@ -230,6 +234,7 @@ def _record_chunks(
                 report(source.name, f"{file}: shape {shape.title}{forced}")
                 is_announced = True
             read = done(before + records.done * size)
+            # Counts of its own: `replace` would give every chunk the same object.
             yield replace(
                 chunk, file=file, done=read, records=records, shape=shape, others=others,
                 counts=Counts(),
@@ -304,6 +309,7 @@ def _tree_chunks(
                     drop_message(counts, name, message, outcome)
                 else:
                     threads.append(outcome)
+            # The first chunk carries what was counted while all messages were read.
             yield replace(chunk, done=done(read * size), kind=kind, threads=threads, counts=counts)
             counts = Counts()
     if counts.records:  # There was not a single thread.

@@ -62,6 +62,7 @@ class Counts:
         if not isinstance(error, Filtered):
             self.bad[source][record.file] += whole
             self.first_bad.setdefault(record.file, f"{record.where}: {error.reason}")
+            # A cell of a table may be a date or bytes, which JSON does not have.
             text = (record.text or json.dumps(record.value, default=str))[:REPORTED_TEXT]
             line = dropped_line(source, record.file, record.line, error.reason, text)
             self.lines.append(line)
@@ -71,6 +72,7 @@ class Counts:
         for name in NUMBERS:
             for source, numbers in getattr(other, name).items():
                 getattr(self, name)[source].update(numbers)
+        # Chunks are added in order, so an entry that is there already is the earlier one.
         self.first_bad = {**other.first_bad, **self.first_bad}
         for unused in self.unused.values():
             if len(unused) > MOST_FIELDS:

@@ -109,6 +109,7 @@ class Workers(ThreadPoolExecutor):
         """End the processes, even in the middle of a call."""
         with _ctrl_c_waits():
             self._is_closing = True
+            # A copy, because a thread may add a process meanwhile.
             for process in list(self._processes):
                 process.kill()
             super().shutdown(wait, cancel_futures=True)
@@ -164,6 +165,8 @@ def serve() -> None:
             if not isinstance(error, Gpt2ChatError):  # A bug keeps its traceback.
                 error.add_note(text)
             try:
+                # An exception may pickle and still not be read back, if it takes other arguments
+                # than it passes on.
                 answer = pickle.dumps((None, error))
                 pickle.loads(answer)
             except Exception:
@@ -193,6 +196,7 @@ def in_order(
     """
     chunks = iter(chunks)
     if workers == 0 and not cluster:
+        # One more than FEW shows whether there are more.
         first = list(islice(chunks, FEW + 1))
         chunks = chain(first, chunks)
         workers = (os.cpu_count() or 1) if len(first) > FEW else 1
@@ -212,6 +216,7 @@ def _started(workers: int, cluster: str) -> Generator[tuple[Executor, int]]:
     if cluster:
         with _cluster(cluster) as started:
             yield started
+    # Elsewhere there is no `pthread_sigmask` to keep Ctrl-C from the workers.
     elif workers == 1 or os.name != "posix":
         yield Serial(), 1
     else:
@@ -230,8 +235,10 @@ def _cluster(address: str) -> Generator[tuple[Executor, int]]:
             setting="cluster",
         ) from None
     try:
+        # Not the default client: Dask code of the caller keeps its own.
         with Client(address, timeout=CONNECT_SECONDS, set_as_default=False) as client:
             cores = sum(cast(Any, client.ncores()).values())
+            # If calls were pure, Dask would hash each chunk to find calls that it has done before.
             yield client.get_executor(pure=False), max(cores, 1) * AHEAD
     except KilledWorker as error:
         raise HardwareError(

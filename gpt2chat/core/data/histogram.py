@@ -37,6 +37,7 @@ def draw_lengths(lengths: KindLengths, window: int, picture: Path) -> None:
     with warnings.catch_warnings():
         # Letters that the font lacks are drawn as boxes. The user cannot change that here.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
+        # Without matplotlib's version in the file, whose bytes would change with it.
         figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
 
 
@@ -85,6 +86,7 @@ def lengths_figure(lengths: KindLengths, window: int) -> "Figure":
                     edges[:-1], sides[side], edges[1], bottom=tops, align="edge", **styles[source]
                 )
                 tops = [low + high for low, high in zip(tops, sides[side], strict=True)]
+            # Validation is mostly small: unscaled, its line would lie at the bottom.
             if rows(validation):
                 scale = sum(tops) / rows(validation)
                 sums = zip(*(sides[side] for sides in validation.values()), strict=True)

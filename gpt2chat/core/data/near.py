@@ -82,6 +82,7 @@ def signatures(texts: Sequence[str]) -> Signatures:
             runs[places], offsets.astype(np.uint64), PERMUTATIONS, _SEED
         )
         signed: Signatures = np.array(matrix.to_rows(), dtype=np.uint32)
+        # Zeros mean that a text is not compared, so no other text may have one.
         signed[signed == 0] = 1
         signed[counts == 0] = 0
         rows[start : start + _BATCH] = signed
@@ -117,9 +118,11 @@ def earlier_near(rows: Bands, alike: Alike) -> Places:
     just before, so that many similar rows take no longer than others.
     """
     near = np.full(len(rows), NO_ROW)
+    # Rows of zeros are texts that are too short to be compared.
     live = np.flatnonzero(rows[:, 0])
     for band in range(BANDS):
         hashes = rows[live, band]
+        # Stable, so that rows with the same hash stay in their order and the first is the earliest.
         order = np.argsort(hashes, kind="stable")
         hashes, sorted_rows = hashes[order], live[order]
         later = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1

@@ -141,9 +141,12 @@ def prepare(settings: PrepareConfig, on_progress: Listener | None = None) -> Pre
         inputs = [entry for source in opened for entry in source.inputs()]
         with replaced_folder(settings.out, fingerprint(settings, inputs)) as (work, folder):
             store = Store(work)
+            # The chunks come in the same order each time, so those of an earlier run are skipped by
+            # their number. A copy, because `add` appends to the list.
             finished = list(store.parts)
             chunks = islice(all_chunks(opened, settings, report), len(finished), None)
             results = in_order(convert, chunks, settings.workers, settings.cluster)
+            # If an error is raised below, the workers end at once, not with the garbage.
             with closing(results) as parts:
                 for part in chain(finished, parts):
                     if part.contents:
@@ -182,6 +185,7 @@ def prepare(settings: PrepareConfig, on_progress: Listener | None = None) -> Pre
 def fingerprint(settings: PrepareConfig, inputs: Sequence[Input]) -> str:
     """Return a hash of everything that affects the parts; a run with the same one reuses them."""
     values = asdict(settings)
+    # A run that failed under `strict`, or for want of memory, resumes with these changed.
     for name in ("out", "workers", "cluster", "strict", "stats"):
         del values[name]
     known = [
@@ -205,6 +209,7 @@ def require_own_folder(folder: Path) -> None:
         )
     if not folder.is_dir():
         return
+    # Sorted, so that the error names the same file each time.
     paths = sorted(folder.rglob("*"))
     ours = OWN_PATHS if folder / MANIFEST in paths else re.compile("")
     for path in paths:
@@ -233,6 +238,7 @@ def _write(
     selection = Selection(store, counts)
     selection.remove_duplicates(settings.dedup)
     shares = dict(parse_share(share) for share in settings.mix)
+    # Before the check, because this also counts what the mix leaves out, which the error names.
     orders = {key: selection.order(key, shares, settings.seed) for key in range(len(SPLITS))}
     # Data for evaluation only may have no training rows; other data must have some.
     is_for_training = any(s.holdout < 1 for s in opened if "train" in s.splits)
@@ -295,6 +301,7 @@ def _write(
 
 def _histogram(numbers: Any, window: int) -> list[int]:
     """Return how many of the numbers are in each sixteenth of the window."""
+    # Minus one, so that a text as long as a bin is wide is in it, and not in the next one.
     bins = (numbers.astype(np.int64) - 1).clip(0) * LENGTH_BINS // window
     return np.bincount(bins.clip(max=LENGTH_BINS - 1), minlength=LENGTH_BINS).tolist()
 

@@ -185,6 +185,7 @@ def repaired(content: Conversation | Preference) -> tuple[Any, frozenset[str]]:
     texts = [message.content for message in prompt.messages]
     if isinstance(content, Preference):
         texts += [content.chosen, content.rejected]
+    # ASCII without control characters has nothing to repair.
     if all(text.isascii() and text.isprintable() for text in texts):
         return content, NO_REMARKS
     repairs = [repair(text) for text in texts]
@@ -195,6 +196,7 @@ def repaired(content: Conversation | Preference) -> tuple[Any, frozenset[str]]:
     }
     remarks = frozenset(remark for remark, is_set in flags.items() if is_set)
     texts = [one.text for one in repairs]
+    # Not strict: the two replies of a pair are behind the texts of its prompt.
     pairs = zip(prompt.messages, texts, strict=False)
     prompt = Conversation(tuple(Message(message.role, text) for message, text in pairs))
     if isinstance(content, Preference):
@@ -215,6 +217,7 @@ def opening(conversation: Conversation) -> str:
     """Return the group of a conversation: a hash of its document and first user message."""
     head: list[str] = []
     for message in conversation.messages:
+        # Another system prompt does not make another question.
         if message.role != "system":
             head.append(message.content)
         if message.role == "user":

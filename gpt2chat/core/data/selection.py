@@ -70,7 +70,16 @@ class Selection:
         self._lines = store.read("rows")
         self._offsets = np.cumsum(self.index["size"], dtype=np.int64) - self.index["size"]
         self._signatures = store.read("signatures", np.uint32).reshape(-1, PERMUTATIONS)
-        self._question = lru_cache(CACHED_QUESTIONS)(self._read_question)
+
+        # In each band, the same row may be compared again with others.
+        @lru_cache(CACHED_QUESTIONS)
+        def question(place: int) -> str:
+            messages = json.loads(self.line(place))["conversation"]
+            users = [message["content"] for message in messages if message["role"] == "user"]
+            documents = [message["content"] for message in messages if message["role"] == "context"]
+            return "\n".join([users[-1], *documents])
+
+        self._question = question
 
     def line(self, place: int) -> bytes:
         """Return the line of a row."""
@@ -110,6 +119,7 @@ class Selection:
             like = earlier_near(bands[places], lambda a, b, p=places: self._alike(p[a], p[b]))
             near = np.flatnonzero(like != NO_ROW)
             self._remove(places[near], NEAR, places[like[near]])
+        # Even with `dedup` off. The training row goes, and what is measured on stays the same.
         train, validation = self._where(*TRAIN), self._where(*VALIDATION)
         hashes, first = np.unique(exchanges[validation], return_index=True)
         overlap = train[np.isin(exchanges[train], hashes)]
@@ -150,12 +160,6 @@ class Selection:
             alike[number] = same_words(one, other)
         return alike
 
-    def _read_question(self, place: int) -> str:
-        messages = json.loads(self.line(place))["conversation"]
-        users = [message["content"] for message in messages if message["role"] == "user"]
-        documents = [message["content"] for message in messages if message["role"] == "context"]
-        return "\n".join([users[-1], *documents])
-
     def order(self, key: int, mix: dict[str, Share], seed: int) -> Order:
         """Return the rows of a split in the order of the shards.
 
@@ -176,13 +180,16 @@ class Selection:
             if number < len(own):
                 self.counts.dropped[name][LEFT_OUT_BY_MIX] += len(own) - number
             repeats = np.arange(number, dtype=np.uint32) // np.uint32(len(own))
+            # `resize` cuts the rows off, or starts again with the first.
             shares.append(Order(np.resize(own, number), repeats))
         mixed = Order(*map(np.concatenate, zip(*shares, strict=True)))
+        # Until here, each source is by itself. The repeats make different draws of the same text.
         order_of_mix = np.argsort(self._draw(mixed, seed), kind="stable")
         return Order(mixed.places[order_of_mix], mixed.repeats[order_of_mix])
 
     def _draw(self, order: Order, seed: int) -> Hashes:
         """Return a pseudo-random number for each row, from its text, the seed and its repeat."""
+        # In little-endian order on every machine, so that all draw the same numbers.
         halves = np.frombuffer(self.index["text"][order.places].tobytes(), "<u8")
         numbers = _split_mix(halves[::2] ^ _split_mix(np.array([seed], np.uint64)))
         return _split_mix(numbers ^ order.repeats)

@@ -29,6 +29,7 @@ from gpt2chat.core.text.tokens import template_fingerprint, tokenizer_fingerprin
 Kind = Literal["sft", "preference", "reference"]
 Item = TypeVar("Item")
 
+# A folder of another version is refused, not converted: `prepare` makes it again.
 VERSION = 3
 MANIFEST = "manifest.json"
 DROPPED = "dropped.jsonl"
@@ -245,6 +246,7 @@ def _parsed(values: Any) -> Manifest:
         texts = (shard.path, shard.kind, shard.split, shard.sha256)
         if not all(_is(text, str) for text in texts) or not _is(shard.rows, int):
             raise TypeError(f"shard {shard.path}")
+        # A data folder may come from someone else, and must not make us read other files.
         if Path(shard.path).is_absolute() or ".." in Path(shard.path).parts:
             raise ValueError(f"shard {shard.path} is outside the folder")
     for name in ("counts", "dropped", "noted", "tokens", "lengths", "settings", "versions"):
@@ -273,6 +275,7 @@ def checked(path: Path, sha256: str) -> Path:
     Raises:
         DataError: The file is missing or changed.
     """
+    # The texts, too, although training reads the ids: whoever edits a text expects an effect.
     with damage(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != sha256:

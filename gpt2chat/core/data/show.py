@@ -44,6 +44,7 @@ def pick_samples(data: Path, number: int, picks: Sequence[str] = ()) -> list[Sho
         path = checked(data / shard.tokens, shard.tokens_sha256)
         with damage(path):
             arrays = load_file(path)
+        # A pair has two samples, the first of which is the chosen side.
         step = 2 if shard.kind == "preference" else 1
         ends = arrays["lengths"].cumsum(dtype="int64")
         with (data / shard.path).open("rb") as lines:

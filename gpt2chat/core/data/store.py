@@ -76,7 +76,7 @@ def make_part(
             SPLITS.index((row.item.kind, row.item.split)),
             sum(1 << bit for bit, remark in enumerate(REMARKS) if remark in row.remarks),
             row.item.line,
-            min(number, 2**16 - 1),
+            min(number, 2**16 - 1),  # Only `dropped.jsonl` shows it.
             len(row.line),
             row.text_hash,
             row.exchange_hash,
@@ -110,6 +110,7 @@ class Store:
             files = {name: stack.enter_context((folder / name).open("a+b")) for name in ends}
             for file in files.values():
                 file.seek(0)
+            # What follows a damaged line is cut off below, and those chunks are converted again.
             with suppress(ValueError, KeyError, TypeError, RecursionError):
                 for line in files["chunks"]:
                     values: dict[str, Any] = json.loads(line)

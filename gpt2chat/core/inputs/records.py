@@ -78,7 +78,29 @@ class Records(NamedTuple):
         """Yield the records in order, broken ones with the reason."""
         for number, line in self.lines:
             yield from _parsed(self.file, number, line)
-        values = self.values if self.table is None else _table_rows(self.table)
+        values = self.values
+        if self.table is not None:
+            import pyarrow as pa
+
+            table: Any = self.table
+            # A cell may have a value that Python cannot represent: text that is not UTF-8, the year
+            # 300,000. It fails the whole conversion, so only then is each cell tried.
+            problems = (ValueError, OverflowError, pa.ArrowException)
+            try:
+                values = table.to_pylist()
+            except problems:
+                values = list[Any]()
+                for number in range(table.num_rows):
+                    row: dict[str, Any] = {}
+                    broken = ""
+                    for name in table.schema.names:
+                        try:
+                            row[name] = table.column(name)[number].as_py()
+                        except problems:
+                            # In a column that is never used, a bad cell does no harm.
+                            broken = broken or ("" if name in IRRELEVANT else name)
+                    problem = f"a cell of column {broken} cannot be read"
+                    values.append(Broken(problem) if broken else row)
         for number, value in enumerate(values, start=self.first):
             yield _record(self.file, number, value)
 
@@ -296,30 +318,3 @@ def _table_chunk(file: Path, first: int, rows: int, parts: list[Any]) -> Records
 
     table = parts[0] if len(parts) == 1 else pa.Table.from_batches(parts)
     return Records(file.name, first, (first - 1 + len(table)) / rows, table=table)
-
-
-def _table_rows(table: Any) -> list[Any]:
-    """Return the rows of a table as objects; a row that cannot be converted is `Broken`.
-
-    A cell may have a value that Python cannot represent: text that is not UTF-8, the year 300,000.
-    """
-    import pyarrow as pa
-
-    problems = (ValueError, OverflowError, pa.ArrowException)
-    # One bad cell fails the whole conversion, so only then is each cell tried.
-    try:
-        return table.to_pylist()
-    except problems:
-        pass
-    rows: list[Any] = []
-    for number in range(table.num_rows):
-        row: dict[str, Any] = {}
-        broken = ""
-        for name in table.schema.names:
-            try:
-                row[name] = table.column(name)[number].as_py()
-            except problems:
-                # In a column that is never used, a bad cell does no harm.
-                broken = broken or ("" if name in IRRELEVANT else name)
-        rows.append(Broken(f"a cell of column {broken} cannot be read") if broken else row)
-    return rows
