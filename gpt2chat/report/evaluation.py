@@ -26,6 +26,7 @@ LINE_SECONDS = 30.0
 @contextmanager
 def evaluation_progress() -> Generator[Callable[[int, int, str], None]]:
     """Show a progress bar if stderr is a terminal, and otherwise print a line now and then."""
+    # The names of models in the description may look like rich's markup.
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
         task = progress.add_task("loading model and data", total=None)

@@ -196,6 +196,7 @@ def _plot(
     (left, right), (low, high) = ((min(each), max(each)) for each in zip(*points, strict=True))
 
     def place(x: float, y: float) -> str:
+        # Equal values have no scale, so their line is in the middle.
         across = (x - left) / (right - left) if right > left else 0.5
         up = (y - low) / (high - low) if high > low else 0.5
         return f"{44 + 340 * across:.1f},{204 - 190 * up:.1f}"
@@ -227,6 +228,7 @@ def _plots(models: "Sequence[ModelResult]") -> Iterator[str]:
         title = "Calibration: share of pairs in which a model is right, by how sure it is"
         yield _plot(title, lines, "(confidence)")
     for at, model in enumerate(models):
+        # A model that is not a run, such as one of the Hub, has no metrics.
         file = Path(model.model) / METRICS
         steps = read_lines(file) if file.is_file() else []
         line = [(float(step["step"]), float(step["loss"])) for step in steps if "loss" in step]

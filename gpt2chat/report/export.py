@@ -43,6 +43,7 @@ def show_export(result: "Export", *, json: bool) -> None:
         return
     folder = shlex.quote(str(result.path))
     say(f"Written: {folder}")
+    # Of a GGUF export, that is the model: its other files are short texts.
     largest = max(result.files, key=lambda file: file[1])[0]
     if result.format in NEXT:
         name = shlex.quote(result.path.resolve().name)

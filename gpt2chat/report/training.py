@@ -155,6 +155,7 @@ def show_training(result: "TrainResult", *, json: bool) -> None:
         table.add_row("preference accuracy", accuracy)
         margin = f"{result.validation['margin']:+.3f} nats per token, chosen over rejected"
         table.add_row("margin", margin)
+    # Text, not str: the path may look like rich's markup.
     table.add_row("written", Text(str(result.out)))
     out.print(table)
     next_command = {"sft": "gpt2chat orpo", "orpo": "gpt2chat eval --ppl"}[result.command]

@@ -67,6 +67,7 @@ def _set_quiet_mode(terminal: int) -> None:
 @contextlib.contextmanager
 def _handled(handlers: dict[signal.Signals, Callable[..., None]]) -> Generator[None]:
     """Handle these signals unless they are ignored; only the main thread can."""
+    # A handler that is not Python's, for which getsignal returns None, could not be put back.
     is_main = current_thread() is main_thread()
     handlers_before = {
         number: signal.signal(number, handler)

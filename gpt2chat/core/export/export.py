@@ -206,6 +206,7 @@ def _staged(folder: Path, *, overwrite: bool) -> Generator[Path]:
             new, old = Path(work) / "new", Path(work) / "old"
             new.mkdir()
             yield new
+            # The earlier export makes room only when the new one is complete and proved.
             if folder.exists():
                 folder.rename(old)
             try:
