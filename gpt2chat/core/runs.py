@@ -49,10 +49,13 @@ SEAL = "sealed.json"
 LOCK = ".gpt2chat.lock"
 TRAINER_STATE = "trainer_state.json"
 BEST = ("best_metric", "best_global_step")
+# The newest may be damaged, and an older one then costs only some steps.
 CHECKPOINTS_KEPT = 2
 
 DEBRIS = {LOCK, SETTINGS, METRICS, CHECKPOINTS, "tensorboard"}
 """Files left by a start that ended before its first checkpoint, which nobody would miss."""
+# Names, not a manifest of written files: that would be missing or damaged exactly when it is
+# needed, and then all or nothing would have to go.
 OWN_FILES = re.compile(
     r"(run\.toml|metrics\.jsonl|loss\.png|result\.json|README\.md|"
     r"eval(-.+)?\.(json|html|memo\.sqlite)|"
@@ -162,6 +165,8 @@ class Run:
         """
         from filelock import FileLock, Timeout
 
+        # In the folder, not next to it: a killed run leaves nothing outside its own. A lock on the
+        # folder itself would need no file, but fails on NFS.
         file = self.folder / LOCK
         if file.is_symlink():
             raise StorageError(f"{file} is a link. Remove it, or give another `out`.")
@@ -374,6 +379,7 @@ class Run:
                 # On the disk before the seal that vouches for it is.
                 with storage(path), path.open("rb+") as file:
                     os.fsync(file.fileno())
+                    # Sizes miss damage within a file, and CRC32 is not meant against edits.
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 name = path.relative_to(checkpoint).as_posix()
                 entries[name] = {"size": path.stat().st_size, "sha256": digest}

@@ -36,6 +36,7 @@ class Prompt:
         self._messages: PromptSession[str] = PromptSession(
             [("bold", "> ")],
             prompt_continuation="  ",
+            # By default prompt_toolkit draws a pasted tab as a bar and dots.
             input_processors=[TabsProcessor(char1=" ", char2=" ")],
             key_bindings=message_keys(),
             history=history,
@@ -46,6 +47,7 @@ class Prompt:
             validator=MessageValidator(dialogue),
             validate_while_typing=False,
         )
+        # No history: votes must not appear among the lines that Up brings back.
         self._answers: PromptSession[str] = PromptSession(history=DummyHistory())
 
     def read(self) -> str:

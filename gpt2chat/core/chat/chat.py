@@ -66,6 +66,7 @@ class Chat:
         self.feedback = Feedback(feedback)
         self.retries = 0
         """Number of retries of the latest message; each draws from another seed."""
+        # Reentrant: `ask` holds it while its stream takes it for each piece.
         self.lock = threading.RLock()
         """Lock that a change of the chat takes, and a stream takes for each piece."""
         self.open_stream: Stream | None = None
@@ -264,6 +265,7 @@ class Stream(Iterator[str]):
         self._retries = chat.retries
         self._cancelled = False
         self._reply: Reply | None = None
+        # Made here, since `reply` and `cancel` may be used before the first piece.
         self._drawing = self._draw(0)
         self._pieces = self._run()
 
@@ -311,6 +313,7 @@ class Stream(Iterator[str]):
     def _draw(self, offset: int) -> "ReplyStream":
         chat = self._chat
         sampling = chat.draw(self._retries + offset)
+        # Evaluation lets loops run, because it counts them; here somebody reads the reply.
         return chat.generator.stream(self._prompt.ids, sampling, stop_loops=True)
 
     def _run(self) -> Steps[str]:

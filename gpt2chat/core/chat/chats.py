@@ -81,6 +81,7 @@ def read_chat(path: Path) -> SavedChat:
 
 def _read(path: Path) -> tuple[SavedChat, dict[str, Any]]:
     try:
+        # Some editors begin a file with a byte order mark, which utf-8-sig drops.
         value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
         fields = cast(dict[str, Any], value) if isinstance(value, dict) else {"messages": value}
         messages: Any = fields.get("messages")
@@ -148,6 +149,7 @@ class Autosave:
             # Two programs may begin a chat at the same time, so the name has the process too.
             self._path = self.folder / f"{datetime.now():%Y-%m-%d-%H%M%S-%f}-{os.getpid()}.json"
         with storage(self.folder, ELSEWHERE):
+            # On a shared machine a chat is nobody else's business.
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A folder's absolute path is valid in any working directory.
         paths = [str(Path(name).resolve()) if Path(name).is_dir() else name for name in models]

@@ -92,6 +92,7 @@ class Feedback:
             )
         # Remembered only once it is written: after a full disk the same rating can be tried again.
         self._append(prompt, rows)
+        # A reply that is rated the other way now leaves the list of its earlier rating.
         others[prompt] = against
         same.setdefault(prompt, []).append(reply)
         for ratings in (self._good, self._bad):

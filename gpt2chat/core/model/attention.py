@@ -66,6 +66,7 @@ def _sample_by_sample(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scaling: float | None
 ) -> Tensor:
     lengths: Any = starts.diff().tolist()
+    # A padded sequence may have slots without tokens, which are left out.
     parts = [
         F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
         for q, k, v in zip(
@@ -84,6 +85,7 @@ def packed_sdpa(
 
     Without it the graph would break at `tolist`, or be compiled again for each sequence's lengths.
     """
+    # The function below promises these strides to the compiled graph.
     return _sample_by_sample(query, key, value, starts, scaling).contiguous()
 
 

@@ -31,6 +31,7 @@ def chat_tokenizer(window: int) -> PreTrainedTokenizerFast:
         pad_token=PAD,
         chat_template=CHAT_TEMPLATE,
         model_max_length=window,
+        # True would drop spaces before punctuation in decoded text.
         clean_up_tokenization_spaces=False,
     )
 
@@ -49,6 +50,7 @@ def plain(model: GPT2LMHeadModel, state: dict[str, Tensor] | None = None) -> GPT
     with torch.device("meta"):
         copy = GPT2LMHeadModel(model.config)
     copy.load_state_dict(state or model.state_dict(), assign=True)
+    # Head and embeddings were assigned one by one, as two parameters.
     copy.tie_weights()
     copy.generation_config = model.generation_config
     return copy

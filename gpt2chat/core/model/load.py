@@ -58,6 +58,7 @@ def load_model(model: str | ModelFolder, seed: int = 0, *, packed: bool = False)
     kind: Any = PackedGPT2 if packed else GPT2LMHeadModel
     with reading(folder.path / CONFIG), no_bars():
         config = GPT2Config(**{name: settings[name] for name in SETTINGS if name in settings})
+        # `read_tensors` has refused a head that differs, whatever the file says.
         config.tie_word_embeddings = True
         loaded: Any = kind.from_pretrained(
             None,
@@ -103,6 +104,7 @@ def grow_positions(model: GPT2LMHeadModel, positions: int) -> None:
     """
     transformer: Any = model.transformer
     learned: torch.Tensor = transformer.wpe.weight.detach()
+    # With aligned corners the first and the last learned row stay at the two ends.
     stretched = F.interpolate(learned.T[None], positions, mode="linear", align_corners=True)
     transformer.wpe = nn.Embedding.from_pretrained(stretched[0].T.contiguous(), freeze=False)
     model.config.n_positions = model.config.n_ctx = positions

@@ -189,6 +189,7 @@ def log_odds(logp: Tensor) -> Tensor:
         Mächler (2012), Accurately computing log(1 - exp(-|a|)).
     """
     logp = logp.clamp(max=-1e-9)
+    # log 1/2, where the two forms meet
     half = -0.6931471805599453
     near_one = torch.log(-torch.expm1(logp.clamp(min=half)))
     near_zero = torch.log1p(-torch.exp(logp.clamp(max=half)))

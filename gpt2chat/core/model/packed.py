@@ -41,6 +41,7 @@ class PackedGPT2(GPT2LMHeadModel):
         hidden: Tensor = self.transformer(
             inputs_embeds=embeddings,
             position_ids=position_ids,
+            # A step reads each token once: a cache of keys and values would only take memory.
             use_cache=False,
             cu_seq_lens_q=cu_seq_lens_q,
             max_length_q=max_length_q,

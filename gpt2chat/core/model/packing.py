@@ -56,6 +56,7 @@ def pack(sizes: Sequence[int], capacity: int, most: int | None, seed: int) -> li
         index = next(room, None)
         if index is None:
             if len(sequences) == OPEN_SEQUENCES:
+                # The fullest is the one with the least room for the items to come.
                 full = max(range(OPEN_SEQUENCES), key=used.__getitem__)
                 closed.append(sequences.pop(full))
                 used.pop(full)
@@ -144,6 +145,7 @@ def lay_out(
     return PackedSequence(
         input_ids=torch.from_numpy(ids.astype(np.int64))[None],
         position_ids=torch.from_numpy(_positions(lengths))[None],
+        # Varlen attention takes int32, and all look-ups int64.
         cu_seq_lens_q=torch.from_numpy(starts.astype(np.int32)),
         max_length_q=longest,
         logit_positions=torch.from_numpy(logit_positions),

@@ -59,16 +59,20 @@ def arguments(
         # A batch is one packed row.
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": settings.grad_accum,
+        # TRL turns it on. It computes each layer twice to save memory.
         "gradient_checkpointing": False,
         "optim": "adamw_torch_fused",
         # Autocast is ours, around the forward: the trainer's would copy the logits to float32.
         "bf16": False,
         "use_cpu": device.type == "cpu",
+        # The samples are encoded and packed: TRL must neither cut nor encode them.
         "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
+        # A row has the items of a sequence, which the model's forward does not take by that name.
         "remove_unused_columns": False,
         # Copy a row to the GPU while it still works on the one before.
         "accelerator_config": {"non_blocking": device.type == "cuda"},
+        # Every weight takes part in every step, so DDP need not search for others.
         "ddp_find_unused_parameters": False,
         # Watch (callbacks.py) decides when to validate and save: these intervals never come.
         "eval_strategy": "steps" if validated else "no",
@@ -81,6 +85,7 @@ def arguments(
         "metric_for_best_model": "loss",
         "greater_is_better": False,
         "logging_steps": GPU_LOGGING if device.type == "cuda" else 1,
+        # The filter would put a mean of other steps in place of a loss that is not finite.
         "logging_nan_inf_filter": False,
         # Trackers are callbacks of ours (trackers.py).
         "report_to": "none",

@@ -254,6 +254,7 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         parts = range(1, self.evals + 1)
+        # Rounded up, so that no part ends before the first step, and the last at the end.
         if state.global_step in (math.ceil(state.max_steps * part / self.evals) for part in parts):
             control.should_save = control.should_log = True
             control.should_evaluate = self.validated
@@ -309,6 +310,7 @@ class Watch(TrainerCallback):
             line["threads"] = torch.get_num_threads()
         line.pop("total_flos", None)
         self.lines.append(line)
+        # Closed after each line, so that a run that is killed keeps what it logged.
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json_line(line))
         if "loss" not in logs or self.on_step is None:

@@ -52,6 +52,7 @@ class Guard:
         """Add the loss of one sequence of step `number`."""
         if not self._steps or self._steps[-1].number != number:
             self._steps.append(_Step(number))
+        # Detached: the graphs of all steps up to the next `check` would stay in memory.
         self._steps[-1].sequences.append((loss.detach(), sequence))
 
     def stop(self, norm: Tensor, optimizer: Any) -> None:

@@ -110,6 +110,7 @@ def load_tokenized(data: Path, split: Split, side: Side) -> Tokenized:
         raise DataError(
             f"{data} has no rows to train on. Write some with `prepare()`.", setting="data"
         )
+    # An empty array first, since a split without rows has none to join.
     ids, lengths, prompts = ([np.zeros(0, np.int64)] for _ in range(3))
     for shard in shards:
         # The text is not used, but whoever edits it expects its new ids to be trained.

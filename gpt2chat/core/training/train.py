@@ -172,6 +172,7 @@ def _train(
                 with storage(settings.out):
                     with memory.model_fits():
                         trainer = job.trainer([watch])
+                    # A resumed run validated before its first step, and its log still says so.
                     trainer.args.eval_on_start = checkpoint is None and watch.validated
                     # The processes vote on what the watch wants: to stop, and to save.
                     watch.trainer, trainer.votes = trainer, watch.votes
