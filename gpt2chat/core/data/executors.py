@@ -70,10 +70,20 @@ class Workers(ThreadPoolExecutor):
     def _call(self, fn: Callable[..., R], args: Any, kwargs: Any) -> R:
         for _ in range(TRIES):
             process = getattr(self._of_thread, "process", None)
-            try:
-                process = process or self._start()
-            except OSError:  # The user's limit on processes, or too little memory.
-                return fn(*args, **kwargs)
+            if process is None:
+                # Not multiprocessing, whose processes run the user's script again unless it guards
+                # against that.
+                command = [sys.executable, "-c", _WORKER, json.dumps(sys.path)]
+                try:
+                    process = subprocess.Popen(
+                        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                    )
+                except OSError:  # The user's limit on processes, or too little memory.
+                    return fn(*args, **kwargs)
+                self._processes.append(process)
+                # `shutdown` may have killed those in the list just before.
+                if self._is_closing:
+                    process.kill()
             self._of_thread.process = process
             try:
                 calls, answers = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
@@ -94,16 +104,6 @@ class Workers(ThreadPoolExecutor):
             "with fewer `workers` to resume.",
             setting="workers",
         )
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        # Not multiprocessing, whose processes run the user's script again unless it guards
-        # against that.
-        command = [sys.executable, "-c", _WORKER, json.dumps(sys.path)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._processes.append(process)
-        if self._is_closing:
-            process.kill()
-        return process
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes, even in the middle of a call."""
