@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import chain, islice
@@ -200,28 +200,35 @@ def in_order(
         first = list(islice(chunks, FEW + 1))
         chunks = chain(first, chunks)
         workers = (os.cpu_count() or 1) if len(first) > FEW else 1
-    with _started(workers, cluster) as (executor, ahead):
-        waiting: deque[Future[R]] = deque()
-        while True:
-            for chunk in islice(chunks, ahead - len(waiting)):
-                waiting.append(executor.submit(function, chunk))
-            if not waiting:
-                return
-            yield waiting.popleft().result()
-
-
-@contextmanager
-def _started(workers: int, cluster: str) -> Generator[tuple[Executor, int]]:
-    """Start the executor; give it with the number of chunks to read ahead."""
     if cluster:
-        with _cluster(cluster) as started:
-            yield started
+        with _cluster(cluster) as (executor, ahead):
+            yield from _results(executor, function, chunks, ahead)
     # Elsewhere there is no `pthread_sigmask` to keep Ctrl-C from the workers.
     elif workers == 1 or os.name != "posix":
-        yield Serial(), 1
+        yield from _results(Serial(), function, chunks, 1)
     else:
-        with Workers(workers) as executor:
-            yield executor, workers * AHEAD
+        executor = Workers(workers)
+        try:
+            yield from _results(executor, function, chunks, workers * AHEAD)
+        finally:
+            # Not `with`: a second Ctrl-C can come before `shutdown` makes it wait, and at its end
+            # Python would then wait for the workers.
+            try:
+                executor.shutdown()
+            finally:
+                executor.shutdown()
+
+
+def _results(
+    executor: Executor, function: Callable[[C], R], chunks: Iterator[C], ahead: int
+) -> Generator[R]:
+    waiting: deque[Future[R]] = deque()
+    while True:
+        for chunk in islice(chunks, ahead - len(waiting)):
+            waiting.append(executor.submit(function, chunk))
+        if not waiting:
+            return
+        yield waiting.popleft().result()
 
 
 @contextmanager
